@@ -1,0 +1,41 @@
+"""neuroglot: teach a multimodal LLM to translate what it sees by training only the neurons that do the work.
+
+The names below are imported when they are first used, so that `import neuroglot` costs next to nothing. The PEFT
+method is registered by `import neuroglot.tuner`, which asking for `NeuroglotConfig` does.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "profile": "neuroglot.neurons",
+    "Profile": "neuroglot.neurons",
+    "inventory": "neuroglot.neurons",
+    "select": "neuroglot.neurons",
+    "Selection": "neuroglot.selection",
+    "NeuroglotConfig": "neuroglot.tuner",
+    "active_pair": "neuroglot.tuner",
+    "Example": "neuroglot.data.example",
+    "Batch": "neuroglot.data.batch",
+    "Batcher": "neuroglot.data.batch",
+    "Pair": "neuroglot.pair",
+    "Condition": "neuroglot.pair",
+    "load_model": "neuroglot.models.load",
+    "load_processor": "neuroglot.models.load",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'neuroglot' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,95 @@
+"""Selection: which rows of which layers the data of which pairs may train. Neurons make it, the tuner takes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from neuroglot.errors import UserError
+
+FORMAT = "neuroglot-selection-1"
+
+Group = frozenset[str]
+"""The pairs (text form) whose data may train a neuron; language-agnostic neurons belong to all pairs."""
+
+
+def group_name(group: Group) -> str:
+    """Return the text form of a group: its pairs, sorted, joined by commas."""
+    return ",".join(sorted(group))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Chosen neurons: module name -> group -> sorted row indices (int64, one dimension).
+
+    A row belongs to at most one group of its module. `meta` says how the selection came about (method, budget,
+    model fingerprint) and what it was chosen from: `meta["neurons"]` holds, per part, the eligible neurons.
+    """
+
+    pairs: tuple[str, ...]
+    rows: Mapping[str, Mapping[Group, torch.Tensor]]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for module, groups in self.rows.items():
+            chosen = torch.cat(list(groups.values())) if groups else torch.empty(0, dtype=torch.long)
+            if chosen.unique().numel() != chosen.numel():
+                raise UserError(f"selection: {module} has a row in two groups; a row belongs to one group at most")
+            unknown = frozenset().union(*groups) - set(self.pairs)
+            if unknown:
+                raise UserError(
+                    f"selection: {module} has a group with unknown pair {sorted(unknown)[0]}; "
+                    f"the selection's pairs are {', '.join(self.pairs)}"
+                )
+
+    @property
+    def agnostic(self) -> Group:
+        """The group of all pairs."""
+        return frozenset(self.pairs)
+
+    def __iter__(self) -> Iterator[tuple[str, Group, torch.Tensor]]:
+        for module, groups in self.rows.items():
+            for group, index in groups.items():
+                yield module, group, index
+
+    def __len__(self) -> int:
+        return sum(index.numel() for _, _, index in self)
+
+    def save(self, path: Path | str) -> None:
+        """Write a safetensors file: one int32 tensor per (module, group), the rest as metadata."""
+        tensors = {
+            f"{module}|{group_name(group)}": index.to(torch.int32).contiguous() for module, group, index in self
+        }
+        meta = {"format": FORMAT, "pairs": json.dumps(self.pairs), "meta": json.dumps(self.meta, sort_keys=True)}
+        save_file(tensors, str(path), metadata=meta)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Selection:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: the file is not a selection of this format version.
+        """
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                head = file.metadata() or {}
+                if head.get("format") != FORMAT:
+                    raise UserError(f"{path} is not a selection: format {head.get('format')!r}, expected {FORMAT!r}")
+                rows: dict[str, dict[Group, torch.Tensor]] = {}
+                for key in file.keys():  # noqa: SIM118  (safe_open is no mapping)
+                    module, _, name = key.rpartition("|")
+                    rows.setdefault(module, {})[frozenset(name.split(","))] = file.get_tensor(key).long()
+                return cls(tuple(json.loads(head["pairs"])), rows, json.loads(head["meta"]))
+        except FileNotFoundError:
+            raise UserError(f"{path} does not exist; run the select stage first") from None
+        except Exception as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{path} cannot be read as a selection: {error}; delete it and select again") from None

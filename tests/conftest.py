@@ -1,0 +1,44 @@
+"""One finished run of the embedded model at smoke scale, made once for all tests (and all pytest workers)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SMOKE_RUN = ["name=smoke", "data.pairs=[en-de, en-fr]", "train.weight_decay=0.1", "train.optimizer=adamw_torch_fused"]
+
+
+def silent(label, total):
+    """Show no progress bar."""
+    return lambda done: None
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory) -> Path:
+    """The folder of a finished run; nobody writes there."""
+    from neuroglot.errors import UserError
+    from neuroglot.recipes import load_recipe
+    from neuroglot.run import execute
+
+    base = tmp_path_factory.getbasetemp()
+    runs = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared-runs"
+    while True:
+        try:  # of several workers one makes it, and the others find it unchanged
+            return execute(load_recipe("quickstart", SMOKE_RUN, "smoke"), runs, silent, print)
+        except UserError as error:
+            if "in use by process" not in str(error):
+                raise
+            time.sleep(0.5)
+
+
+@pytest.fixture
+def own_run(smoke_run, tmp_path) -> Path:
+    """A copy of the finished run to write in, under `tmp_path / "runs"`."""
+    return Path(shutil.copytree(smoke_run, tmp_path / "runs" / smoke_run.name))
