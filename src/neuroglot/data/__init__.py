@@ -1,0 +1,1 @@
+"""Examples: read, generated, rendered, turned into batches."""

@@ -1,0 +1,51 @@
+"""Instructions: how a task is put to a model, in several paraphrases (the first is used for training and scoring)."""
+
+from __future__ import annotations
+
+from neuroglot.data.example import Example
+from neuroglot.errors import UserError, nearest
+from neuroglot.pair import language_name
+
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "image_translation": (
+        "Translate the text in the image to {target}.",
+        "What does the sign say in {target}?",
+        "Write the text of the image in {target}.",
+    ),
+    "multimodal_translation": (
+        "Translate the text to {target}, using the image.",
+        "What is this in {target}, given the image?",
+        "Write this text in {target}, as the image shows it.",
+    ),
+    "ocr": ("Read the text in the image.", "What does the sign say?", "Transcribe the text of the image."),
+    "text_translation": (
+        "Translate the text to {target}.",
+        "What is this in {target}?",
+        "Write this text in {target}.",
+    ),
+    "describe": ("Name what the image shows.", "What is in the picture?", "Describe the image."),
+}
+
+
+def paraphrases(task: str) -> int:
+    """How many instructions a task has."""
+    return len(_templates(task))
+
+
+def instruction(example: Example, paraphrase: int = 0) -> str:
+    """Return the instruction for an example, in English, naming its languages."""
+    templates = _templates(example.task)
+    return templates[paraphrase % len(templates)].format(
+        source=language_name(example.source_lang), target=language_name(example.target_lang)
+    )
+
+
+def _templates(task: str) -> tuple[str, ...]:
+    if task not in TEMPLATES:
+        raise UserError(f"task {task!r} is not known; {nearest(task, TEMPLATES)}")
+    return TEMPLATES[task]
+
+
+def shows_source(task: str) -> bool:
+    """Whether the prompt carries the source text (otherwise it is to be read in the image)."""
+    return task in ("text_translation", "multimodal_translation")

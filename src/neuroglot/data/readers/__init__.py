@@ -1,0 +1,5 @@
+"""Readers: each turns one published layout into examples."""
+
+from neuroglot.data.readers.jsonl import read_jsonl
+
+__all__ = ["read_jsonl"]

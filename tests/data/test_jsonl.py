@@ -1,0 +1,142 @@
+"""The reader of a user's own file: every field, and every mistake with its file and line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from neuroglot.data.example import Example
+from neuroglot.data.readers import read_jsonl
+from neuroglot.errors import UserError
+
+GOOD = {"image": "a.png", "target": "Ausgang", "source_lang": "en", "target_lang": "de"}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(*records, name="data.jsonl", prefix=b"") -> Path:
+        path = tmp_path / name
+        lines = [r if isinstance(r, bytes) else json.dumps(r, ensure_ascii=False).encode() for r in records]
+        path.write_bytes(prefix + b"\n".join(lines))
+        return path
+
+    return write
+
+
+def test_the_least_that_is_needed(write, tmp_path):
+    (example,) = read_jsonl(write(GOOD))
+    assert example == Example(
+        (tmp_path / "a.png",), None, "Ausgang", "en", "de", "image_translation", item="a.png|", meta={}
+    )
+    assert str(example.pair) == "en-de"
+    assert str(example.condition) == "image_translation:en-de"
+
+
+def test_every_field(write, tmp_path):
+    full = {
+        "images": ["a.png", "sub/b.png"],
+        "target": "Grüße",
+        "source_lang": "EN",
+        "target_lang": "zh-hans",
+        "source": "Greetings",
+        "task": "multimodal_translation",
+        "split": "dev",
+        "item": 0,
+        "alternatives": ["Gruß", "Grüß"],
+    }
+    (example,) = read_jsonl(str(write(full)))
+    assert example == Example(
+        (tmp_path / "a.png", tmp_path / "sub/b.png"),
+        "Greetings",
+        "Grüße",
+        "en",
+        "zh_Hans",
+        "multimodal_translation",
+        ("Gruß", "Grüß"),
+        item="0",
+        meta={"split": "dev"},
+    )
+
+
+def test_defaults(write):
+    text = {"source": "exit", "target": "Ausgang", "source_lang": "en", "target_lang": "de"}
+    described = {**GOOD, "task": "describe", "source_lang": "de"}
+    french = {**GOOD, "target_lang": "fr"}
+    one, two, three, four = read_jsonl(write(text, {**GOOD, "source": "exit"}, described, french))
+    assert (one.task, one.images, one.source) == ("text_translation", (), "exit")
+    assert (two.task, two.source) == ("image_translation", "exit")
+    assert three.condition.task == "describe"
+    # What several languages share is the image and the source: the same item, so that parallel data are seen as such.
+    assert three.item == four.item != two.item
+    absolute = list(read_jsonl(write({**GOOD, "image": "/data/x.png"})))
+    assert absolute[0].images == (Path("/data/x.png"),)
+
+
+def test_blank_lines_windows_line_ends_and_a_byte_order_mark(write):
+    line = json.dumps(GOOD).encode()
+    path = write(line + b"\r", b"", b"   \r", line, b"", prefix=b"\xef\xbb\xbf")
+    assert len(list(read_jsonl(path))) == 2
+
+
+def test_it_is_read_as_it_is_asked_for(write):
+    """A mistake in line 2 does not hide line 1, and a large file is not held in memory."""
+    reader = read_jsonl(write(GOOD, b"{"))
+    assert next(reader).target == "Ausgang"
+    with pytest.raises(UserError, match="line 2"):
+        next(reader)
+
+
+MISTAKES = {
+    "broken JSON": (b'{"image": "a.png",', r"is not JSON: .* at column \d+; one object a line"),
+    "a list": ([1, 2], "expected an object, got list"),
+    "a text": ("x", "expected an object, got str"),
+    "Latin-1": ('{"target": "Grüße"}'.encode("latin-1"), r"is not UTF-8 \(byte 14\); save the file as UTF-8"),
+    "UTF-16": (json.dumps(GOOD).encode("utf-16"), "is not UTF-8"),
+    "no target": ({k: v for k, v in GOOD.items() if k != "target"}, "field 'target' must be a text, got None"),
+    "empty target": ({**GOOD, "target": "  "}, "field 'target' must be a text, got '  '"),
+    "number for a target": ({**GOOD, "target": 5}, "field 'target' must be a text, got 5"),
+    "no language": ({k: v for k, v in GOOD.items() if k != "source_lang"}, "field 'source_lang' must be a text"),
+    "unknown field": ({**GOOD, "traget": "x"}, "unknown field 'traget'; did you mean target"),
+    "strange field": ({**GOOD, "zzz": 1}, "unknown field 'zzz'; known: alternatives, image"),
+    "unknown language": ({**GOOD, "target_lang": "german"}, "language code 'german' is malformed; .*did you mean de"),
+    "made-up language": ({**GOOD, "source_lang": "xx"}, "language code 'xx' is not known"),
+    "unknown task": ({**GOOD, "task": "image_tranlsation"}, "task 'image_tranlsation' is not known; did you mean"),
+    "task of a wrong type": ({**GOOD, "task": ["ocr"]}, "is not known"),
+    "no image to read": ({**GOOD, "image": None, "task": "ocr"}, "task ocr needs an image; add the field image"),
+    "no images": ({**GOOD, "task": "describe", "image": []}, "task describe needs an image"),
+    "nothing to translate": ({k: v for k, v in GOOD.items() if k != "image"}, "needs the field source, the text"),
+    "multimodal without source": ({**GOOD, "task": "multimodal_translation"}, "needs the field source"),
+    "image of a wrong type": ({**GOOD, "image": 7}, "image must be a path or a list of paths, got 7"),
+    "empty image": ({**GOOD, "image": ""}, "image must be a path or a list of paths"),
+    "image twice": ({**GOOD, "images": ["b.png"]}, "give either image or images, not both"),
+    "source of a wrong type": ({**GOOD, "source": ["x"]}, "source must be a text"),
+    "unknown split": ({**GOOD, "split": "valid"}, "split must be one of train, dev, test, got 'valid'"),
+    "one alternative": ({**GOOD, "alternatives": "Eingang"}, "alternatives must be a list of texts, got 'Eingang'"),
+    "alternative of a wrong type": ({**GOOD, "alternatives": [1]}, "alternatives must be a list of texts"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_name_file_and_line(case, write):
+    wrong, message = MISTAKES[case]
+    path = write(GOOD, b"", wrong)
+    with pytest.raises(UserError, match=message) as caught:
+        list(read_jsonl(path))
+    assert str(caught.value).startswith(f"{path} line 3")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf"])
+def test_an_empty_file(content, tmp_path):
+    path = tmp_path / "empty.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"empty\.jsonl holds no examples; expected one JSON object a line"):
+        list(read_jsonl(path))
+
+
+@pytest.mark.parametrize("name", ["gone.jsonl", "."])
+def test_a_missing_file(name, tmp_path):
+    with pytest.raises(UserError, match=r"does not exist; give a JSONL file or `signs`"):
+        list(read_jsonl(tmp_path / name))
