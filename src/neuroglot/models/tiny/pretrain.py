@@ -1,0 +1,215 @@
+"""Train the embedded model from scratch: `python -m neuroglot.models.tiny.pretrain --out work/pretrain`.
+
+Three stages, one after the other, each resumable from its last checkpoint:
+
+1. *look*: the vision tower names the characters in each patch through a linear head that is thrown away at the end.
+   Without it the language model learns to guess signs instead of reading them.
+2. *speak*: the language model translates text.
+3. *both*: everything together, the first lesson too; reading and naming through the connector, translating by text;
+   never an image into another language, so that the gap between reading and translating what is read stays open for
+   tuning to close.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import LlavaForConditionalGeneration
+
+from neuroglot.models.tiny.build import build_model, build_processor
+from neuroglot.models.tiny.lessons import SLOTS, Batch, Lessons
+
+SEED = 0
+CHECKPOINT_EVERY = 250
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: how many steps, how large, how fast."""
+
+    name: str
+    steps: int
+    images: int
+    texts: int
+    lr: float
+    horizon: int = 0  # where the cosine would reach its floor, if not at the last step
+    look_weight: float = 1.0  # most cells are empty, so beside the loss of a token that of a cell is small
+
+
+STAGES = (
+    Stage("look", steps=1000, horizon=2500, images=48, texts=0, lr=2e-3),
+    Stage("speak", steps=750, horizon=1200, images=0, texts=96, lr=2.5e-3),
+    Stage("both", steps=3200, horizon=3600, images=32, texts=32, lr=1.5e-3, look_weight=5.0),
+)
+
+
+class _Stream(IterableDataset):
+    """Endless batches of a stage, made in a worker while the model trains; starts afresh, differently, at `start`."""
+
+    def __init__(self, stage: Stage, start: int) -> None:
+        self.stage, self.start = stage, start
+
+    def __iter__(self) -> Iterator[tuple[Batch, Batch]]:
+        torch.set_num_threads(1)
+        lessons = Lessons(SEED)
+        lessons.rng.seed(f"{self.stage.name}:{self.start}:{SEED}")
+        lessons.drawn = self.start * self.stage.images + {"look": 0, "speak": 0, "both": 10_000_000}[self.stage.name]
+        while True:
+            if self.stage.name == "look":
+                yield lessons.dense(self.stage.images), {}
+            else:
+                seen = lessons.seeing(self.stage.images) if self.stage.images else {}
+                yield seen, lessons.translating(self.stage.texts)
+
+
+def _learning_rate(stage: Stage, step: int) -> float:
+    warmup = 50
+    if step < warmup:
+        return stage.lr * (step + 1) / warmup
+    return stage.lr * (
+        0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / ((stage.horizon or stage.steps) - warmup)))
+    )
+
+
+def _losses(
+    model: LlavaForConditionalGeneration, head: torch.nn.Module, seen: Batch, texts: Batch, hidden: list[torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Mean loss per character cell and per target token; `hidden` receives the tower's output."""
+    losses = {}
+    if seen and "input_ids" not in seen:
+        model.model.vision_tower(seen["pixel_values"])
+    for name, part in (("see", seen), ("text", texts)):
+        if "input_ids" in part:
+            logits = model(**{k: v for k, v in part.items() if k not in ("labels", "cells")}).logits
+            losses[name] = cross_entropy(
+                logits[:, :-1].float().flatten(0, 1), part["labels"][:, 1:].flatten(), ignore_index=-100
+            )
+    if seen:
+        logits = head(hidden.pop()[:, 1:])  # (B, P*P, S*V), without CLS
+        losses["look"] = cross_entropy(logits.float().view(-1, logits.size(-1) // SLOTS), seen["cells"].view(-1))
+    return losses
+
+
+def train_stage(stage: Stage, out: Path, start_from: list[Path], threads: int, log: Callable[[str], None]) -> Path:
+    """Train one stage, going on from its own checkpoint where there is one; return the finished weights' file."""
+    done = out / f"{stage.name}.pt"
+    if done.exists():
+        return done
+    torch.set_num_threads(threads)
+    torch.manual_seed(SEED)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    processor = build_processor()
+    model = build_model(processor.tokenizer)
+    model.set_attn_implementation("eager")  # the fused kernel's backward is slow on a CPU, and half of a step
+    head = torch.nn.Linear(model.model.vision_tower.config.hidden_size, SLOTS * len(processor.tokenizer))
+    for path in start_from:
+        state = torch.load(path, weights_only=True)
+        model.load_state_dict(state["model"], strict=False)
+        if state["head"]:
+            head.load_state_dict(state["head"])
+        log(f"{stage.name}: took {len(state['model'])} tensors from {path.name}")
+    hidden: list[torch.Tensor] = []
+    model.model.vision_tower.register_forward_hook(lambda module, args, out: hidden.append(out.last_hidden_state))
+    model.train().to(torch.device(device))
+    head.to(device)
+    parameters = [*model.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=stage.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    checkpoint, step = out / f"{stage.name}.checkpoint.pt", 0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(saved["model"])
+        head.load_state_dict(saved["head"])
+        optimizer.load_state_dict(saved["optimizer"])
+        step = saved["step"]
+        log(f"{stage.name}: goes on from step {step}")
+    batches = iter(DataLoader(_Stream(stage, step), batch_size=None, num_workers=1, prefetch_factor=4))
+    # Matrix units for bfloat16 (AMX, tensor cores) make this several times faster; elsewhere float32 is as good.
+    half = device == "cuda" or torch.cpu._is_amx_tile_supported()
+    totals: dict[str, float] = {}
+    began, cpu = time.time(), time.process_time()
+    for step in range(step, stage.steps):  # noqa: B020  (goes on from the checkpoint's step)
+        batch = tuple({k: v.to(device) for k, v in part.items()} for part in next(batches))
+        for group in optimizer.param_groups:
+            group["lr"] = _learning_rate(stage, step)
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            losses = _losses(model, head, batch[0], batch[1], hidden)
+        torch.stack([stage.look_weight * v if k == "look" else v for k, v in losses.items()]).sum().backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        for name, loss in losses.items():
+            totals[name] = totals.get(name, 0.0) + float(loss.detach())
+        if (step + 1) % 50 == 0:
+            means = " ".join(f"{k} {v / 50:.4f}" for k, v in totals.items())
+            log(
+                f"{stage.name} {step + 1}/{stage.steps}: {means} | {time.time() - began:.0f} s, "
+                f"{time.process_time() - cpu:.0f} CPU-s"
+            )
+            totals = {}
+        if (step + 1) % CHECKPOINT_EVERY == 0:
+            _save(
+                checkpoint,
+                {
+                    "model": model.state_dict(),
+                    "head": head.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": step + 1,
+                },
+            )
+    keep = {"look": ("model.vision_tower",), "speak": ("model.language_model",)}.get(stage.name, ("",))
+    state = {k: v.cpu() for k, v in model.state_dict().items() if k.startswith(keep)}
+    _save(done, {"model": state, "head": {} if stage.name == "speak" else head.state_dict()})
+    return done
+
+
+def _save(path: Path, state: dict) -> None:
+    fresh = path.with_suffix(".new")
+    torch.save(state, fresh)
+    fresh.replace(path)
+
+
+def export(weights: Path, folder: Path) -> None:
+    """Write the model in bfloat16, the tokenizer and the processor as `save_pretrained` does."""
+    processor = build_processor()
+    model = build_model(processor.tokenizer)
+    model.load_state_dict(torch.load(weights, weights_only=True)["model"])
+    model.eval().to(torch.bfloat16).save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def main() -> None:
+    """Run the stages that are not done, then export."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the log")
+    parser.add_argument("--stage", choices=[s.name for s in STAGES], help="only this stage")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--export", type=Path, help="where the finished model goes (default: OUT/model)")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+
+    def log(text: str) -> None:
+        print(text, flush=True)
+        with (arguments.out / "log.txt").open("a") as file:
+            file.write(text + "\n")
+
+    log(json.dumps({"stages": [vars(s) for s in STAGES], "seed": SEED, "torch": torch.__version__}))
+    finished: list[Path] = []
+    for stage in STAGES:
+        if arguments.stage in (None, stage.name):
+            parents = [arguments.out / "look.pt", arguments.out / "speak.pt"] if stage.name == "both" else []
+            finished.append(train_stage(stage, arguments.out, parents, arguments.threads, log))
+    if finished[-1].stem == "both":
+        export(finished[-1], arguments.export or arguments.out / "model")
+
+
+if __name__ == "__main__":
+    main()
