@@ -1,0 +1,23 @@
+"""The science: what the neurons of a model do for each language pair, and which of them to train. No training code.
+
+Read in this order: `inventory` (which layers and neurons there are), `importance` (one pass over data), `profile`
+(what it leaves behind), `layers` (which layers), `select` (which neurons, for which pairs).
+"""
+
+from neuroglot.neurons.importance import profile
+from neuroglot.neurons.inventory import Layer, inventory
+from neuroglot.neurons.layers import activation_similarity, keep, mean_similarity, relevance
+from neuroglot.neurons.profile import Profile
+from neuroglot.neurons.select import select
+
+__all__ = [
+    "Layer",
+    "Profile",
+    "activation_similarity",
+    "inventory",
+    "keep",
+    "mean_similarity",
+    "profile",
+    "relevance",
+    "select",
+]

@@ -1,0 +1,129 @@
+"""Inventory: the layers and neurons of a model, by part. A layer is one weight matrix, a neuron one of its rows."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor, nn
+
+from neuroglot.errors import UserError, nearest
+from neuroglot.models.families import PARTS, family_of
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One weight matrix of a model.
+
+    Attributes:
+        name: the full module name.
+        part: `vision`, `connector` or `language`.
+        neurons: rows of the matrix, which are the outputs of the layer.
+        inputs: columns.
+        bias: whether each neuron has a bias entry as well.
+    """
+
+    name: str
+    part: str
+    neurons: int
+    inputs: int
+    bias: bool
+
+
+def check_parts(parts: Iterable[str]) -> tuple[str, ...]:
+    """Return the parts in the order of the model, or raise a UserError on an unknown or an empty choice."""
+    asked = (parts,) if isinstance(parts, str) else tuple(parts)
+    for part in asked:
+        if part not in PARTS:
+            raise UserError(f"part {part!r} is not known; {nearest(part, PARTS)}")
+    if not asked:
+        raise UserError(f"parts is empty; expected one or more of {', '.join(PARTS)}")
+    return tuple(part for part in PARTS if part in asked)
+
+
+def inventory(model: nn.Module, parts: Sequence[str] = PARTS, include: Sequence[str] = ()) -> tuple[Layer, ...]:
+    """Return the layers of the requested parts, in the order of the model's modules.
+
+    A layer is an `nn.Linear`. Left out are the patch embedding, which is a convolution; a family's bare matrix
+    parameters; the LM head, unless `include` names it; and any matrix tied to an embedding. A matrix that two
+    modules share counts once, under its first name.
+
+    Args:
+        model: a transformers image-text-to-text model without an adapter.
+        parts: which parts to list.
+        include: exact names of layers to list although they are left out by default.
+
+    Raises:
+        UserError: a requested part has no layer, a name in `include` is no layer, or the model holds an adapter.
+    """
+    parts = check_parts(parts)
+    family = family_of(model)
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    wrapped = next((name for name in linears if name.endswith(".base_layer")), None)
+    if wrapped is not None:
+        raise UserError(
+            f"the model holds an adapter at {wrapped.removesuffix('.base_layer')}; expected the base model; "
+            "take the inventory before the adapter is added, or unload it first"
+        )
+    embedded = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    for name in include:
+        if name not in linears:
+            raise UserError(f"layer {name!r} to include is no nn.Linear of this model; {nearest(name, linears)}")
+        if id(linears[name].weight) in embedded:
+            raise UserError(
+                f"layer {name!r} to include is tied to an embedding; expected a matrix of its own; untie it or drop it"
+            )
+        if family.part_of(name) not in parts:
+            raise UserError(
+                f"layer {name!r} to include lies in part {family.part_of(name)}; expected one of the requested parts "
+                f"{', '.join(parts)}; request its part too"
+            )
+
+    layers, seen = [], set(embedded)
+    for name, module in linears.items():
+        part = family.part_of(name)
+        if part is None:
+            _log.info("%s belongs to no part of family %s and is left out", name, family.model_type)
+        if part not in parts or id(module.weight) in seen or (module is head and name not in include):
+            continue
+        seen.add(id(module.weight))
+        layers.append(Layer(name, part, module.out_features, module.in_features, module.bias is not None))
+    for part in parts:
+        if not any(layer.part == part for layer in layers):
+            rest = tuple(other for other in parts if any(layer.part == other for layer in layers))
+            raise UserError(
+                f"part {part} of this {family.model_type} model has no layer: no nn.Linear lies under "
+                f"{', '.join(family.prefixes(part))}; leave the part out with parts={','.join(rest)}"
+            )
+    return tuple(layers)
+
+
+def linear(model: nn.Module, name: str) -> nn.Linear:
+    """Return the module of a layer."""
+    return cast(nn.Linear, model.get_submodule(name))
+
+
+def fingerprint(model: nn.Module, layers: Sequence[Layer]) -> str:
+    """Return a hash of the layers' names and shapes and of 64 spread entries of each weight."""
+    digest = hashlib.sha256()
+    for layer in layers:
+        weight = linear(model, layer.name).weight.detach().flatten()
+        some = weight[:: max(1, weight.numel() // 64)][:64].float().cpu()
+        digest.update(f"{layer.name} {layer.neurons} {layer.inputs}".encode() + some.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def row_norms(model: nn.Module, layers: Sequence[Layer]) -> dict[str, Tensor]:
+    """Return layer -> [neurons] float64, the norm of each row; quantised weights, which have no rows, are left out."""
+    norms = {}
+    for layer in layers:
+        weight = linear(model, layer.name).weight.detach()
+        if weight.is_floating_point() and weight.shape == (layer.neurons, layer.inputs):
+            norms[layer.name] = weight.float().norm(dim=1).cpu().double()
+    return norms

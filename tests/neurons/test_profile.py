@@ -1,0 +1,123 @@
+"""The profile as a value: what it computes, and its file."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from neuroglot.errors import UserError
+from neuroglot.neurons.importance import profile
+from neuroglot.neurons.profile import FORMAT, Profile
+from neuroglot.pair import Condition
+
+DE, FR = "image_translation:en-de", "image_translation:en-fr"
+
+
+@pytest.fixture(scope="module")
+def found(kit):
+    samples = kit.make_samples(4)
+    batches = [
+        (kit.collate(samples[:2]), DE, ("a", "b")),
+        (kit.collate(samples[2:]), FR, ("a", "b")),
+        (kit.collate(samples[1:]), "ocr:en-en"),
+    ]
+    return profile(kit.make_llava(), batches, ("taylor_token", "gradient"), ("all", "image"))
+
+
+def test_a_profile_survives_its_file(found, tmp_path):
+    path = tmp_path / "profile.safetensors"
+    found.save(path)
+    read = Profile.load(path)
+    for what in ("model", "fingerprint", "layers", "conditions", "scores", "classes"):
+        assert getattr(read, what) == getattr(found, what), what
+    assert torch.equal(read.counts, found.counts)
+    for what in ("sums", "squares", "norms"):
+        a, b = getattr(read, what), getattr(found, what)
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[name], b[name]) and a[name].dtype == torch.float64 for name in b)
+    assert read.blocks.keys() == {"image_translation"}
+    assert all(
+        torch.equal(x, found.blocks["image_translation"][n]) for n, x in read.blocks["image_translation"].items()
+    )
+    assert read.block_counts["image_translation"].tolist() == [2, 2]
+
+
+def test_damaged_and_foreign_files_are_named(found, tmp_path):
+    path = tmp_path / "p.safetensors"
+    with pytest.raises(UserError, match=r"p\.safetensors does not exist; run the profile stage first"):
+        Profile.load(path)
+    found.save(path)
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole[:5], b"", b"not a profile at all" * 20):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"p\.safetensors cannot be read as a profile"):
+            Profile.load(path)
+    with pytest.raises(UserError, match="cannot be read as a profile"):
+        Profile.load(tmp_path)
+    save_file({"x": torch.zeros(1)}, path, metadata={"format": "neuroglot-selection-1"})
+    with pytest.raises(UserError, match="is not a profile: format 'neuroglot-selection-1', expected"):
+        Profile.load(path)
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(UserError, match="is not a profile: format None"):
+        Profile.load(path)
+
+
+def test_a_file_that_lacks_a_tensor_or_a_field_is_named(found, tmp_path):
+    path = tmp_path / "p.safetensors"
+    found.save(path)
+    tensors = load_file(path)
+    del tensors["counts"]
+    save_file(tensors, path, metadata={"format": FORMAT, "profile": json.dumps({"model": "m"})})
+    with pytest.raises(UserError, match=r"p\.safetensors cannot be read as a profile"):
+        Profile.load(path)
+    head = {"model": "m", "fingerprint": "f", "layers": [], "conditions": ["nonsense:en-de"], "scores": [],
+            "classes": [], "tasks": []}  # fmt: skip
+    save_file({"counts": torch.zeros(1)}, path, metadata={"format": FORMAT, "profile": json.dumps(head)})
+    with pytest.raises(UserError, match=r"p\.safetensors cannot be read as a profile"):
+        Profile.load(path)
+
+
+def test_mean_and_variance_are_those_of_the_samples(kit):
+    model, samples = kit.make_llava(), kit.make_samples(5)
+    found = profile(model, [(kit.collate(samples[:3]), DE), (kit.collate(samples[3:]), DE)], ("gradient",))
+    each = kit.brute_force(model, samples, found.layers)["gradient"]
+    for name, x in each.items():
+        torch.testing.assert_close(found.mean("gradient")[name][0], x.mean(0))
+        torch.testing.assert_close(found.variance("gradient")[name][0], x.var(0), rtol=1e-5, atol=1e-12)
+
+
+def test_normalised_importance_sums_to_one_in_each_part(found):
+    importance = found.importance("taylor_token")
+    for part in ("vision", "connector", "language"):
+        total = sum(importance[layer.name].sum(1) for layer in found.layers if layer.part == part)
+        torch.testing.assert_close(total, torch.ones(3).double())
+    raw = found.importance("taylor_token", normalise="none")
+    assert all(torch.equal(x, found.mean("taylor_token")[n]) for n, x in raw.items())
+
+
+def test_a_part_without_importance_stays_zero(kit):
+    made = kit.make_profile(
+        {"v": torch.zeros(2, 3), "l": torch.ones(2, 3)}, kit.conditions_of("de fr"), {"v": "vision"}
+    )
+    assert made.importance("taylor_token")["v"].tolist() == [[0, 0, 0]] * 2
+
+
+def test_weight_needs_no_pass(found, kit):
+    model = kit.make_llava()
+    for name, x in found.mean("weight").items():
+        assert x.shape == (3, len(found.norms[name]))
+        torch.testing.assert_close(x[1], model.get_submodule(name).weight.norm(dim=1).detach(), rtol=1e-5, atol=0)
+
+
+def test_what_a_profile_lacks_is_named(found):
+    with pytest.raises(UserError, match="score 'gradients' is not in the profile; did you mean gradient"):
+        found.mean("gradients")
+    with pytest.raises(UserError, match="token class 'target' is not in the profile; known: all, image"):
+        found.mean("gradient", "target")
+    with pytest.raises(UserError, match="condition image_translation:en-cs is not in the profile"):
+        found.mean("gradient", conditions=[Condition.parse("image_translation:en-cs")])
+    with pytest.raises(UserError, match="normalise 'l2' is not known"):
+        found.importance("gradient", normalise="l2")
