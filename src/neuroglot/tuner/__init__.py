@@ -1,0 +1,25 @@
+"""The PEFT method that trains chosen rows; importing this package is what makes PEFT know the type NEUROGLOT."""
+
+from __future__ import annotations
+
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+
+from neuroglot.tuner.config import NEUROGLOT, NeuroglotConfig
+from neuroglot.tuner.layer import NeuroglotLinear
+from neuroglot.tuner.model import NeuroglotModel, selection_of
+from neuroglot.tuner.routing import active_pair, has_router
+
+# PEFT dispatches by look-up in these three dictionaries; its own register function accepts only members of its enum.
+PEFT_TYPE_TO_CONFIG_MAPPING[NEUROGLOT] = NeuroglotConfig  # type: ignore[index]
+PEFT_TYPE_TO_TUNER_MAPPING[NEUROGLOT] = NeuroglotModel  # type: ignore[index]
+PEFT_TYPE_TO_PREFIX_MAPPING[NEUROGLOT] = NeuroglotModel.prefix  # type: ignore[index]
+
+__all__ = [
+    "NEUROGLOT",
+    "NeuroglotConfig",
+    "NeuroglotLinear",
+    "NeuroglotModel",
+    "active_pair",
+    "has_router",
+    "selection_of",
+]

@@ -1,0 +1,152 @@
+"""The adapter's configuration: shapes and pairs in the JSON, row indices beside it, a model card that can be followed.
+
+Row indices are data, not settings, and there are many of them: they live as int32 tensors in the adapter's safetensors
+file. A configuration made from a selection carries them in memory until the layers have taken them over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig
+
+from neuroglot.errors import UserError
+from neuroglot.selection import Selection, group_name
+
+CARD_HEADING = "## How to load this adapter"
+
+
+class _PeftTypeName(str):
+    """A stand-in for a member of PEFT's enum of types, which cannot be extended from outside."""
+
+    __slots__ = ()
+
+    @property
+    def value(self) -> str:
+        return str.__str__(self)
+
+    @property
+    def name(self) -> str:
+        return str.__str__(self)
+
+    def __str__(self) -> str:
+        return f"PeftType.{self.value}"
+
+
+NEUROGLOT = _PeftTypeName("NEUROGLOT")
+
+
+@dataclass
+class NeuroglotConfig(PeftConfig):
+    """Which rows of which layers an adapter trains, by the pairs whose data may train them.
+
+    Args:
+        pairs: every pair of the selection, in text form; a group of all of them is language-agnostic.
+        layout: module (exact full name) -> group (its pairs, sorted, joined by commas) -> number of rows. The order
+            of the groups is the order in which the layer stores their rows.
+    """
+
+    pairs: list[str] = field(default_factory=list, metadata={"help": "The pairs of the selection."})
+    layout: dict[str, dict[str, int]] = field(
+        default_factory=dict, metadata={"help": "Number of rows per module and group."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = NEUROGLOT
+        self.rows: dict[str, torch.Tensor] | None = None
+        known = set(self.pairs)
+        for module, groups in self.layout.items():
+            for group, count in groups.items():
+                unknown = set(group.split(",")) - known
+                if unknown:
+                    raise UserError(
+                        f"layout: {module} has a group with pair {sorted(unknown)[0]!r}; expected one of pairs: "
+                        f"{', '.join(self.pairs)}"
+                    )
+                if not isinstance(count, int) or count < 1:
+                    raise UserError(
+                        f"layout: {module}, group {group}: rows must be a whole number >= 1, got {count!r}"
+                    )
+
+    @classmethod
+    def from_selection(cls, selection: Selection, **kwargs: Any) -> NeuroglotConfig:
+        """Make the configuration of a fresh adapter that trains the rows of a selection.
+
+        Args:
+            selection: the chosen rows; empty groups are dropped.
+            kwargs: further fields of `peft.PeftConfig`.
+
+        Raises:
+            UserError: the selection holds no row.
+
+        >>> selection = Selection(("en-de",), {"head": {frozenset({"en-de"}): torch.tensor([3, 1])}})
+        >>> NeuroglotConfig.from_selection(selection).layout
+        {'head': {'en-de': 2}}
+        """
+        chosen = {
+            module: {group_name(group): index.to(torch.int32).sort().values for group, index in groups.items()}
+            for module, groups in selection.rows.items()
+        }
+        chosen = {m: {g: index for g, index in sorted(groups.items()) if len(index)} for m, groups in chosen.items()}
+        chosen = {module: groups for module, groups in chosen.items() if groups}
+        if not chosen:
+            raise UserError("the selection holds no row; expected one or more; raise its budget or its layers")
+        layout = {module: {group: len(index) for group, index in groups.items()} for module, groups in chosen.items()}
+        config = cls(pairs=list(selection.pairs), layout=layout, **kwargs)
+        config.rows = {module: torch.cat(list(groups.values())) for module, groups in chosen.items()}
+        return config
+
+    @property
+    def target_modules(self) -> tuple[str, ...]:
+        """The modules' exact full names; a tuple, because PEFT shortens lists and sets to suffixes."""
+        return tuple(self.layout)
+
+    @property
+    def agnostic(self) -> str:
+        """The text form of the group of all pairs."""
+        return group_name(frozenset(self.pairs))
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Write the JSON and put a section on loading into the folder's model card.
+
+        PEFT writes the card and then calls this; the card is where a reader learns that the type is registered by
+        importing this package, without which PEFT fails with a bare KeyError.
+        """
+        super().save_pretrained(save_directory, **kwargs)
+        card = Path(save_directory) / "README.md"
+        text = card.read_text(encoding="utf-8") if card.exists() else "---\nlibrary_name: peft\n---\n"
+        if CARD_HEADING not in text:
+            head, fence, body = _split_front_matter(text)
+            card.write_text(f"{head}{fence}\n{self._card_section()}\n{body.lstrip()}", encoding="utf-8")
+
+    def _card_section(self) -> str:
+        rows = sum(sum(groups.values()) for groups in self.layout.values())
+        base = self.base_model_name_or_path or "BASE"
+        return f"""{CARD_HEADING}
+
+It trains {rows:,} rows in {len(self.layout)} layers for the pairs {", ".join(self.pairs)}; every other weight is that
+of the base model, bit for bit. PEFT knows its type once `neuroglot` has been imported (`pip install neuroglot`):
+
+```python
+import neuroglot.tuner  # registers the adapter type; without it PEFT raises KeyError: 'NEUROGLOT'
+from peft import PeftModel
+from transformers import AutoModelForImageTextToText
+
+model = AutoModelForImageTextToText.from_pretrained({base!r})
+model = PeftModel.from_pretrained(model, "path/to/this/folder")
+model = model.merge_and_unload()  # optional: a plain model that needs neither peft nor neuroglot
+```
+"""
+
+
+def _split_front_matter(text: str) -> tuple[str, str, str]:
+    """Split a card into its YAML front matter, the closing fence and the rest."""
+    if text.startswith("---"):
+        end = text.find("\n---", 3)
+        if end >= 0:
+            return text[:end], "\n---\n", text[end + 4 :]
+    return "", "", text
