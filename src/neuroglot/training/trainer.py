@@ -1,0 +1,158 @@
+"""The one training loop: transformers' Trainer on one-pair batches, each step enclosed by its pair.
+
+The loss is transformers' own: with accumulation, the sum over target tokens divided by their number in the *whole*
+accumulated step. So every token of a step weighs the same, whichever micro-batch and pair it came in; the rows of a
+pair that fills a third of a step's tokens see a third of the gradient that the pair alone would give them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedModel, PrinterCallback, Trainer
+
+from neuroglot.errors import UserError
+from neuroglot.training.callbacks import LogFile, Progress, ProgressFunction
+from neuroglot.training.options import TrainOptions, TrainResult, arguments
+from neuroglot.training.sampler import OnePairBatchSampler
+from neuroglot.tuner import active_pair, has_router
+
+LOG_NAME = "train_log.jsonl"
+
+Collate = Callable[[list[Any]], dict[str, Any]]
+"""Items of one pair -> tensors for the model's forward, `labels` among them, and the pair's text under `pair`."""
+
+
+class PairTrainer(Trainer):
+    """A Trainer whose batches are of one pair and whose steps, forward and backward, run for that pair.
+
+    Models without a neuroglot adapter are trained on the same batches in the same order.
+
+    Args:
+        pairs: the pair of each item of `train_dataset`.
+        kwargs: of `transformers.Trainer`; the collator's output carries the pair's text under `pair`.
+    """
+
+    def __init__(self, *args: Any, pairs: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._pairs = pairs
+        self._routed = has_router(cast(nn.Module, self.model))
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return a loader over one-pair batches; accelerate and the Trainer set its epoch and skip on resume."""
+        sampler = OnePairBatchSampler(self._pairs, self._train_batch_size, self.args.seed)
+        loader = DataLoader(
+            cast(Dataset, self.train_dataset),
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Run forward and backward of one micro-batch with its pair active."""
+        tensors = {key: value for key, value in inputs.items() if key != "pair"}
+        if self._routed and "pair" not in inputs:
+            raise UserError(
+                'the collator returned no "pair"; expected the text of the batch\'s pair beside its tensors'
+            )
+        with active_pair(model, inputs["pair"]) if self._routed else nullcontext():
+            return super().training_step(model, tensors, num_items_in_batch)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Load a checkpoint's weights, strictly.
+
+        A plain model goes through `from_pretrained`: transformers saves many models under the names of older versions
+        and only `from_pretrained` translates them back. The Trainer matches names leniently and would go on from the
+        base with nothing but a warning.
+        """
+        model = self.model if model is None else model
+        if isinstance(model, PreTrainedModel):
+            saved = type(model).from_pretrained(resume_from_checkpoint, dtype="auto")
+            model.load_state_dict(saved.state_dict())
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Evaluate one batch; no pair is needed for that."""
+        return super().prediction_step(model, {k: v for k, v in inputs.items() if k != "pair"}, *args, **kwargs)
+
+
+def last_checkpoint(output_dir: Path) -> Path | None:
+    """Return the newest complete checkpoint: the Trainer writes `trainer_state.json` last."""
+    found = [p for p in output_dir.glob("checkpoint-*") if (p / "trainer_state.json").exists()]
+    return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+
+
+def train(
+    model: nn.Module,
+    dataset: Sequence[Any],
+    collate: Collate,
+    options: TrainOptions,
+    output_dir: Path | str,
+    *,
+    pairs: Sequence[str] | None = None,
+    resume: bool = False,
+    progress: ProgressFunction | None = None,
+) -> TrainResult:
+    """Train a model in place; `neuroglot.training.prepare` made it trainable.
+
+    Writes `train_log.jsonl` and, when asked for, `checkpoint-<step>` folders; saving the result is the caller's, by
+    the model's own `save_pretrained`. A resumed training ends bit-identical to an uninterrupted one on the same CPU.
+
+    Args:
+        model: the model to train.
+        dataset: any sequence.
+        collate: turns items of one pair into model inputs.
+        options: see `TrainOptions`.
+        output_dir: made if absent.
+        pairs: the pair of each item; by default each item's `.pair`.
+        resume: go on from the newest complete checkpoint in `output_dir`, if there is one.
+        progress: called after every step with (step, steps, last logged loss or None).
+
+    Raises:
+        UserError: nothing to train on, nothing to train, an option that transformers does not know, or a dataset
+            that holds a pair which the adapter does not know.
+    """
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = [str(item.pair) for item in dataset] if pairs is None else [str(pair) for pair in pairs]
+    if len(pairs) != len(dataset):
+        raise UserError(f"train: {len(pairs)} pairs for {len(dataset)} examples; expected one pair each")
+    if has_router(model):
+        for pair in sorted(set(pairs)):
+            with active_pair(model, pair):  # an unknown pair is an error now, not in the middle of a run
+                pass
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if not trainable:
+        raise UserError("train: no parameter of the model is trainable; make it so with neuroglot.training.prepare")
+    trainer = PairTrainer(
+        model=model,
+        args=arguments(options, folder),
+        train_dataset=dataset,
+        data_collator=collate,
+        pairs=pairs,
+        callbacks=[LogFile(folder / LOG_NAME), *([Progress(progress)] if progress else [])],
+    )
+    trainer.remove_callback(PrinterCallback)
+    checkpoint = last_checkpoint(folder) if resume else None
+    start = time.perf_counter()
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return TrainResult(
+        steps=result.global_step,
+        resumed_from=int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0,
+        loss=float(result.training_loss),
+        seconds=time.perf_counter() - start,
+        trainable=trainable,
+        log=folder / LOG_NAME,
+    )

@@ -1,0 +1,98 @@
+"""Proof that what was to stay frozen did: which values of a model differ from a snapshot, bit for bit, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from peft import PeftModel
+from peft.utils.save_and_load import get_base_model_state_dict
+from torch import nn
+
+from neuroglot.selection import Selection
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return parameters and buffers under their names in the base model, without those of an adapter."""
+    return get_base_model_state_dict(model) if isinstance(model, PeftModel) else dict(model.state_dict())
+
+
+def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return a copy of every parameter and persistent buffer of the base model, on the CPU."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in _state(model).items()}
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """View values as integers, so that equal means equal bits: 0.0 is not -0.0, a NaN is itself."""
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor.view(_BITS[tensor.element_size()]) if tensor.is_floating_point() else tensor
+
+
+def changed(before: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """Compare a model with a snapshot.
+
+    Args:
+        before: tensor name -> value, from `snapshot` or a freshly loaded base's `state_dict()`.
+        model: the model afterwards; of a model with an adapter, the base as it stands (merged or not).
+
+    Returns:
+        Tensor name -> indices of the rows (first axis) with at least one different bit; tensors without any are left
+        out. A tensor that is missing, or whose shape or dtype is another, counts with all its rows.
+    """
+    after = _state(model)
+    rows: dict[str, torch.Tensor] = {}
+    for name, old in before.items():
+        new = after.get(name)
+        if new is None or new.shape != old.shape or new.dtype != old.dtype:
+            different = torch.ones(old.shape[0] if old.dim() else 1, dtype=torch.bool)
+        else:
+            different = (_bits(new) != _bits(old)).reshape(old.shape[0] if old.dim() else 1, -1).any(dim=1)
+        if different.any():
+            rows[name] = different.nonzero().flatten()
+    return rows
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What a training changed, beside what it was allowed to change.
+
+    Attributes:
+        selected: number of selected rows.
+        trained: number of selected rows that changed.
+        outside: tensor name -> rows that changed without being selected; empty when all is well.
+    """
+
+    selected: int
+    trained: int
+    outside: Mapping[str, torch.Tensor]
+
+    def __str__(self) -> str:
+        others = sum(len(rows) for rows in self.outside.values())
+        where = f" (first in {sorted(self.outside)[0]})" if self.outside else ""
+        return f"{self.trained:,} of {self.selected:,} selected rows trained, {others:,} other rows changed{where}"
+
+
+def audit(before: Mapping[str, torch.Tensor], model: nn.Module, selection: Selection) -> Audit:
+    """Compare a merged model with the base that it started from.
+
+    Args:
+        before: the base, from `snapshot`.
+        model: the model with its adapter merged.
+        selection: the rows that were to be trained; their bias entries with them.
+    """
+    difference = changed(before, model)
+    trained, outside = 0, dict(difference)
+    for module, groups in selection.rows.items():
+        chosen = torch.cat(list(groups.values())) if groups else torch.empty(0, dtype=torch.long)
+        moved: set[int] = set()
+        for name in (f"{module}.weight", f"{module}.bias"):
+            rows = outside.pop(name, torch.empty(0, dtype=torch.long))
+            inside = torch.isin(rows, chosen)
+            moved.update(rows[inside].tolist())
+            if not inside.all():
+                outside[name] = rows[~inside]
+        trained += len(moved)
+    return Audit(len(selection), trained, outside)
