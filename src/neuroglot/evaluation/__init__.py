@@ -1,0 +1,30 @@
+"""Scores of what a System says; what was kept; whether a difference is real."""
+
+from neuroglot.evaluation.compare import Difference, paired_bootstrap, retention
+from neuroglot.evaluation.evaluate import (
+    Scores,
+    evaluate,
+    read_scores,
+    score_rows,
+    write_atomically,
+    write_hypotheses,
+    write_scores,
+)
+from neuroglot.evaluation.metrics import average, is_exact, score, signatures
+
+__all__ = [
+    "Difference",
+    "Scores",
+    "average",
+    "evaluate",
+    "is_exact",
+    "paired_bootstrap",
+    "read_scores",
+    "retention",
+    "score",
+    "score_rows",
+    "signatures",
+    "write_atomically",
+    "write_hypotheses",
+    "write_scores",
+]

@@ -1,0 +1,116 @@
+"""The figures against sacreBLEU called directly, and against values worked out by hand."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import pytest
+import sacrebleu
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuroglot.errors import UserError
+from neuroglot.evaluation import metrics
+
+REFERENCES = ["der Hund läuft über die Straße .", "geöffnet von 9 bis 17 Uhr", "bitte nicht betreten", "Ausgang"]
+HYPOTHESES = ["der Hund läuft auf der Straße .", "geöffnet von 9 bis 18 Uhr", "bitte nicht betreten", "Eingang"]
+
+
+def test_bleu_and_chrf_are_sacrebleus_own():
+    assert metrics.corpus_bleu(HYPOTHESES, REFERENCES, "de") == pytest.approx(
+        sacrebleu.corpus_bleu(HYPOTHESES, [REFERENCES], tokenize="13a").score
+    )
+    assert metrics.corpus_chrf(HYPOTHESES, REFERENCES) == pytest.approx(
+        sacrebleu.corpus_chrf(HYPOTHESES, [REFERENCES], word_order=2).score
+    )
+
+
+def test_bleu_by_hand():
+    # 1-grams 5/6, 2-grams 3/5, 3-grams 2/4, 4-grams 1/3, no brevity penalty.
+    expected = 100 * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25
+    assert metrics.corpus_bleu(["a b c d x f"], ["a b c d e f"], "de") == pytest.approx(expected)
+    # Five of six tokens, all right: the penalty alone.
+    assert metrics.corpus_bleu(["a b c d e"], ["a b c d e f"], "de") == pytest.approx(100 * math.exp(1 - 6 / 5))
+
+
+@pytest.mark.parametrize(
+    ("language", "expected"), [("zh", "zh"), ("zh_Hans", "zh"), ("de", "13a"), ("hi", "13a"), ("pt_BR", "13a")]
+)
+def test_tokeniser_follows_the_target(language, expected):
+    assert metrics.tokeniser(language) == expected
+
+
+@pytest.mark.parametrize("language", ["ja", "ko"])
+def test_mecab_where_installed_else_13a(language):
+    name = f"{language}-mecab"
+    try:
+        sacrebleu.metrics.BLEU(tokenize=name)
+    except (ImportError, RuntimeError):
+        name = "13a"
+    assert metrics.tokeniser(language) == name
+    assert f"tok:{name}" in metrics.signatures([f"en-{language}"])["bleu"][f"en-{language}"]
+
+
+def test_chinese_is_split_by_character():
+    assert metrics.corpus_bleu(["请勿在此吸烟"], ["请勿在此停车"], "zh_Hans") == pytest.approx(
+        sacrebleu.corpus_bleu(["请勿在此吸烟"], [["请勿在此停车"]], tokenize="zh").score
+    )
+
+
+def test_signatures_are_those_of_the_scores():
+    kept = metrics.signatures(["en-de", "en-zh_Hans", "en-de"])
+    assert list(kept["bleu"]) == ["en-de", "en-zh_Hans"]
+    assert kept["bleu"]["en-de"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
+    assert "tok:zh" in kept["bleu"]["en-zh_Hans"]
+    assert "nw:2" in kept["chrf"]["en-de"]
+
+
+def test_exact_match_is_after_nfc_and_strip():
+    composed, decomposed = "caf\u00e9 ouvert", "cafe\u0301 ouvert"
+    assert composed != decomposed
+    assert metrics.is_exact(decomposed, composed)
+    assert metrics.is_exact("  open\n", "open")
+    assert not metrics.is_exact("Open", "open")
+    assert metrics.exact_match([decomposed, "a", "b", "c"], [composed, "a", "x", "c"]) == 75.0
+
+
+def test_nll_is_total_nats_over_total_characters():
+    assert metrics.nll_per_character([2.0, 10.0], ["ab", "abcd"]) == pytest.approx(2.0)
+    assert metrics.nll_per_character([3.0], ["e\u0301 \n"]) == pytest.approx(3.0), "one character after NFC and strip"
+
+
+def test_score_has_every_figure_and_null_without_likelihood():
+    got = metrics.score(["a b c d"], ["a b c d"], "de")
+    assert got == {"bleu": pytest.approx(100), "chrf": pytest.approx(100), "exact": 100.0, "nll": None, "n": 1}
+
+
+def test_average_is_the_mean_over_pairs_not_over_examples():
+    rows = [
+        {"bleu": 10.0, "chrf": 20.0, "exact": 0.0, "nll": 1.0, "n": 1},
+        {"bleu": 30.0, "chrf": 40.0, "exact": 50.0, "nll": 2.0, "n": 99},
+    ]
+    assert metrics.average(rows) == {"bleu": 20.0, "chrf": 30.0, "exact": 25.0, "nll": 1.5, "n": 100}
+    assert metrics.average([rows[0], {**rows[1], "nll": None}])["nll"] is None
+
+
+@given(st.lists(st.tuples(st.text(alphabet="ab .,", max_size=12), st.text(alphabet="ab .", min_size=1, max_size=12))))
+def test_statistics_sum_to_corpus_bleu(texts):
+    if not texts:
+        return
+    hypotheses, references = map(list, zip(*texts, strict=True))
+    summed = metrics.bleu_statistics(hypotheses, references, "de").sum(axis=0)
+    direct = sacrebleu.metrics.BLEU(force=True).corpus_score(hypotheses, [references]).score
+    assert metrics.bleu_from_statistics(summed) == pytest.approx(direct)
+
+
+@pytest.mark.parametrize(("hypotheses", "references"), [([], []), (["a"], ["a", "b"])])
+def test_what_cannot_be_scored(hypotheses, references):
+    with pytest.raises(UserError):
+        metrics.score(hypotheses, references, "de")
+
+
+def test_scoring_does_not_load_torch():
+    code = "import sys, neuroglot.evaluation; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
