@@ -1,0 +1,235 @@
+"""The figures of the page: numbers in, a function out that draws them at a given width."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neuroglot.report.importance import Curve, ImportanceView
+from neuroglot.report.svg import DIVERGING, INK, MUTED, PAPER, PARTS, SEQUENTIAL, STEPS, SYSTEMS, WIDE, Draw
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_LINES = 40
+"""Thin lines of a panel."""
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure as NewFigure  # no pyplot: no global state and no display
+
+    return NewFigure(figsize=(width, height), layout="constrained")
+
+
+def score_bars(panels: Mapping[str, Mapping[str, Mapping[str, float]]], systems: Mapping[str, str], unit: str) -> Draw:
+    """Grouped bars with their values.
+
+    Args:
+        panels: panel title -> pair -> system -> percent.
+        systems: system -> name of its colour, in the order of the bars from the top.
+        unit: what the figures are.
+    """
+
+    def draw(width: float) -> Figure:
+        wide = width == WIDE
+        rows = max(len(pairs) for pairs in panels.values())
+        height = 0.62 + rows * (0.17 * len(systems) + 0.14)
+        count = len(panels)
+        figure = _figure(width, height if wide else count * height)
+        axes = figure.subplots(*((1, count) if wide else (count, 1)), squeeze=False).flat
+        for axis, (title, pairs) in zip(axes, panels.items(), strict=False):
+            names = list(pairs)
+            for place, (system, colour) in enumerate(systems.items()):
+                offset = (place - (len(systems) - 1) / 2) * 0.84 / len(systems)
+                for row, pair in enumerate(names):
+                    if system not in pairs[pair]:
+                        continue
+                    value = pairs[pair][system]
+                    axis.barh(row + offset, value, height=0.76 / len(systems), color=SYSTEMS[colour])
+                    axis.text(value + 1.2, row + offset, f"{value:.1f}", va="center")
+            axis.set_yticks(range(len(names)), names)
+            for label in axis.get_yticklabels():
+                label.set_fontweight("bold" if label.get_text() == "average" else "normal")
+            axis.set_ylim(len(names) - 0.5, -0.5)
+            axis.set_xlim(0, 112)
+            axis.set_xticks(range(0, 101, 25))
+            axis.set_axisbelow(True)
+            axis.grid(axis="x")
+            axis.spines["bottom"].set_visible(False)
+            axis.tick_params(length=0)
+            axis.set_title(title)
+            axis.set_xlabel(unit)
+        for axis in list(axes):
+            axis.set_visible(False)
+        return figure
+
+    return draw
+
+
+def retention_dumbbells(rows: Sequence[Mapping[str, Any]]) -> Draw:
+    """Before (ring) and after (diamond) of each kept ability: rows of label, before, after (percent) and note."""
+
+    def draw(width: float) -> Figure:
+        figure = _figure(width, 0.55 + 0.27 * len(rows))
+        axis = figure.subplots()
+        for place, row in enumerate(rows):
+            axis.plot([row["before"], row["after"]], [place, place], color=MUTED, linewidth=2.2, zorder=2)
+            axis.plot(row["before"], place, "o", ms=7, mfc=PAPER, mec=SYSTEMS["system-0"], mew=1.8, zorder=3)
+            axis.plot(row["after"], place, "D", ms=6, color=SYSTEMS["system-5"], zorder=4)
+            axis.text(103, place, row["note"], va="center")
+        axis.set_yticks(range(len(rows)), [row["label"] for row in rows])
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+        axis.set_xlim(0, 101.5)
+        axis.set_xticks(range(0, 101, 25))
+        axis.set_axisbelow(True)
+        axis.grid(axis="x")
+        axis.spines["bottom"].set_visible(False)
+        axis.tick_params(length=0)
+        axis.set_xlabel("percent")
+        return figure
+
+    return draw
+
+
+def importance_map(view: ImportanceView) -> Draw:
+    """Layers x pairs: importance on the left, how a pair differs from the mean over pairs on the right."""
+    values = np.stack([row.values for row in view.rows])  # (rows, pairs)
+    mean = values.mean(axis=1, keepdims=True)
+    logs = np.log2(np.maximum(values, 1e-9))
+    differs = np.divide(100 * (values - mean), mean, out=np.zeros_like(values), where=mean > 0)
+    # A few extreme layers must not leave the others one colour; zeros must not stretch the scale.
+    spread = max(0.5, float(np.quantile(np.abs(logs[values > 1e-6]), 0.96))) if (values > 1e-6).any() else 1.0
+    limit = max(1.0, float(np.quantile(np.abs(differs), 0.98)))
+
+    def draw(width: float) -> Figure:
+        several = len(view.pairs) > 1
+        room = (0.42 if several else 0.85) * width / len(view.pairs)  # inches a column, of which a letter takes 0.08
+        crowded = max(map(len, view.pairs)) * 0.08 > room
+        parts = list(dict.fromkeys(row.part for row in view.rows))
+        sizes = [sum(row.part == part for row in view.rows) for part in parts]
+        figure = _figure(width, (1.75 if crowded else 1.35) + 0.155 * len(view.rows) + 0.22 * len(parts))
+        grid = figure.add_gridspec(len(parts) + 1, 2 if several else 1, height_ratios=[*sizes, 0.9])
+        panels = [(logs, spread, SEQUENTIAL)] + ([(differs, limit, DIVERGING)] if several else [])
+        for column, (matrix, scale, colours) in enumerate(panels):
+            start = 0
+            for place, (part, size) in enumerate(zip(parts, sizes, strict=True)):
+                axis = figure.add_subplot(grid[place, column])
+                members = view.rows[start : start + size]
+                _cells(axis, matrix[start : start + size], scale, colours)
+                start += size
+                labels = [f"{row.label} {'●' if row.kept else '○'}" for row in members]
+                axis.set_yticks(np.arange(size) + 0.5, labels if column == 0 else [], size="small")
+                axis.set_xticks(np.arange(len(view.pairs)) + 0.5, view.pairs, rotation=90 if crowded else 0)
+                axis.tick_params(length=0, labelbottom=place == len(parts) - 1)
+                if column == 0:
+                    axis.set_title(part, loc="left")
+            key = figure.add_subplot(grid[len(parts), column])
+            title = "importance (1 = average)" if column == 0 else "difference from the mean"
+            ends = (f"{2**-scale:.2g}×", "1×", f"{2**scale:.2g}×")
+            if column:
+                ends = (f"−{scale:.0f} %", "0", f"+{scale:.0f} %")
+            _key(key, colours, title, ends)
+        return figure
+
+    return draw
+
+
+def _cells(axis: Axes, matrix: Any, scale: float, colours: Sequence[str]) -> None:
+    from matplotlib.collections import PatchCollection
+    from matplotlib.patches import Rectangle
+
+    step = np.clip(np.floor((matrix + scale) / (2 * scale) * STEPS), 0, STEPS - 1).astype(int)
+    rows, columns = matrix.shape
+    cells = [Rectangle((x, y), 1, 1) for y in range(rows) for x in range(columns)]
+    faces = [colours[step[y, x]] for y in range(rows) for x in range(columns)]
+    axis.add_collection(PatchCollection(cells, facecolors=faces, edgecolors=PAPER, linewidths=0.6))
+    axis.set_xlim(0, columns)
+    axis.set_ylim(rows, 0)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
+def _key(axis: Axes, colours: Sequence[str], title: str, ends: tuple[str, str, str]) -> None:
+    from matplotlib.patches import Rectangle
+
+    for place, colour in enumerate(colours):
+        axis.add_patch(Rectangle((place, 0), 1, 1, facecolor=colour, edgecolor=PAPER, linewidth=0.6))
+    axis.set_xlim(-1, STEPS + 1)
+    axis.set_ylim(0, 1)
+    axis.set_xticks([0.5, STEPS / 2, STEPS - 0.5], ends)
+    axis.set_yticks([])
+    axis.tick_params(length=0)
+    axis.set_title(title, loc="center", fontweight="normal", size="medium", color=MUTED, pad=3)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
+def dispersion_curves(curves: Sequence[Curve]) -> Draw:
+    """Coefficient of variation by rank, a line a layer: the first 10 % dashed, the other 90 % solid."""
+    parts = list(dict.fromkeys(curve.part for curve in curves))
+    top = max(float(curve.values.max()) for curve in curves) * 1.08 or 1.0
+
+    def draw(width: float) -> Figure:
+        wide = width == WIDE
+        shape = (1, len(parts)) if wide else (len(parts), 1)
+        figure = _figure(width, 2.9 if wide else 2.1 * len(parts))
+        axes = figure.subplots(*shape, squeeze=False, sharey=True)
+        for axis, part in zip(axes.flat, parts, strict=True):
+            lines = [curve.values for curve in curves if curve.part == part]
+            rank = np.linspace(0, 100, len(lines[0]))
+            first, rest = rank <= 10, rank >= 10
+            # Beyond some number single lines are a smear: every so many is enough, from the flattest to the steepest.
+            shown = sorted(lines, key=lambda line: float(line.mean()))[:: -(-len(lines) // MOST_LINES)]
+            for line in shown:
+                _two_strokes(axis, rank, line, first, rest, linewidth=0.7, alpha=0.35, color=PARTS.get(part, INK))
+            middle = np.median(lines, axis=0)
+            _two_strokes(axis, rank, middle, first, rest, linewidth=2.4, alpha=1.0, color=PARTS.get(part, INK))
+            axis.axvline(10, color=MUTED, linewidth=0.8, linestyle=":")
+            axis.set_title(f"{part} · {len(lines)} layer{'s' if len(lines) > 1 else ''}")
+            axis.set_xlim(0, 100)
+            axis.set_ylim(0, top)
+            axis.set_xticks([0, 10, 50, 100], ["0", "10", "50", "100"])
+            axis.grid(axis="y")
+            axis.tick_params(length=0, labelcolor=MUTED)
+            if axis is axes.flat[len(parts) - 1] or wide:
+                axis.set_xlabel("rank in the layer, %")
+        axes.flat[0].set_ylabel("coefficient of variation")
+        return figure
+
+    return draw
+
+
+def _two_strokes(axis: Axes, x: Any, y: Any, first: Any, rest: Any, **style: Any) -> None:
+    axis.plot(x[first], y[first], linestyle=(0, (3, 1.6)), **style)
+    axis.plot(x[rest], y[rest], linestyle="-", **style)
+
+
+def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> Draw:
+    """Training loss: every logged step thin, a centred moving median bold."""
+    window = max(1, len(losses) // 25) | 1
+    padded = np.pad(np.asarray(losses, float), window // 2, mode="edge")
+    smooth = np.median(np.lib.stride_tricks.sliding_window_view(padded, window), axis=1)
+    positive = min(losses) > 0
+
+    def draw(width: float) -> Figure:
+        figure = _figure(width, 2.5 if width == WIDE else 2.2)
+        axis = figure.subplots()
+        marker = "o" if len(losses) < 3 else None
+        axis.plot(steps, losses, color=SYSTEMS["system-5"], linewidth=0.7, alpha=0.45, marker=marker)
+        axis.plot(steps, smooth, color=SYSTEMS["system-5"], linewidth=2.2)
+        if positive and max(losses) > 30 * min(losses):
+            axis.set_yscale("log")
+        else:
+            axis.set_ylim(bottom=0 if positive else None)
+        axis.set_axisbelow(True)
+        axis.grid(axis="y")
+        axis.tick_params(length=0, labelcolor=MUTED)
+        axis.set_xlabel("optimiser step")
+        axis.set_ylabel("loss")
+        axis.margins(x=0.01)
+        return figure
+
+    return draw

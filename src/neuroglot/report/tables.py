@@ -1,0 +1,192 @@
+"""The same facts for the terminal: `show` is the JSON behind `neuroglot show`, `show_tables` its rendering."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuroglot.report.files import STAGES, RunFiles, read_run
+from neuroglot.report.importance import group_counts
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+NBSP = "\N{NO-BREAK SPACE}"
+TITLES = {"ocr": "Transcribing", "describe": "Describing"}
+FIGURES = (("bleu", "BLEU"), ("chrf", "chrF++"), ("exact", "exact"), ("nll", "nll"))
+
+
+def show(run_folder: Path | str) -> dict[str, Any]:
+    """Return what is known of a run, ready for `json.dumps`.
+
+    Keys: run, method, split (that the run is judged by), headline (before, after, cascade averages, or null), parts,
+    trainable_parameters, total_parameters, groups (part -> kind -> neurons), scores (scores.json's systems),
+    retention, signatures, seconds, files (file -> present).
+
+    Raises:
+        UserError: no run folder, no scores.json, or a damaged file.
+    """
+    run = read_run(run_folder)
+    training = run.training or {}
+    return {
+        "run": run.folder.resolve().name,
+        "method": run.method,
+        "split": run.headline_split,
+        "headline": run.headline,
+        "parts": training.get("parts", {}),
+        "trainable_parameters": training.get("trainable_parameters"),
+        "total_parameters": training.get("total_parameters"),
+        "groups": group_counts(run.selection) if run.selection else {},
+        "scores": run.systems,
+        "retention": run.kept,
+        "signatures": run.scores.get("signatures", {}),
+        "seconds": run.scores.get("seconds", {}),
+        "files": {file: (run.folder / file).exists() for file in STAGES},
+    }
+
+
+def show_tables(run_folder: Path | str, console: Console) -> None:
+    """Print the parts, the scores and what was kept as tables."""
+    run = read_run(run_folder)
+    console.print(f"[bold]{run.folder.resolve().name}[/bold]  {headline_sentence(run)}")
+    parts = part_rows(run)
+    if parts:
+        console.print(_rich("What was trained", PART_HEADS, parts))
+    for split in run.splits:
+        systems = [name for name in run.order if split in run.systems[name]]
+        heads = ("pair", "n", *(f"{name} {label}" for name in systems for _, label in FIGURES[:3]))
+        rows = [
+            [pair, count(n), *(number(cell) for system in figures for cell in system[:3])]
+            for pair, n, figures in score_rows(run, split)
+        ]
+        console.print(_rich(split_title(split), heads, rows))
+    if run.kept:
+        console.print(_rich(f"What {run.method} kept", KEPT_HEADS, kept_rows(run)))
+
+
+PART_HEADS = ("part", "layers", "neurons", "of eligible", "parameters", "of the part")
+KEPT_HEADS = ("task", "figure", "before", "after", "difference", "kept")
+
+
+def headline_sentence(run: RunFiles) -> str:
+    """Return the run's result in one line."""
+    headline = run.headline
+    if headline is None:
+        return "no system was scored before and after training"
+    before, after = headline["before"]["bleu"], headline["after"]["bleu"]
+    return f"{split_title(headline['split']).lower()} BLEU {before:.1f} -> {after:.1f} ({headline['method']})"
+
+
+def part_rows(run: RunFiles) -> list[list[str]]:
+    """Return a row per part and their sum, as text; empty without training.json."""
+    parts: Mapping[str, Mapping[str, int]] = (run.training or {}).get("parts", {})
+    rows = [
+        [
+            part,
+            count(row.get("layers")),
+            count(row.get("neurons")),
+            share(row.get("neurons"), row.get("eligible_neurons")),
+            count(row.get("parameters")),
+            share(row.get("parameters"), row.get("all_parameters")),
+        ]
+        for part, row in parts.items()
+    ]
+    if rows:
+
+        def total(key: str) -> int | None:
+            values = [row.get(key) for row in parts.values()]
+            return None if None in values else sum(value or 0 for value in values)
+
+        training = run.training or {}
+        parameters = training.get("trainable_parameters", total("parameters"))
+        rows.append(
+            [
+                "all",
+                count(total("layers")),
+                count(total("neurons")),
+                share(total("neurons"), total("eligible_neurons")),
+                count(parameters),
+                share(parameters, training.get("total_parameters", total("all_parameters"))),
+            ]
+        )
+    return rows
+
+
+def score_rows(run: RunFiles, split: str) -> list[tuple[str, int | None, list[list[float | None]]]]:
+    """Return (pair, n, figures per system) of a split, the average last; None where a system lacks a figure."""
+    scored = [run.systems[name][split] for name in run.order if split in run.systems[name]]
+    pairs = sorted({pair for by_pair in scored for pair in by_pair if pair != "average"})
+    rows = []
+    for pair in (*pairs, "average"):
+        figures = [[by_pair.get(pair, {}).get(key) for key, _ in FIGURES] for by_pair in scored]
+        n = next((by_pair[pair].get("n") for by_pair in scored if pair in by_pair), None)
+        rows.append((pair, n, figures))
+    return rows
+
+
+def kept_rows(run: RunFiles) -> list[list[str]]:
+    """Return the retention rows as text."""
+    labels = dict(FIGURES)
+    return [
+        [
+            split_title(row["split"]),
+            labels[row["metric"]],
+            number(row["before"]),
+            number(row["after"]),
+            signed(row["difference"]),
+            "–" if row["ratio"] is None else f"{100 * row['ratio']:.0f}{NBSP}%",
+        ]
+        for row in run.kept
+    ]
+
+
+def split_title(split: str) -> str:
+    """Return a split's name for people.
+
+    >>> split_title("image_translation_heldout"), split_title("ocr")
+    ('Image translation, held out', 'Transcribing')
+    """
+    task, _, rest = split.partition("_heldout")
+    title = TITLES.get(task, task.replace("_", " ").capitalize())
+    return title + (", held out" if task != split else "") + rest.replace("_", " ")
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """Return a figure with fixed digits; a dash where there is none."""
+    return "–" if value is None else f"{value:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def signed(value: float | None, digits: int = 1) -> str:
+    """Return a difference with its sign; what rounds to zero has none."""
+    if value is None:
+        return "–"
+    text = number(abs(value), digits)
+    sign = "" if float(f"{value:.{digits}f}") == 0 else "+" if value > 0 else "\N{MINUS SIGN}"
+    return sign + text
+
+
+def count(value: int | None) -> str:
+    """Return a whole number with thousands separated."""
+    return "–" if value is None else f"{value:,}"
+
+
+def share(part: float | None, whole: float | None) -> str:
+    """Return a ratio in percent; small ones keep two digits."""
+    if part is None or not whole:
+        return "–"
+    percent = 100 * part / whole
+    return f"{percent:.{2 if 0 < percent < 1 else 1}f}{NBSP}%"
+
+
+def _rich(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="", pad_edge=False)
+    for place, head in enumerate(heads):
+        table.add_column(head, justify="left" if place == 0 else "right", overflow="fold")
+    for row in rows:
+        style = "bold" if row[0] in ("average", "all") else ""
+        table.add_row(*(Text(cell) for cell in row), style=style)
+    return table
