@@ -1,0 +1,208 @@
+"""The command line: thin verbs over the library. Nothing heavy is imported until a verb runs."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neuroglot.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(
+    help="Teach a multimodal LLM to translate what it sees by training only the neurons that do the work.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
+Force = Annotated[bool, typer.Option("--force", help="Do it again even if nothing has changed.")]
+Scale = Annotated[str, typer.Option("--scale", help="`full`, or `smoke` to run everything on next to nothing.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Changes such as train.steps=50 method=lora.")]
+RecipeName = Annotated[str, typer.Argument(help="A YAML file or the name of a shipped recipe.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _execute(
+    recipe: str, overrides: list[str] | None, runs: Path, force: bool, scale: str, only: str | None = None
+) -> Path:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from neuroglot.recipes import load_recipe
+
+    loaded = load_recipe(recipe, overrides, scale)  # before anything heavier is imported
+    from neuroglot.run import execute
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+
+        def track(label: str, total: int) -> Callable[[int], None]:
+            task = bars.add_task(label, total=total)
+            return lambda done: bars.update(task, completed=done, visible=done < total)
+
+        def say(text: str) -> None:
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+        return execute(loaded, runs, track, say, only, force)
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    force: Force = False,
+    scale: Scale = "full",
+) -> None:
+    """Run a recipe from data to report; what is done and unchanged is skipped."""
+    _show(_execute(recipe, overrides, runs, force, scale), as_json=False)
+
+
+def _stage_verb(name: str, does: str) -> None:
+    def verb(
+        recipe: RecipeName,
+        overrides: Overrides = None,
+        runs: Runs = Path("runs"),
+        force: Force = False,
+        scale: Scale = "full",
+    ) -> None:
+        print(_execute(recipe, overrides, runs, force, scale, only=name))
+
+    verb.__doc__ = f"{does} (one stage of `run`)."
+    app.command(name)(verb)
+
+
+for _name, _does in {
+    "profile": "Measure what every neuron does for every pair",
+    "probe": "Tune briefly, to see which layers it moves",
+    "select": "Choose the neurons",
+    "train": "Train them, or a competitor",
+    "evaluate": "Score the base, the cascade and the trained model",
+    "report": "Make the page",
+}.items():
+    _stage_verb(_name, _does)
+
+
+@app.command()
+def demo(runs: Runs = Path("runs"), force: Force = False, scale: Scale = "full") -> None:
+    """Teach the embedded model to translate signs into six languages: the whole pipeline, in a few minutes."""
+    folder = _execute("quickstart", ["name=demo"], runs, force, scale)
+    _show(folder, as_json=False)
+    print(f"\nThe evidence on one page: {folder / 'report.html'}")
+
+
+@app.command()
+def show(run: Annotated[Path, typer.Argument(help="A run's folder.")], as_json: Json = False) -> None:
+    """Show what a run trained, and what came of it."""
+    _show(run, as_json)
+
+
+def _show(folder: Path, as_json: bool) -> None:
+    from rich.console import Console
+
+    from neuroglot.report import show as facts
+    from neuroglot.report import show_tables
+
+    if as_json:
+        print(json.dumps(facts(folder), indent=1, ensure_ascii=False))
+    else:
+        show_tables(folder, _wide(Console()))
+
+
+def _wide(console: Console) -> Console:
+    """A table cut to 80 columns because its output goes to a file helps nobody."""
+    if not console.is_terminal:
+        console.width = max(console.width, 160)
+    return console
+
+
+@app.command()
+def translate(
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    to: Annotated[str, typer.Option("--to", help="Target language, such as de.")],
+    source: Annotated[str, typer.Option("--from", help="Language of the text in the image.")] = "en",
+    run: Annotated[Path | None, typer.Option("--run", help="A run's folder.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="A model instead of a run.")] = None,
+    adapter: Annotated[Path | None, typer.Option("--adapter", help="An adapter for --model.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Translate the text in images."""
+    from neuroglot.translate import translate_images
+
+    for line in translate_images(images, source, to, run, model, adapter):
+        print(json.dumps(line, ensure_ascii=False) if as_json else f"{line['image']}\t{line['translation']}")
+
+
+@app.command()
+def init(
+    data: Annotated[Path, typer.Option("--data", help="Your examples, a JSONL file.")],
+    model: Annotated[str, typer.Option("--model", help="`embedded`, a folder, or a name on the hub.")] = "embedded",
+    out: Annotated[Path, typer.Option("--out", help="The recipe to write.")] = Path("recipe.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Write over an existing recipe.")] = False,
+) -> None:
+    """Write a commented recipe for your own data and model."""
+    from neuroglot.init import write_recipe
+
+    print(write_recipe(model, data, out, force))
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from neuroglot import __version__
+
+        print(__version__)
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+_UsageError: type[Any] = typer.BadParameter.__bases__[0]
+"""Of the parser: an unknown verb or option, a missing argument."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line: a user's mistake is one line on stderr and exit code 2."""
+    try:
+        code = app(args=arguments, prog_name="neuroglot", standalone_mode=False)
+    except UserError as error:
+        code = _refuse(error)
+    except _UsageError as error:
+        verb = error.ctx.command_path if error.ctx else "neuroglot"
+        code = _refuse(f"{' '.join(error.format_message().split()).rstrip('.')}; see {verb} --help")
+    except typer.Abort:  # what older versions of typer make of Ctrl-C
+        code = INTERRUPTED
+    except BrokenPipeError:  # whoever read the output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except Exception as error:
+        if os.strerror(errno.ENOSPC) not in str(error):  # in whichever library's words
+            raise
+        code = _refuse(f"{' '.join(str(error).split())}; make room, then run it again")
+    if code == INTERRUPTED:
+        print("neuroglot: interrupted; the same command goes on from here", file=sys.stderr)
+    sys.exit(code or 0)
+
+
+def _refuse(why: Any) -> int:
+    print(f"neuroglot: {why}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

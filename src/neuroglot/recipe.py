@@ -1,0 +1,275 @@
+"""What a run is: one typed recipe, refused as a whole if anything in it is wrong. `recipes` reads it from files."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from neuroglot.errors import UserError, nearest
+from neuroglot.pair import TASKS, Pair
+
+NEURON_METHODS = ("mnaft", "neumt", "neumt-paper", "random", "gradient", "activation", "weight", "least")
+METHODS = (*NEURON_METHODS, "full", "lora")
+SCORES = ("taylor_token", "taylor_sample", "gradient", "activation")
+
+PartName = Literal["vision", "connector", "language"]
+Share = Annotated[float, Field(ge=0, le=1)]
+Side = Literal["pair", "source", "target"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class ModelSection(_Section):
+    """The model to start from."""
+
+    path: str = Field("embedded", description="`embedded`, a folder, or a name on the hub")
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field("float32", description="of the frozen weights")
+
+
+class DataSection(_Section):
+    """What is translated."""
+
+    source: str = Field("signs", description="`signs` (the embedded corpus) or a JSONL file, relative to the recipe")
+    pairs: tuple[str, ...] = Field(
+        (), description="translation directions such as en-de; every pair of the data if empty"
+    )
+    train: int = Field(1500, ge=1, description="source items to train on, each in every pair")
+    dev: int = Field(60, ge=0, description="source items to choose settings by")
+    test: int = Field(60, ge=1, description="source items to score")
+    heldout: int = Field(40, ge=0, description="items of held-out names and templates (embedded corpus)")
+    retention: int = Field(60, ge=0, description="items for each task that should not be forgotten; 0 to skip")
+    max_length: int = Field(0, ge=0, description="most tokens a sample may take; 0 for the model's context")
+    seed: int = 0
+
+    @field_validator("pairs")
+    @classmethod
+    def _known(cls, pairs: tuple[str, ...]) -> tuple[str, ...]:
+        known = [str(Pair.parse(p)) for p in pairs]
+        for number, pair in enumerate(known):
+            if pair in known[:number]:
+                raise ValueError(f"pair {pair} is named twice; name it once")
+        return tuple(known)
+
+
+class ProfileSection(_Section):
+    """What importance is measured on."""
+
+    items: int = Field(48, ge=1, description="source items, each in every pair")
+    batch_size: int = Field(12, ge=1)
+    instructions: int = Field(3, ge=1, description="paraphrased instructions per task, in turn")
+    contrast: tuple[str, ...] = Field(
+        ("ocr", "describe"), description="tasks on the same images that translating is held against"
+    )
+    scores: tuple[str, ...] = Field(("taylor_token", "gradient", "activation"), description="collected in one pass")
+    tokens: Literal["all", "image", "prompt", "target"] = Field("all", description="positions that count")
+
+    @field_validator("contrast")
+    @classmethod
+    def _tasks(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
+        for task in tasks:
+            if task not in TASKS:
+                raise ValueError(f"task {task!r} is not known; {nearest(task, TASKS)}")
+        return tasks
+
+    @field_validator("scores")
+    @classmethod
+    def _scores(cls, scores: tuple[str, ...]) -> tuple[str, ...]:
+        for score in scores:
+            if score not in SCORES:
+                raise ValueError(f"score {score!r} cannot be profiled; {nearest(score, SCORES)}")
+        return scores
+
+
+class ProbeSection(_Section):
+    """The short tuning before and after which layers are compared (only where they are ranked by similarity)."""
+
+    estimator: Literal["lora", "full"] = "lora"
+    steps: int = Field(40, ge=1)
+    batch_size: int = Field(24, ge=1)
+    lr: float = Field(1e-3, gt=0)
+    items: int = Field(16, ge=1, description="source items that activations are compared on")
+
+
+class SelectSection(_Section):
+    """Which neurons are trained; unset fields take the method's defaults."""
+
+    budget: float | None = Field(
+        None, gt=0, le=1, description="share of all neurons of the eligible parts that is trained"
+    )
+    layers: Share | dict[PartName, Share] | None = Field(
+        None, description="share of layers kept, one number or one a part"
+    )
+    specific: Share | None = Field(None, description="share of the trained neurons that is language-specific")
+    specific_to: Side | dict[PartName, Side] | None = Field(
+        None, description="what a specific neuron is specific to, one word or one a part"
+    )
+    share: float | None = Field(
+        None, gt=0, le=1, description="a neuron serves every pair within this share of its best"
+    )
+    floor: Share | None = Field(None, description="least importance of a specific neuron, of its layer's mean best")
+    ranking: Literal["relevance", "similarity"] | None = Field(None, description="of layers")
+    normalise: Literal["pair", "none"] | None = None
+    dispersion: Literal["cv", "variance"] | None = None
+    contrast: Literal["subtract", "none"] | None = None
+    score: str | None = None
+    parts: tuple[PartName, ...] | None = None
+    like: Literal["mnaft", "neumt", "neumt-paper"] | None = Field(
+        None, description="of a control: the method whose layers and numbers of rows it takes over"
+    )
+    seed: int = Field(0, description="of the rows that `random` draws")
+
+
+class TrainSection(_Section):
+    """How it is trained."""
+
+    steps: int = Field(200, ge=1)
+    batch_size: int = Field(24, ge=1)
+    accumulation: int = Field(1, ge=1)
+    lr: float | None = Field(None, gt=0, description="unset: 1e-3 for neurons and lora, 2e-4 for full")
+    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps")
+    scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    optimizer: str = "adamw_torch_fused"
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, ge=0)
+    rank: int = Field(16, ge=1, description="of LoRA")
+    gradient_checkpointing: bool = False
+    bf16: bool = False
+    save_steps: int = Field(100, ge=1, description="checkpoint every so many steps")
+    log_steps: int = Field(10, ge=1)
+    seed: int = 0
+
+
+class EvaluateSection(_Section):
+    """How it is scored."""
+
+    batch_size: int = Field(64, ge=1)
+    max_new_tokens: int = Field(48, ge=1)
+    beams: int = Field(1, ge=1)
+    cascade: bool = Field(True, description="score the base's own transcription put through its own text translation")
+
+
+class ReportSection(_Section):
+    """What the page shows."""
+
+    gallery: int = Field(12, ge=0, description="test images shown with reference, before and after")
+
+
+class Recipe(_Section):
+    """One run. Every field has a default; `name` is its folder under `runs/`."""
+
+    name: str = "run"
+    method: str = "mnaft"
+    task: Literal["image_translation", "multimodal_translation"] = "image_translation"
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    profile: ProfileSection = ProfileSection()
+    probe: ProbeSection = ProbeSection()
+    select: SelectSection = SelectSection()
+    train: TrainSection = TrainSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    report: ReportSection = ReportSection()
+
+    @field_validator("name")
+    @classmethod
+    def _folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ValueError(f"a run's name is letters, digits, dots, hyphens and underscores, got {name!r}")
+        return name
+
+    @field_validator("method")
+    @classmethod
+    def _method(cls, method: str) -> str:
+        if method not in METHODS:
+            raise ValueError(f"method {method!r} is not known; {nearest(method, METHODS)}")
+        return method
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Recipe:
+        if self.data.source == "signs" and not self.data.pairs:
+            raise ValueError("data.pairs is empty; the embedded corpus needs pairs such as [en-fr, en-de]")
+        if self.uses_neurons:
+            own = (self.method,) if self.method in SCORES else ()
+            for score in (self.select.score or "taylor_token", *own):
+                if score not in (*self.profile.scores, "weight"):
+                    raise ValueError(f"profile.scores has no {score!r}, which select needs; add it to the list")
+        if self._preset.startswith("neumt") and self.select.budget is not None and self.select.layers is not None:
+            raise ValueError(
+                f"{self._preset} trains every row of the layers it keeps, so select.budget and select.layers say the "
+                "same thing; give one of them"
+            )
+        return self
+
+    @property
+    def uses_neurons(self) -> bool:
+        """Whether the method trains chosen neurons (otherwise it is a competitor)."""
+        return self.method in NEURON_METHODS
+
+    @property
+    def needs_probe(self) -> bool:
+        """Whether layers are ranked by how far a short tuning moves them."""
+        default = "similarity" if self._preset.startswith("neumt") else "relevance"
+        return self.uses_neurons and (self.select.ranking or default) == "similarity"
+
+    @property
+    def _preset(self) -> str:
+        """The method whose defaults count: of a control, the one that it is like."""
+        return (self.method not in ("mnaft", "neumt", "neumt-paper") and self.select.like) or self.method
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate set, or the method's default."""
+        return self.train.lr or (2e-4 if self.method == "full" else 1e-3)
+
+
+def check(tree: dict[str, Any], origin: str) -> Recipe:
+    """Return the recipe that a mapping describes; a section left empty is one left out.
+
+    Raises:
+        UserError: the first thing wrong with it, with its path.
+    """
+    tree = {key: value for key, value in tree.items() if value is not None}
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(f"{origin}: {_complaint(error, tree)}") from None
+
+
+_SHAPES = {
+    "tuple_type": "must be a list, such as [a, b]",
+    "model_type": "must be a section of keys",
+    "dict_type": "must be a section of keys",
+}
+
+
+def _complaint(error: ValidationError, tree: dict[str, Any]) -> str:
+    errors = error.errors()
+    # Of a field that may be one of two things, the deepest complaint is about the one that was meant.
+    first = max((e for e in errors if e["loc"][:2] == errors[0]["loc"][:2]), key=lambda e: len(e["loc"]))
+    value: Any = tree
+    keys: list[str] = []
+    for key in first["loc"]:  # pydantic's path also names the alternatives of a type
+        if isinstance(value, dict | list) and (key in value if isinstance(value, dict) else isinstance(key, int)):
+            value = value[key]  # type: ignore[index]
+            keys.append(str(key))
+    place = ".".join(keys)
+    if first["type"] == "extra_forbidden":
+        section: Any = Recipe
+        for parent in keys[:-1]:
+            section = section.model_fields[parent].annotation
+        return f"unknown key {place}; {nearest(keys[-1], section.model_fields)}"
+    message = _SHAPES.get(first["type"]) or first["msg"].replace("Input should be", "must be")
+    if first["type"] == "value_error":  # one of ours, which says what it got
+        message = message.removeprefix("Value error, ")
+    else:
+        message += f", got {first['input']!r}"
+    return f"{place}: {message}" if place else message
+
+
+def dump(recipe: Recipe) -> str:
+    """Return a recipe as YAML, complete and in the order of its sections."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

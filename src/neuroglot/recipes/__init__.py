@@ -1,0 +1,101 @@
+"""Reading recipes: the shipped ones beside this file, or any YAML file, with `key=value` overrides on top."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from neuroglot.errors import UserError, nearest
+from neuroglot.recipe import Recipe, check
+
+SMOKE: dict[str, Any] = {
+    "data.train": 24, "data.dev": 4, "data.test": 3, "data.heldout": 2, "data.retention": 2,
+    "profile.items": 4, "profile.batch_size": 4, "probe.steps": 2, "probe.items": 2, "probe.batch_size": 4,
+    "train.steps": 4, "train.batch_size": 4, "train.save_steps": 2, "train.log_steps": 1,
+    "evaluate.max_new_tokens": 8,
+    "report.gallery": 3,
+}  # fmt: skip
+"""What `--scale smoke` makes of any recipe: every stage runs, nothing is learned."""
+
+
+class _Numbers(yaml.SafeLoader):
+    """YAML, except that 1e-3 is a number, as everybody expects."""
+
+
+_Numbers.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
+)
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes inside the package, by name."""
+    return {p.stem: p for p in sorted(Path(__file__).parent.glob("*.yaml"))}
+
+
+def load_recipe(source: str | Path, overrides: Sequence[str] | None = None, scale: str = "full") -> Recipe:
+    """Read a recipe.
+
+    Paths in a file are relative to it, those in overrides to the working folder.
+
+    Args:
+        source: a YAML file, or the name of a shipped recipe.
+        overrides: `key.path=value` texts; values are read as YAML.
+        scale: `full`, or `smoke` to shrink every size.
+
+    Raises:
+        UserError: no such file, not YAML, an unknown key (with the nearest names) or a wrong value (with its path).
+    """
+    path = Path(source)
+    if not path.is_file():
+        path = shipped().get(str(source), path)
+    if not path.is_file():
+        hint = nearest(str(source), shipped())
+        raise UserError(f"recipe {source} does not exist; give a YAML file or the name of a shipped recipe; {hint}")
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Numbers)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {source} is not YAML: {' '.join(str(error).split())}") from None
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict):
+        raise UserError(f"recipe {source} must be a mapping of sections, got {type(tree).__name__}")
+    if scale not in ("full", "smoke"):
+        raise UserError(f"scale must be full or smoke, got {scale!r}")
+    _anchor(tree, path.parent)
+    for key, value in (SMOKE if scale == "smoke" else {}).items():
+        _put(tree, key, value)
+    for override in overrides or []:
+        key, found, text = override.partition("=")
+        if not found or not all(key.split(".")):
+            raise UserError(f"override {override!r} is malformed; expected key.path=value such as train.steps=50")
+        try:
+            _put(tree, key, yaml.load(text, _Numbers))
+        except yaml.YAMLError:
+            raise UserError(f"override {override!r}: the value is not YAML") from None
+    _anchor(tree, Path.cwd())
+    return check(tree, f"recipe {source}")
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        if tree.get(parent) is None:
+            tree[parent] = {}
+        tree = tree[parent]
+        if not isinstance(tree, dict):
+            raise UserError(f"{key}: {parent} is a value, not a section")
+    tree[last] = value
+
+
+def _anchor(tree: dict[str, Any], folder: Path) -> None:
+    """Make the paths in a recipe absolute; a model's name is a path if it looks like one or a folder is there."""
+    for section, key, name in (("data", "source", "signs"), ("model", "path", "embedded")):
+        inside = tree.get(section)
+        if not isinstance(inside, dict) or not isinstance(inside.get(key), str) or inside[key] == name:
+            continue
+        place = folder / Path(inside[key]).expanduser()
+        if section == "data" or inside[key].startswith((".", "~")) or place.is_dir():
+            tree[section] = {**inside, key: str(place.resolve())}

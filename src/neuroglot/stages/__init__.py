@@ -1,0 +1,70 @@
+"""The stages of a run: what each reads, what it writes, and what it does. The only place that knows all the rooms.
+
+    profile -> (probe) -> select -> train -> evaluate -> report
+
+A stage is a function of a `Context`; `run.py` decides whether it has to run at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from neuroglot.recipe import Recipe
+from neuroglot.stages.choosing import probe, profile, select
+from neuroglot.stages.context import Context, Track, placed, quiet
+from neuroglot.stages.scoring import evaluate, load_trained, report, with_adapter
+from neuroglot.stages.training import home, train
+
+__all__ = ["Context", "Stage", "Track", "load_trained", "placed", "quiet", "stages", "with_adapter"]
+
+
+METHODS_OWN = ("profile.safetensors", "layers.json", "selection.safetensors", "adapter", "model")
+"""What some methods write and others do not."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage.
+
+    Attributes:
+        name: its verb.
+        fields: of the recipe, that it depends on: sections, or single fields as `data.test`.
+        reads: files of earlier stages.
+        writes: files and folders that it makes.
+        function: what it does.
+        replaces: files that another method left in the folder and that would contradict what it makes.
+    """
+
+    name: str
+    fields: tuple[str, ...]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    function: Callable[[Context], None]
+    replaces: tuple[str, ...] = ()
+
+
+def stages(recipe: Recipe) -> list[Stage]:
+    """Return the stages of a recipe, in order."""
+    base = ("task", "model", "data.source", "data.pairs", "data.seed", "data.max_length")
+    learnt = (*base, "data.train")
+    tested = (*base, "data.test", "data.heldout", "data.retention")
+    machine = ("train.optimizer", "train.bf16", "train.gradient_checkpointing")
+    trained = home(recipe)
+
+    found: list[Stage] = []
+    if recipe.uses_neurons:
+        found.append(Stage("profile", (*learnt, "profile"), (), ("profile.safetensors",), profile))
+        if recipe.needs_probe:
+            found.append(Stage("probe", (*learnt, "probe", *machine), (), ("layers.json",), probe))
+        chosen_from = tuple(name for stage in found for name in stage.writes)
+        found.append(Stage("select", ("task", "method", "select"), chosen_from, ("selection.safetensors",), select))
+    before = tuple(name for stage in found for name in stage.writes)
+    found += [
+        Stage("train", (*learnt, "method", "train"), before[-1:], (trained, "training.json", "train_log.jsonl"), train,
+              replaces=tuple(name for name in METHODS_OWN if name not in (*before, trained))),
+        Stage("evaluate", (*tested, "method", "evaluate", "report"), (trained,),
+              ("scores.json", "hypotheses.jsonl", "gallery.jsonl"), evaluate),
+    ]  # fmt: skip
+    shown = tuple(name for stage in found for name in stage.writes if name != trained)
+    return [*found, Stage("report", tuple(Recipe.model_fields), shown, ("report.html",), report)]

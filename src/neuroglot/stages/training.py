@@ -1,0 +1,148 @@
+"""The stage train: chosen neurons, or a competitor, with the proof that nothing else changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from neuroglot.recipe import Recipe
+from neuroglot.stages.context import Context, quiet
+from neuroglot.stages.files import fresh, remove, write_json, write_text
+
+if TYPE_CHECKING:
+    from neuroglot.data.example import Example
+    from neuroglot.neurons import Layer
+    from neuroglot.selection import Selection
+    from neuroglot.training import TrainOptions
+
+
+def home(recipe: Recipe) -> str:
+    """Return the folder that holds what was trained: an adapter, or, of full fine-tuning, the whole model."""
+    return "model" if recipe.method == "full" else "adapter"
+
+
+def options(recipe: Recipe, **changes: Any) -> TrainOptions:
+    """Return the recipe's training options, with changes."""
+    from neuroglot.training import TrainOptions
+
+    settings = recipe.train
+    found = TrainOptions(
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        lr=recipe.learning_rate,
+        warmup=settings.warmup,
+        weight_decay=settings.weight_decay,
+        accumulation=settings.accumulation,
+        scheduler=settings.scheduler,
+        optimizer=settings.optimizer,
+        max_grad_norm=settings.max_grad_norm,
+        seed=settings.seed,
+        bf16=settings.bf16,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        save_steps=settings.save_steps,
+        log_steps=settings.log_steps,
+    )
+    return replace(found, **changes)
+
+
+def collate(context: Context) -> Callable[[list[Example]], dict[str, Any]]:
+    """Return the function that turns examples of one pair into a training batch."""
+
+    def batch(examples: list[Example]) -> dict[str, Any]:
+        return {**context.batcher.encode(examples), "pair": str(examples[0].pair)}
+
+    return batch
+
+
+def train(context: Context) -> None:
+    """Train, save, and compare every weight with the base."""
+    from neuroglot.neurons import inventory
+    from neuroglot.selection import Selection
+    from neuroglot.training import prepare, snapshot
+    from neuroglot.training import train as fit
+
+    quiet()
+    recipe = context.recipe
+    base = context.model()
+    layers = inventory(base)
+    total = sum(p.numel() for p in base.parameters())
+    selection = Selection.load(context.path("selection.safetensors")) if recipe.uses_neurons else None
+    before = snapshot(base) if selection is not None else {}
+    if selection is not None:
+        tuned = prepare(base, "neurons", selection)
+    elif recipe.method == "lora":
+        names = [layer.name for layer in layers]
+        tuned = prepare(base, "lora", r=recipe.train.rank, modules=names, seed=recipe.train.seed)
+    else:
+        tuned = prepare(base, "full")
+    bar = context.track("training", recipe.train.steps)
+    work = context.path(".train")
+    remove(work / f"checkpoint-{recipe.train.steps}")  # resumed from its last step, the Trainer would take one more
+    result = fit(tuned, context.corpus.train, collate(context), options(recipe), work, resume=True,
+                 progress=lambda step, steps, loss: bar(step))  # fmt: skip
+    facts = {
+        "method": recipe.method,
+        "parts": _parts(layers, selection),
+        "seconds": round(result.seconds, 2),
+        "steps": result.steps,
+        "trainable_parameters": result.trainable,
+        "total_parameters": total,
+    }
+    with fresh(context.path(home(recipe))) as part:
+        _save(context, tuned, part)
+        if selection is not None:
+            facts["audit"] = _audit(context, before, tuned, selection)
+    write_text(context.path("train_log.jsonl"), result.log.read_text(encoding="utf-8"))
+    write_json(context.path("training.json"), facts)
+    remove(work)
+
+
+def _save(context: Context, tuned: Any, folder: Any) -> None:
+    import torch
+
+    dtype = context.recipe.model.dtype
+    if context.recipe.method == "full":
+        if dtype != "auto":  # it was trained in float32
+            tuned = tuned.to(getattr(torch, dtype))
+        context.processor.save_pretrained(folder)
+    if context.recipe.method == "lora":  # a set, which would be written in another order by every process
+        tuned.peft_config["default"].target_modules = sorted(tuned.peft_config["default"].target_modules)
+    tuned.save_pretrained(folder)
+
+
+def _audit(context: Context, before: Any, tuned: Any, selection: Selection) -> dict[str, Any]:
+    """Compare the merged model with the base, bit for bit.
+
+    Raises:
+        RuntimeError: a weight outside the selection changed; that is a defect.
+    """
+    from neuroglot.training import audit
+
+    tuned.base_model.merge_adapter()
+    found = audit(before, tuned, selection)
+    context.say(str(found))
+    if found.outside:
+        raise RuntimeError(f"weights outside the selection changed: {found}; this is a defect of neuroglot")
+    return {"selected": found.selected, "trained": found.trained, "outside": sorted(found.outside)}
+
+
+def _parts(layers: Sequence[Layer], selection: Selection | None) -> dict[str, dict[str, int]]:
+    """Return per part the layers and neurons trained, of how many, and their parameters; without selection all."""
+    parts: dict[str, dict[str, int]] = {}
+    for layer in layers:
+        row = parts.setdefault(
+            layer.part,
+            {"layers": 0, "eligible_layers": 0, "neurons": 0, "eligible_neurons": 0, "parameters": 0,
+             "all_parameters": 0},
+        )  # fmt: skip
+        width = layer.inputs + layer.bias
+        groups = {} if selection is None else selection.rows.get(layer.name, {})
+        chosen = layer.neurons if selection is None else sum(map(len, groups.values()))
+        row["eligible_layers"] += 1
+        row["eligible_neurons"] += layer.neurons
+        row["all_parameters"] += layer.neurons * width
+        row["layers"] += chosen > 0
+        row["neurons"] += chosen
+        row["parameters"] += chosen * width
+    return parts

@@ -1,0 +1,117 @@
+"""Images in, translations out: what a trained run is for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from neuroglot.data.example import Example
+from neuroglot.data.image import IMAGE_SUFFIXES, open_image
+from neuroglot.errors import UserError
+from neuroglot.pair import Pair, language_code
+from neuroglot.recipe import Recipe, check
+from neuroglot.recipes import load_recipe
+
+BATCH = 16
+"""Images that go through the model together."""
+
+
+def image_files(places: Sequence[Path]) -> list[Path]:
+    """Return the images named, and those inside the folders named, in order.
+
+    Raises:
+        UserError: nothing there, or a folder without images.
+    """
+    files: list[Path] = []
+    for place in places:
+        if place.is_dir():
+            inside = sorted(p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            if not inside:
+                raise UserError(
+                    f"folder {place} holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}"
+                )
+            files += inside
+        elif place.is_file():
+            files.append(place)
+        else:
+            raise UserError(f"image {place} does not exist")
+    return files
+
+
+def translate_images(
+    images: Sequence[Path], source: str, target: str, run: Path | None, model: str | None, adapter: Path | None
+) -> Iterator[dict[str, Any]]:
+    """Yield `{"image", "from", "to", "translation"}` for each image.
+
+    Args:
+        images: files and folders.
+        source: language of the text in the images.
+        target: language to translate into.
+        run: a run's folder; its model, its training.
+        model: a model instead, with or without `adapter`.
+        adapter: an adapter folder for `model`.
+
+    Raises:
+        UserError: both or neither of `run` and `model`, an adapter without a model, an image that cannot be read, or a
+            direction that the run or the adapter was not trained for.
+    """
+    pair = Pair(language_code(source), language_code(target))
+    if (run is None) == (model is None) or (run is not None and adapter is not None):
+        raise UserError("give either --run RUN, or --model MODEL with or without --adapter ADAPTER")
+    files = image_files(images)
+    for file in files:
+        open_image(file)  # an unreadable one is named before the model is loaded
+    from neuroglot.stages import quiet
+
+    quiet()
+    loaded, recipe = _trained(run, pair) if run is not None else _bare(str(model), adapter, pair)
+
+    from neuroglot.data.batch import Batcher
+    from neuroglot.models.load import load_processor
+    from neuroglot.systems import HFSystem
+
+    batcher, settings = Batcher(load_processor(recipe.model.path)), recipe.evaluate
+    system = HFSystem(loaded, batcher, "model", BATCH, settings.max_new_tokens, num_beams=settings.beams)
+    for start in range(0, len(files), BATCH):
+        part = files[start : start + BATCH]
+        examples = [Example((file,), None, "", pair.source, pair.target, "image_translation") for file in part]
+        for file, text in zip(part, system.translate(examples), strict=True):
+            yield {"image": str(file), "from": pair.source, "to": pair.target, "translation": text}
+
+
+def _trained(run: Path, pair: Pair) -> tuple[Any, Recipe]:
+    if not (run / "recipe.yaml").is_file():
+        raise UserError(f"{run} is not a run folder (it has no recipe.yaml); expected one such as runs/demo")
+    recipe = load_recipe(run / "recipe.yaml")
+    _check_pair(pair, recipe.data.pairs or _pairs(run / "adapter"), f"run {run}")
+
+    from neuroglot.stages import load_trained
+
+    return load_trained(recipe.model.path, recipe.model.dtype, run), recipe
+
+
+def _bare(model: str, adapter: Path | None, pair: Pair) -> tuple[Any, Recipe]:
+    recipe = check({"method": "full", "model": {"path": model}, "data": {"source": "none"}}, "translate")
+    if adapter is not None:
+        _check_pair(pair, _pairs(adapter), f"adapter {adapter}")
+
+    from neuroglot.models.load import load_model
+    from neuroglot.stages import placed, with_adapter
+
+    loaded = placed(load_model(model))
+    return (loaded if adapter is None else with_adapter(loaded, adapter)), recipe
+
+
+def _pairs(adapter: Path) -> tuple[str, ...]:
+    """Return the pairs that an adapter was trained for; none where it does not say."""
+    try:
+        return tuple(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")).get("pairs") or ())
+    except (OSError, ValueError, AttributeError):  # what is wrong with it is said when it is loaded
+        return ()
+
+
+def _check_pair(pair: Pair, known: Sequence[str], who: str) -> None:
+    if known and str(pair) not in known:
+        raise UserError(f"{who} was not trained for {pair}; it has {', '.join(known)}")
