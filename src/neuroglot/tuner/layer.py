@@ -128,7 +128,7 @@ class NeuroglotLinear(nn.Module, BaseTunerLayer):
             adapter, route = routes[0]
             frozen = self._stacked(adapter, route.frozen, detach=True) if route.frozen else None
             trained = self._stacked(adapter, route.trained, detach=False)
-            return rows_linear(x, cast(nn.Linear, self.base_layer), trained, frozen, route.rows)
+            return rows_linear(x, self.base_layer, trained, frozen, route.rows)
         out = self.base_layer(x, *args, **kwargs)
         for adapter, route in routes:
             out = out.index_add(-1, route.rows, self._rows_output(adapter, route, x).to(out.dtype))
