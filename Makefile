@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PRETRAINED ?= work/pretrain
+PRETRAINED ?= out/pretrain
 
 .PHONY: demo test test-slow lint install pretrain scores-tiny
 .DEFAULT_GOAL := help
@@ -38,4 +38,4 @@ pretrain: install
 	$(BIN)/python -m neuroglot.models.tiny.pretrain --out $(PRETRAINED)
 
 scores-tiny: install
-	$(BIN)/python benchmarks/tiny.py --json work/tiny.json
+	$(BIN)/python benchmarks/tiny.py --json out/tiny.json

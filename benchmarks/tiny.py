@@ -1,6 +1,6 @@
 """What the embedded model can do before any tuning: reads (per font family and size), translates text, names pictures.
 
-    python benchmarks/tiny.py --json work/tiny.json          about four minutes on two cores
+    python benchmarks/tiny.py --json out/tiny.json          about four minutes on two cores
 
 All signs are of the test split, which pretraining never saw; exact match after NFC, greedy decoding.
 """

@@ -42,3 +42,21 @@ def smoke_run(tmp_path_factory) -> Path:
 def own_run(smoke_run, tmp_path) -> Path:
     """A copy of the finished run to write in, under `tmp_path / "runs"`."""
     return Path(shutil.copytree(smoke_run, tmp_path / "runs" / smoke_run.name))
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capfd):
+    """Return a function that runs a command line in an empty folder: (exit code, stdout, stderr)."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+    import neuroglot.cli
+
+    def call(*arguments):
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            neuroglot.cli.main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return ended.value.code, out, err
+
+    return call

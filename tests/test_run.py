@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 import neuroglot.run
+from neuroglot.artefact import fresh
 from neuroglot.errors import UserError
 from neuroglot.neurons import Profile
 from neuroglot.recipe import METHODS
@@ -27,7 +28,6 @@ from neuroglot.recipes import load_recipe
 from neuroglot.run import execute
 from neuroglot.selection import Selection
 from neuroglot.stages import METHODS_OWN, stages
-from neuroglot.stages.files import fresh
 
 SETTINGS = ["name=smoke", "data.pairs=[en-de, en-fr]", "train.weight_decay=0.1", "train.optimizer=adamw_torch_fused"]
 """Of `smoke_run`."""
@@ -77,7 +77,7 @@ def test_every_file_is_there_with_its_documented_shape(smoke_run):
     assert all(line["loss"] > 0 and line["lr"] >= 0 for line in log)
 
     scores = json.loads((smoke_run / "scores.json").read_text())
-    assert scores["format"] == "neuroglot-scores-1"
+    assert scores["format"] == "neuroglot-scores-2"
     assert list(scores["systems"]) == ["base", "cascade", "mnaft"]
     translated = {"image_translation", "image_translation_heldout"}
     assert set(scores["systems"]["cascade"]) == translated
@@ -97,7 +97,7 @@ def test_every_file_is_there_with_its_documented_shape(smoke_run):
         "system", "split", "task", "pair", "item", "index", "source", "reference", "hypothesis", "nll"}  # fmt: skip
     shown = [json.loads(line) for line in (smoke_run / "gallery.jsonl").read_text().splitlines()]
     assert len(shown) == recipe.report.gallery
-    assert set(shown[0]) == {"png_base64", "source", "pair", "reference", "before", "after"}
+    assert set(shown[0]) == {"png_base64", "source", "pair", "reference", "alternatives", "before", "after"}
     page = (smoke_run / "report.html").read_text()
     assert "<svg" in page
     assert "mnaft" in page

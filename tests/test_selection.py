@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 
+from neuroglot.artefact import SELECTION, save_tensors
 from neuroglot.errors import UserError
-from neuroglot.selection import FORMAT, Selection, group_name
+from neuroglot.selection import Selection, group_name
 
 PAIRS = ("en-de", "en-fr", "en-zh_Hans")
 DE, FR, ALL = frozenset({"en-de"}), frozenset({"en-fr"}), frozenset(PAIRS)
@@ -85,8 +85,7 @@ def test_a_row_belongs_to_one_group(tmp_path):
     assert len(Selection(PAIRS, {"a": {DE: rows(1)}, "b": {FR: rows(1)}})) == 2
     # A file that was put together elsewhere is held to the same.
     path = tmp_path / "overlap.safetensors"
-    head = {"format": FORMAT, "pairs": '["en-de", "en-fr"]', "meta": "{}"}
-    save_file({"a|en-de": rows(1), "a|en-fr": rows(1)}, path, metadata=head)
+    save_tensors(path, SELECTION, {"a|en-de": rows(1), "a|en-fr": rows(1)}, {"pairs": ["en-de", "en-fr"], "meta": {}})
     with pytest.raises(UserError, match="has a row in two groups"):
         Selection.load(path)
 
@@ -102,28 +101,3 @@ def test_nothing_chosen(tmp_path):
     assert list(empty) == []
     empty.save(tmp_path / "empty")
     assert Selection.load(tmp_path / "empty").pairs == PAIRS
-
-
-def test_what_is_no_selection_is_refused(selection, tmp_path):
-    def refused(path, message):
-        with pytest.raises(UserError, match=message) as caught:
-            Selection.load(path)
-        assert str(path) in str(caught.value)
-        assert "\n" not in str(caught.value)
-
-    refused(tmp_path / "gone.safetensors", "does not exist; run the select stage first")
-    path = tmp_path / "selection.safetensors"
-    selection.save(path)
-    whole = path.read_bytes()
-    for cut in (0, 5, 40, len(whole) - 3):
-        path.write_bytes(whole[:cut])
-        refused(path, "cannot be read as a selection: .*; delete it and select again")
-    path.write_bytes(b"pairs: [en-de]\n" * 20)
-    refused(path, "cannot be read as a selection")
-    refused(tmp_path, "cannot be read as a selection")
-    for head in (None, {"format": "pt"}, {"format": "neuroglot-selection-2"}):
-        save_file({"a|en-de": rows(1)}, path, metadata=head)
-        refused(path, "is not a selection: format .*, expected 'neuroglot-selection-1'")
-    for head in ({"format": FORMAT}, {"format": FORMAT, "pairs": "[", "meta": "{}"}):
-        save_file({"a|en-de": rows(1)}, path, metadata=head)
-        refused(path, "cannot be read as a selection")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image, ImageDraw
 
+from neuroglot.artefact import MANIFEST
 from neuroglot.cli import main
 from neuroglot.errors import UserError
 from neuroglot.stages import load_trained
@@ -48,6 +51,32 @@ def test_files_of_a_folder_come_in_order_and_others_are_left_out(folder):
     names = ["a.JPG", "b.png", "below/c.webp", "below/d.gif", "below/e.tiff"]
     assert image_files([folder]) == [folder / name for name in names]
     assert image_files([folder / "b.png", folder / "below"]) == [folder / "b.png", *(folder / n for n in names[2:])]
+
+
+def test_an_adapter_that_was_saved_outside_of_a_run_needs_no_manifest(folder, smoke_run, tmp_path):
+    adapter = Path(shutil.copytree(smoke_run / "adapter", tmp_path / "adapter"))
+    image = [folder / "b.png"]
+    sealed = list(translate_images(image, "en", "de", None, "embedded", adapter))
+    (adapter / MANIFEST).unlink()  # as `save_pretrained` leaves it
+    assert list(translate_images(image, "en", "de", None, "embedded", adapter)) == sealed
+    weights = adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(UserError, match="adapter cannot be loaded on this model"):
+        list(translate_images(image, "en", "de", None, "embedded", adapter))
+
+
+def test_a_text_is_translated_by_what_an_image_shows(folder, smoke_run, tmp_path, capsys):
+    translate(folder / "b.png", "--to", "de", "--model", "embedded", "--text", "sheep: 12 euros", "--json")
+    (line,) = said(capsys)
+    assert line["to"] == "de"
+    assert line["translation"]
+    for given, trained, hint in (("bat", "image_translation", "leave --text out"),
+                                 (None, "multimodal_translation", "give the text with --text")):  # fmt: skip
+        run = Path(shutil.copytree(smoke_run, tmp_path / trained))
+        recipe = (run / "recipe.yaml").read_text().replace("task: image_translation", f"task: {trained}")
+        (run / "recipe.yaml").write_text(recipe.replace("source: signs", "source: none.jsonl"))
+        with pytest.raises(UserError, match=f"was trained for {trained}, got .*; {hint}"):
+            list(translate_images([folder / "b.png"], "en", "de", run, None, None, text=given))
 
 
 def test_a_run_translates_a_folder(folder, smoke_run, capsys):

@@ -12,10 +12,9 @@ from typing import Any
 
 from neuroglot.data.corpus import Sizes, load_corpus
 from neuroglot.data.example import Example
-from neuroglot.data.image import open_image
-from neuroglot.data.readers import read_jsonl
+from neuroglot.data.readers import allow, check_records, read_records
 from neuroglot.errors import UserError
-from neuroglot.models.load import EMBEDDED, load_processor, resolve
+from neuroglot.models.load import EMBEDDED, load_processor, load_skeleton
 
 TASKS = ("image_translation", "multimodal_translation")
 """What can be trained, the likelier first."""
@@ -64,7 +63,7 @@ evaluate:
 """
 
 
-def write_recipe(model: str, data: Path, out: Path, force: bool = False) -> str:
+def write_recipe(model: str, data: Path, out: Path, force: bool = False, trust_remote_code: bool = False) -> str:
     """Write a recipe and return a sentence on what was found.
 
     Args:
@@ -72,6 +71,7 @@ def write_recipe(model: str, data: Path, out: Path, force: bool = False) -> str:
         data: a JSONL file; every image in it is opened.
         out: the recipe to write.
         force: write over it if it is there.
+        trust_remote_code: let the model's own code run.
 
     Raises:
         UserError: `out` exists or cannot be written, or the data or the model cannot be used.
@@ -82,8 +82,8 @@ def write_recipe(model: str, data: Path, out: Path, force: bool = False) -> str:
     pairs = Counter(str(e.pair) for e in ours)
     items = len({e.item for e in ours})
     load_corpus(str(data), task, list(pairs), Sizes(items, 0, items, 0, 0), 0, False)  # no split is empty
-    longest = _longest(model, ours)
-    parts = _parts(model)
+    longest = _longest(model, ours, trust_remote_code)
+    parts = _parts(model, trust_remote_code)
 
     small = model == EMBEDDED
     batch = 24 if small else 4
@@ -119,14 +119,13 @@ def write_recipe(model: str, data: Path, out: Path, force: bool = False) -> str:
 
 def _examples(data: Path) -> tuple[list[Example], str]:
     """Return the examples of the task that can be trained, and the task."""
-    examples = list(read_jsonl(data))
+    examples, bad = check_records(read_records(data), lambda example, sizes: None)
+    allow(data, examples, bad, 0)
     found = Counter(e.task for e in examples)
     task = next((t for t in TASKS if t in found), None)
     if task is None:
         raise UserError(f"{data} has no {' or '.join(TASKS)} examples; it has {', '.join(found)}")
     ours = [e for e in examples if e.task == task]
-    for image in dict.fromkeys(image for e in ours for image in e.images):
-        open_image(image)
     return ours, task
 
 
@@ -141,28 +140,19 @@ def _quoted(text: str) -> str:
     return text if re.fullmatch(r"[A-Za-z/][\w./-]*", text) else json.dumps(text, ensure_ascii=False)
 
 
-def _parts(model: str) -> list[tuple[str, int, int]]:
+def _parts(model: str, trust_remote_code: bool) -> list[tuple[str, int, int]]:
     """Return the model's parts with their layers and neurons; its configuration says so, its weights stay unread."""
-    import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
     from neuroglot.neurons import inventory
 
-    try:
-        with torch.device("meta"):
-            skeleton = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(resolve(model)))
-    except (OSError, ValueError, KeyError) as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{model} cannot be loaded as an image-text-to-text model: {why}") from None
     counts: dict[str, tuple[int, int]] = {}
-    for layer in inventory(skeleton):
+    for layer in inventory(load_skeleton(model, trust_remote_code)):
         layers, neurons = counts.get(layer.part, (0, 0))
         counts[layer.part] = (layers + 1, neurons + layer.neurons)
     return [(part, layers, neurons) for part, (layers, neurons) in counts.items()]
 
 
-def _longest(model: str, examples: Sequence[Example]) -> int:
+def _longest(model: str, examples: Sequence[Example], trust_remote_code: bool) -> int:
     """Return the tokens of the longest target, with a quarter to spare."""
-    tokenizer: Any = load_processor(model).tokenizer
+    tokenizer: Any = load_processor(model, trust_remote_code).tokenizer
     longest = max(len(tokenizer(e.target, add_special_tokens=False)["input_ids"]) for e in examples)
     return -(-max(16, longest * 5 // 4) // 8) * 8

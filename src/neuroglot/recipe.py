@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from neuroglot.errors import UserError, nearest
 from neuroglot.pair import TASKS, Pair
 
-NEURON_METHODS = ("mnaft", "neumt", "neumt-paper", "random", "gradient", "activation", "weight", "least")
+PRESETS = ("mnaft", "neumt", "neumt-paper")
+CONTROLS = ("random", "gradient", "activation", "weight", "least", "random-layers")
+NEURON_METHODS = (*PRESETS, *CONTROLS)
 METHODS = (*NEURON_METHODS, "full", "lora")
 SCORES = ("taylor_token", "taylor_sample", "gradient", "activation")
 
@@ -34,7 +36,9 @@ class ModelSection(_Section):
 class DataSection(_Section):
     """What is translated."""
 
-    source: str = Field("signs", description="`signs` (the embedded corpus) or a JSONL file, relative to the recipe")
+    source: str = Field(
+        "signs", description="`signs` or `scenes` (the embedded corpora), or a JSONL file, relative to the recipe"
+    )
     pairs: tuple[str, ...] = Field(
         (), description="translation directions such as en-de; every pair of the data if empty"
     )
@@ -44,6 +48,7 @@ class DataSection(_Section):
     heldout: int = Field(40, ge=0, description="items of held-out names and templates (embedded corpus)")
     retention: int = Field(60, ge=0, description="items for each task that should not be forgotten; 0 to skip")
     max_length: int = Field(0, ge=0, description="most tokens a sample may take; 0 for the model's context")
+    max_bad: int = Field(0, ge=0, description="records of a file that may be left out because they cannot be used")
     seed: int = 0
 
     @field_validator("pairs")
@@ -121,7 +126,7 @@ class SelectSection(_Section):
     like: Literal["mnaft", "neumt", "neumt-paper"] | None = Field(
         None, description="of a control: the method whose layers and numbers of rows it takes over"
     )
-    seed: int = Field(0, description="of the rows that `random` draws")
+    seed: int = Field(0, description="of what `random` and `random-layers` draw")
 
 
 class TrainSection(_Section):
@@ -190,8 +195,8 @@ class Recipe(_Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
-        if self.data.source == "signs" and not self.data.pairs:
-            raise ValueError("data.pairs is empty; the embedded corpus needs pairs such as [en-fr, en-de]")
+        if self.data.source in ("signs", "scenes") and not self.data.pairs:
+            raise ValueError("data.pairs is empty; an embedded corpus needs pairs such as [en-fr, en-de]")
         if self.uses_neurons:
             own = (self.method,) if self.method in SCORES else ()
             for score in (self.select.score or "taylor_token", *own):
@@ -210,6 +215,11 @@ class Recipe(_Section):
         return self.method in NEURON_METHODS
 
     @property
+    def draws(self) -> bool:
+        """Whether the selection follows `select.seed`."""
+        return self.method in ("random", "random-layers")
+
+    @property
     def needs_probe(self) -> bool:
         """Whether layers are ranked by how far a short tuning moves them."""
         default = "similarity" if self._preset.startswith("neumt") else "relevance"
@@ -218,7 +228,7 @@ class Recipe(_Section):
     @property
     def _preset(self) -> str:
         """The method whose defaults count: of a control, the one that it is like."""
-        return (self.method not in ("mnaft", "neumt", "neumt-paper") and self.select.like) or self.method
+        return (self.method in CONTROLS and self.select.like) or self.method
 
     @property
     def learning_rate(self) -> float:

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from neuroglot import __version__
-from neuroglot.data.corpus import SIGNS
+from neuroglot.artefact import remove, write_text
 from neuroglot.errors import UserError
-from neuroglot.models.load import resolve
 from neuroglot.recipe import Recipe, dump
 from neuroglot.stages import Context, Stage, Track, stages
-from neuroglot.stages.files import held, remove, sweep, write_json, write_text
-
-FORMAT = 1
-"""Counts up when a stage's files change their meaning: every older file is then made anew."""
-
-WHOLE_FILE = 256 * 2**20
-"""Files up to this size are identified by their content, larger ones by size and time."""
+from neuroglot.stages.files import held, sweep
+from neuroglot.stages.record import fingerprint, keep_record, record_file, why_again
 
 
 def execute(
@@ -33,6 +24,8 @@ def execute(
     say: Callable[[str], None],
     only: str | None = None,
     force: bool = False,
+    trust_remote_code: bool = False,
+    table: Callable[[Recipe], list[Stage]] | None = None,
 ) -> Path:
     """Run a recipe, or one stage of it.
 
@@ -43,6 +36,8 @@ def execute(
         say: prints a line.
         only: one stage's name; what it reads must be there.
         force: do it again even if nothing has changed.
+        trust_remote_code: let code that comes with the model run.
+        table: the stages of a recipe; a comparison's cells have their own.
 
     Returns:
         The run's folder.
@@ -51,70 +46,81 @@ def execute(
         UserError: whatever the user can mend. What a stage made before is then as it was, and a folder in which no
             stage was ever finished is not left behind.
     """
-    every = stages(recipe)
+    every = (table or stages)(recipe)
     chosen = every if only is None else [stage for stage in every if stage.name == only]
     if not chosen:
         names = ", ".join(stage.name for stage in every)
         raise UserError(f"method {recipe.method} has no {only} stage; it has {names}")
     folder = runs / recipe.name
     made = _make(folder)
-    with held(folder), _nothing_left(folder, made):
+    with held(folder), _as_it_was(folder, made, every):
         sweep(folder)
-        context = Context(recipe, folder, track, say)
-        for stage in every[: every.index(chosen[0])]:
-            if not _as_asked(stage, recipe, folder):
-                say(f"{stage.name}: not made by this recipe; used as it is")
+        before = every[: every.index(chosen[0])]
+        plain = Context(recipe, folder, track, say, trust_remote_code)
+        foreign = [stage.name for stage in before if not _as_asked(stage, plain)]
+        for name in foreign:
+            say(f"{name}: not made by this recipe; used as it is")
+        context = replace(plain, foreign=frozenset(foreign)) if foreign else plain
         for stage in chosen:
             _require(stage, folder, every)
-            mark = fingerprint(stage, recipe, folder)
-            if not force and _finished(stage, folder) == mark:
+            mark = fingerprint(stage, context)
+            why = why_again(stage, context, mark)
+            if why is None and not force:
+                _forget(stage.name, folder)
                 say(f"{stage.name}: unchanged")
                 continue
+            if why:
+                say(f"{stage.name}: {why}; made again")
             if "data.source" in stage.fields:
                 context.check()
+            if context.data is not None:
+                context.data.keep(say)
             _keep(recipe, folder)
             _work(stage, context, mark, force)
         _keep(recipe, folder)
+        for begun in folder.glob(".stages/*.begun") if only is None else ():  # by another method
+            _forget(begun.stem, folder)
     return folder
 
 
 def _work(stage: Stage, context: Context, mark: str, force: bool) -> None:
     """Do one stage: go on with what was interrupted if it was the same, and record that it is done."""
-    records = context.path(".stages")
-    records.mkdir(exist_ok=True)
-    done, begun, unfinished = _record(stage, context.folder), records / f"{stage.name}.begun", f".{stage.name}"
-    done.unlink(missing_ok=True)
-    if force or not begun.exists() or begun.read_text() != mark:  # checkpoints of another recipe are of no use
-        remove(context.path(unfinished))
+    begun = _begun(stage.name, context.folder)
+    begun.parent.mkdir(exist_ok=True)
+    goes_on = not force and begun.exists() and begun.read_text(encoding="utf-8") == mark
+    if not goes_on:  # checkpoints of another recipe are of no use
+        _forget(stage.name, context.folder)
         write_text(begun, mark)
     began = time.perf_counter()
-    stage.function(context)
+    try:
+        stage.function(context)
+    except UserError:
+        if not goes_on:
+            _forget(stage.name, context.folder)
+        raise
     seconds = time.perf_counter() - began
     for name in stage.replaces:
         remove(context.path(name))
-    write_json(done, {"fingerprint": mark, "seconds": round(seconds, 2), "version": __version__})
-    begun.unlink()
+    keep_record(stage, context, mark, seconds)
+    _forget(stage.name, context.folder)
     context.say(f"{stage.name}: {seconds:.0f} s")
 
 
-def _record(stage: Stage, folder: Path) -> Path:
-    return folder / ".stages" / f"{stage.name}.json"
+def _begun(stage: str, folder: Path) -> Path:
+    """The file that says under which fingerprint a stage was begun."""
+    return folder / ".stages" / f"{stage}.begun"
 
 
-def _finished(stage: Stage, folder: Path) -> str | None:
-    """Return the fingerprint that a stage's files were made under; None if it is not done or a file is gone."""
-    if not all((folder / name).exists() for name in stage.writes):
-        return None
-    try:
-        return str(json.loads(_record(stage, folder).read_text(encoding="utf-8"))["fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _forget(stage: str, folder: Path) -> None:
+    """Remove what an interrupted stage left to go on from."""
+    remove(folder / f".{stage}")
+    _begun(stage, folder).unlink(missing_ok=True)
 
 
-def _as_asked(stage: Stage, recipe: Recipe, folder: Path) -> bool:
+def _as_asked(stage: Stage, context: Context) -> bool:
     """Whether what a stage made, if it is there, is what this recipe would make."""
-    there = all((folder / name).exists() for name in (*stage.reads, *stage.writes))
-    return not there or _finished(stage, folder) == fingerprint(stage, recipe, folder)
+    there = all(context.path(name).exists() for name in (*stage.reads, *stage.writes))
+    return not there or why_again(stage, context, fingerprint(stage, context)) is None
 
 
 def _require(stage: Stage, folder: Path, every: Sequence[Stage]) -> None:
@@ -147,60 +153,25 @@ def _make(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _nothing_left(folder: Path, made: Sequence[Path]) -> Iterator[None]:
-    """Take a new folder away again if the user's mistake ends a run in it before any stage is done."""
+def _as_it_was(folder: Path, made: Sequence[Path], every: Sequence[Stage]) -> Iterator[None]:
+    """Leave a folder as it was if the user's mistake ends a run before any stage is done: a new one is taken away."""
+    recipe = folder / "recipe.yaml"
+    before = recipe.read_text(encoding="utf-8") if recipe.exists() else None
+    done = _done(folder, every)
     try:
         yield
     except UserError:
-        if folder in made and not list((folder / ".stages").glob("*.json")):
+        if folder in made and not _done(folder, every):
             shutil.rmtree(folder, ignore_errors=True)
             for place in made[1:]:
                 with suppress(OSError):  # something else is in it by now
                     place.rmdir()
+        elif before is not None and _done(folder, every) == done and recipe.read_text(encoding="utf-8") != before:
+            write_text(recipe, before)
         raise
 
 
-def fingerprint(stage: Stage, recipe: Recipe, folder: Path) -> str:
-    """Return a hash of all that a stage's files depend on: recipe fields, earlier files, model, data, format."""
-    tree = recipe.model_dump(mode="json")
-    parts: dict[str, Any] = {
-        "stage": stage.name,
-        "format": FORMAT,
-        "recipe": {field: _field(tree, field) for field in stage.fields},
-        "reads": {name: _identity(folder / name) for name in stage.reads},
-    }
-    if "model" in stage.fields:
-        parts["model"] = _model_identity(recipe.model.path)
-    if "data.source" in stage.fields and recipe.data.source != SIGNS:
-        parts["data"] = _stamp(Path(recipe.data.source))
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _field(tree: Any, path: str) -> Any:
-    for key in path.split("."):
-        tree = tree[key]
-    return tree
-
-
-def _identity(path: Path) -> Any:
-    if path.is_dir():
-        return {p.name: _identity(p) for p in sorted(path.iterdir()) if not p.name.startswith(".")}
-    if path.stat().st_size > WHOLE_FILE:
-        return _stamp(path)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _stamp(path: Path) -> Any:
-    try:
-        status = path.stat()
-    except OSError:
-        raise UserError(f"data file {path} does not exist; give a JSONL file or `signs`") from None
-    return [str(path), status.st_size, status.st_mtime_ns]
-
-
-def _model_identity(model: str) -> Any:
-    place = Path(resolve(model))
-    if not place.is_dir():
-        return str(place)
-    # By content for what is small, so that the embedded model is itself wherever it is installed.
-    return {p.name: _identity(p) for p in sorted(place.iterdir()) if p.suffix in (".json", ".jinja", ".safetensors")}
+def _done(folder: Path, every: Sequence[Stage]) -> list[int]:
+    """When each stage was last done."""
+    records = (record_file(stage, folder) for stage in every)
+    return [record.stat().st_mtime_ns for record in records if record.exists()]

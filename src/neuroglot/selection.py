@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
+from neuroglot.artefact import SELECTION, load_tensors, save_tensors
 from neuroglot.errors import UserError
-
-FORMAT = "neuroglot-selection-1"
 
 Group = frozenset[str]
 """The pairs (text form) whose data may train a neuron; language-agnostic neurons belong to all pairs."""
@@ -67,29 +63,21 @@ class Selection:
         tensors = {
             f"{module}|{group_name(group)}": index.to(torch.int32).contiguous() for module, group, index in self
         }
-        meta = {"format": FORMAT, "pairs": json.dumps(self.pairs), "meta": json.dumps(self.meta, sort_keys=True)}
-        save_file(tensors, str(path), metadata=meta)
+        save_tensors(path, SELECTION, tensors, {"pairs": self.pairs, "meta": self.meta})
 
     @classmethod
     def load(cls, path: Path | str) -> Selection:
         """Read what `save` wrote.
 
         Raises:
-            UserError: the file is not a selection of this format version.
+            UserError: the file is missing, damaged, or not a selection of this format version.
         """
+        tensors, head = load_tensors(path, SELECTION)
+        rows: dict[str, dict[Group, torch.Tensor]] = {}
+        for key, index in tensors.items():
+            module, _, name = key.rpartition("|")
+            rows.setdefault(module, {})[frozenset(name.split(","))] = index.long()
         try:
-            with safe_open(str(path), framework="pt") as file:
-                head = file.metadata() or {}
-                if head.get("format") != FORMAT:
-                    raise UserError(f"{path} is not a selection: format {head.get('format')!r}, expected {FORMAT!r}")
-                rows: dict[str, dict[Group, torch.Tensor]] = {}
-                for key in file.keys():  # noqa: SIM118  (safe_open is no mapping)
-                    module, _, name = key.rpartition("|")
-                    rows.setdefault(module, {})[frozenset(name.split(","))] = file.get_tensor(key).long()
-                return cls(tuple(json.loads(head["pairs"])), rows, json.loads(head["meta"]))
-        except FileNotFoundError:
-            raise UserError(f"{path} does not exist; run the select stage first") from None
-        except Exception as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"{path} cannot be read as a selection: {error}; delete it and select again") from None
+            return cls(tuple(head["pairs"]), rows, head["meta"])
+        except UserError as error:
+            raise SELECTION.damaged(path, error) from None

@@ -41,7 +41,14 @@ def image_files(places: Sequence[Path]) -> list[Path]:
 
 
 def translate_images(
-    images: Sequence[Path], source: str, target: str, run: Path | None, model: str | None, adapter: Path | None
+    images: Sequence[Path],
+    source: str,
+    target: str,
+    run: Path | None,
+    model: str | None,
+    adapter: Path | None,
+    trust_remote_code: bool = False,
+    text: str | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield `{"image", "from", "to", "translation"}` for each image.
 
@@ -52,10 +59,12 @@ def translate_images(
         run: a run's folder; its model, its training.
         model: a model instead, with or without `adapter`.
         adapter: an adapter folder for `model`.
+        trust_remote_code: let the model's own code run.
+        text: what to translate, if the images only show what it means (multimodal translation).
 
     Raises:
-        UserError: both or neither of `run` and `model`, an adapter without a model, an image that cannot be read, or a
-            direction that the run or the adapter was not trained for.
+        UserError: both or neither of `run` and `model`, an adapter without a model, an image that cannot be read, a
+            direction that the run or the adapter was not trained for, or a text with a run of the other task.
     """
     pair = Pair(language_code(source), language_code(target))
     if (run is None) == (model is None) or (run is not None and adapter is not None):
@@ -66,33 +75,38 @@ def translate_images(
     from neuroglot.stages import quiet
 
     quiet()
-    loaded, recipe = _trained(run, pair) if run is not None else _bare(str(model), adapter, pair)
+    trust = trust_remote_code
+    task = "image_translation" if text is None else "multimodal_translation"
+    loaded, recipe = _trained(run, pair, task, trust) if run is not None else _bare(str(model), adapter, pair, trust)
 
     from neuroglot.data.batch import Batcher
     from neuroglot.models.load import load_processor
     from neuroglot.systems import HFSystem
 
-    batcher, settings = Batcher(load_processor(recipe.model.path)), recipe.evaluate
+    batcher, settings = Batcher(load_processor(recipe.model.path, trust)), recipe.evaluate
     system = HFSystem(loaded, batcher, "model", BATCH, settings.max_new_tokens, num_beams=settings.beams)
     for start in range(0, len(files), BATCH):
         part = files[start : start + BATCH]
-        examples = [Example((file,), None, "", pair.source, pair.target, "image_translation") for file in part]
+        examples = [Example((file,), text, "", pair.source, pair.target, task) for file in part]
         for file, text in zip(part, system.translate(examples), strict=True):
             yield {"image": str(file), "from": pair.source, "to": pair.target, "translation": text}
 
 
-def _trained(run: Path, pair: Pair) -> tuple[Any, Recipe]:
+def _trained(run: Path, pair: Pair, task: str, trust: bool) -> tuple[Any, Recipe]:
     if not (run / "recipe.yaml").is_file():
         raise UserError(f"{run} is not a run folder (it has no recipe.yaml); expected one such as runs/demo")
     recipe = load_recipe(run / "recipe.yaml")
+    if recipe.task != task:
+        give = "give the text with --text" if recipe.task == "multimodal_translation" else "leave --text out"
+        raise UserError(f"run {run} was trained for {recipe.task}, got {task}; {give}")
     _check_pair(pair, recipe.data.pairs or _pairs(run / "adapter"), f"run {run}")
 
     from neuroglot.stages import load_trained
 
-    return load_trained(recipe.model.path, recipe.model.dtype, run), recipe
+    return load_trained(recipe.model.path, recipe.model.dtype, run, trust), recipe
 
 
-def _bare(model: str, adapter: Path | None, pair: Pair) -> tuple[Any, Recipe]:
+def _bare(model: str, adapter: Path | None, pair: Pair, trust: bool) -> tuple[Any, Recipe]:
     recipe = check({"method": "full", "model": {"path": model}, "data": {"source": "none"}}, "translate")
     if adapter is not None:
         _check_pair(pair, _pairs(adapter), f"adapter {adapter}")
@@ -100,7 +114,7 @@ def _bare(model: str, adapter: Path | None, pair: Pair) -> tuple[Any, Recipe]:
     from neuroglot.models.load import load_model
     from neuroglot.stages import placed, with_adapter
 
-    loaded = placed(load_model(model))
+    loaded = placed(load_model(model, trust_remote_code=trust))
     return (loaded if adapter is None else with_adapter(loaded, adapter)), recipe
 
 

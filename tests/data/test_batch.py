@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 
 import pytest
 import torch
+from PIL import Image
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -158,6 +160,25 @@ def test_max_length(processor):
         Batcher(processor, max_length=60).prompts(
             [text_only("a", "the short one"), text_only("a" * 90, "the long one")]
         )
+
+
+@pytest.mark.parametrize("sizes", [[], [(40, 400)], [(224, 224)], [(900, 50), (30, 30)]])
+@pytest.mark.parametrize("target", ["Ausgang", "ja, nein " * 9])
+def test_an_example_is_measured_without_its_images_as_it_is_encoded(processor, sizes, target):
+    images = tuple(encoded_png(size) for size in sizes)
+    example = Example(images, "Exit", target, "en", "de", "image_translation" if sizes else "text_translation")
+    lengths = [Batcher(processor, paraphrase=turn).encode([example])["attention_mask"].sum() for turn in range(3)]
+    longest = int(max(lengths))
+    Batcher(processor, max_length=longest).check(example, sizes, 3)
+    with pytest.raises(UserError, match=f"takes {longest} tokens, at most {longest - 1} fit"):
+        Batcher(processor, max_length=longest - 1).check(example, sizes, 3)
+    Batcher(processor, max_length=int(lengths[0])).check(example, sizes)
+
+
+def encoded_png(size):
+    buffer = io.BytesIO()
+    Image.new("RGB", size).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def plain_tokenizer(vocabulary, splitter, **specials) -> PreTrainedTokenizerFast:

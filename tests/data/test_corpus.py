@@ -83,6 +83,22 @@ def test_what_should_be_kept(corpus):
     assert sign_retention([Pair("en", "de")], 0, 0, True) == {}
 
 
+def test_settings_are_chosen_by_other_examples_of_the_same_tasks(corpus):
+    kept = corpus.dev_retention
+    fewer = min(SIZES.dev, SIZES.retention)
+    assert {task: len(examples) for task, examples in kept.items()} == {
+        "ocr": fewer,
+        "text_translation": fewer * len(PAIRS),
+        "describe": fewer,
+    }
+    assert {e.source for e in kept["text_translation"]} == {e.source for e in corpus.dev}
+    for task, examples in kept.items():
+        asked = {(e.images, e.source) for e in examples}
+        assert not asked & {(e.images, e.source) for e in corpus.retention[task]}
+    assert not {e.target for e in kept["describe"]} & {e.target for e in corpus.retention["describe"]}
+    assert load_corpus("signs", TASK, PAIRS, Sizes(2, 0, 1, 0, 2), 0, True).dev_retention == {}
+
+
 def test_another_seed_is_another_corpus_and_the_same_seed_the_same(corpus):
     assert load_corpus("signs", TASK, PAIRS, SIZES, 0, True) == corpus
     other = load_corpus("signs", TASK, PAIRS, SIZES, 1, True)
@@ -102,7 +118,7 @@ def test_signs_in_other_directions_and_sizes():
 
 
 def test_signs_know_one_task():
-    with pytest.raises(UserError, match="the embedded corpus has no task describe; give data.source a JSONL file"):
+    with pytest.raises(UserError, match="the embedded signs have no task describe, only image_translation; change"):
         load_corpus("signs", "describe", PAIRS, SIZES, 0, True)
     with pytest.raises(UserError, match="cannot be written in tlh"):
         load_corpus("signs", TASK, ["en-tlh"], SIZES, 0, True)
@@ -202,6 +218,11 @@ def test_a_files_own_retention_tasks(file):
     assert len(kept["ocr"]) == SIZES.retention
     counts = {pair: sum(str(e.pair) == pair for e in kept["text_translation"]) for pair in ("en-de", "en-fr", "en-tr")}
     assert counts == {"en-de": SIZES.retention, "en-fr": SIZES.retention, "en-tr": 0}, "of the pairs that are trained"
+    assert load(file([*records, *texts])).dev_retention == {}, "none is marked"
+    marked = [record(f"d{k}", "en", "dev", "ocr") for k in range(6)]
+    corpus = load(file([*records, *read, *marked]))
+    assert [e.images[0].name for e in corpus.dev_retention["ocr"]] == ["d0.png", "d1.png", "d2.png"]
+    assert {e.images[0].name[0] for e in corpus.retention["ocr"]} == {"r"}
 
 
 def test_retention_leaves_out_languages_that_signs_cannot_be_written_in(file, caplog):
@@ -225,7 +246,7 @@ def test_mistakes_in_a_file(file, tmp_path):
         load(file(lopsided))
     with pytest.raises(UserError, match="has no ocr examples; it has image_translation; set task"):
         load(file(every), task="ocr")
-    with pytest.raises(UserError, match="does not exist; give a JSONL file or `signs`"):
+    with pytest.raises(UserError, match="does not exist; give a JSONL file, `signs` or `scenes`"):
         load(tmp_path / "sings")
     corpus = load(file([*every, record(7, "de", "test")]))
     (tmp_path / "7.png").unlink()

@@ -83,23 +83,40 @@ def test_cmyk_colours():
     assert near(opened.getpixel((35, 10)), BLUE, 30)
 
 
+def test_sixteen_bits_of_three_colours():
+    """Pillow writes none, so the file is put together here: a PNG of one row, red beside half red."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    head = (2).to_bytes(4, "big") + (1).to_bytes(4, "big") + bytes([16, 2, 0, 0, 0])
+    row = b"\0" + b"\xff\xff\0\0\0\0" + b"\x80\x00\0\0\0\0"
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+    opened = open_image(data)
+    assert [opened.getpixel((x, 0)) for x in (0, 1)] == [(255, 0, 0), (128, 0, 0)]
+
+
 def test_palette_colours():
     opened = open_image(encoded(halves().quantize(4)))
     assert near(opened.getpixel((5, 10)), RED)
 
 
-@pytest.mark.parametrize(("orientation", "red_at"), [(1, (5, 10)), (3, (35, 10)), (6, (10, 5)), (8, (10, 35))])
+@pytest.mark.parametrize(
+    ("orientation", "red_at"),
+    [*enumerate([(5, 10), (35, 10), (35, 10), (5, 10), (10, 5), (10, 5), (10, 35), (10, 35)], start=1)],
+)
 def test_the_camera_was_held_sideways(orientation, red_at):
     exif = Image.Exif()
     exif[0x0112] = orientation
     for kind in ("JPEG", "PNG"):
         opened = open_image(encoded(halves(), kind, exif=exif))
-        assert opened.size == ((20, 40) if orientation in (6, 8) else (40, 20))
+        assert opened.size == ((20, 40) if orientation > 4 else (40, 20))
         assert near(opened.getpixel(red_at), RED, 30)
 
 
-def test_the_first_frame_of_an_animation():
-    data = encoded(Image.new("RGB", (8, 8), RED), "GIF", save_all=True, append_images=[Image.new("RGB", (8, 8), BLUE)])
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_the_first_frame_of_an_animation(kind):
+    data = encoded(Image.new("RGB", (8, 8), RED), kind, save_all=True, append_images=[Image.new("RGB", (8, 8), BLUE)])
     assert Image.open(io.BytesIO(data)).n_frames == 2
     assert near(open_image(data).getpixel((4, 4)), RED)
 

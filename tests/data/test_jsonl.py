@@ -138,5 +138,5 @@ def test_an_empty_file(content, tmp_path):
 
 @pytest.mark.parametrize("name", ["gone.jsonl", "."])
 def test_a_missing_file(name, tmp_path):
-    with pytest.raises(UserError, match=r"does not exist; give a JSONL file or `signs`"):
+    with pytest.raises(UserError, match=r"does not exist; give a JSONL file, `signs` or `scenes`"):
         list(read_jsonl(tmp_path / name))

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neuroglot.data.names import HELD_OUT_NAMES, TERRITORIES, TONGUES
 from neuroglot.data.signs import (
-    HELD_OUT_NAMES,
     HELD_OUT_TEMPLATES,
     LANGUAGES,
     MAX_SOURCE,
@@ -24,8 +24,6 @@ from neuroglot.data.signs import (
     MAX_WORD,
     SPLITS,
     TEMPLATES,
-    TERRITORIES,
-    TONGUES,
     draw,
     signs,
     tidy,

@@ -11,7 +11,15 @@ import sacrebleu
 
 from neuroglot.data.example import Example
 from neuroglot.errors import UserError
-from neuroglot.evaluation import evaluate, read_scores, score_rows, write_atomically, write_hypotheses, write_scores
+from neuroglot.evaluation import (
+    evaluate,
+    read_scores,
+    score_domains,
+    score_rows,
+    write_atomically,
+    write_hypotheses,
+    write_scores,
+)
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog"]
 
@@ -54,7 +62,8 @@ def test_scores_have_every_pair_and_the_average(splits):
     }
     for by_pair in scores.values():
         for figures in by_pair.values():
-            assert set(figures) == {"bleu", "chrf", "exact", "nll", "n"}
+            assert set(figures) == {"bleu", "chrf", "exact", "nll", "contrastive", "n"}
+            assert figures["contrastive"] is None
     german = [row for row in rows if row["pair"] == "en-de"]
     texts = [row["hypothesis"] for row in german], [[row["reference"] for row in german]]
     assert scores["image_translation"]["en-de"]["bleu"] == pytest.approx(sacrebleu.corpus_bleu(*texts).score)
@@ -80,6 +89,51 @@ def test_every_example_is_kept(splits):
         "nll": float(len(first.target)),
     }
     assert score_rows(row for row in rows if row["split"] == "ocr")["average"]["n"] == 2
+
+
+class Weigher(Copier):
+    """A text costs its length in nats: of two readings the shorter is the likelier."""
+
+    name = "weigher"
+
+
+def ambiguous(target, *alternatives, language="de", domain="lexical", item="i0"):
+    return Example((), "bat", target, "en", language, "multimodal_translation", alternatives, item, {"domain": domain})
+
+
+def test_alternatives_are_weighed_against_the_target():
+    split = [
+        ambiguous("kurz", "etwas lang"),
+        ambiguous("etwas lang", "kurz"),
+        ambiguous("mittel", "ganz lang", "kurz"),
+        ambiguous("ja", "nein", "doch"),
+        ambiguous("long", "tout court", language="fr", domain="number"),
+    ]
+    scores, rows = evaluate(Weigher(), {"multimodal_translation": split, "ocr": examples("ocr", ("en",), 2)})
+    assert [row.get("alternative_nll") for row in rows] == [[10.0], [4.0], [9.0, 4.0], [4.0, 4.0], [10.0], None, None]
+    by_pair = scores["multimodal_translation"]
+    assert (by_pair["en-de"]["contrastive"], by_pair["en-fr"]["contrastive"]) == (50.0, 100.0)
+    assert by_pair["average"]["contrastive"] == 75.0
+    assert scores["ocr"]["average"]["contrastive"] is None
+    assert [row.get("domain") for row in rows] == ["lexical"] * 4 + ["number", None, None]
+    domains = score_domains(rows)
+    assert {domain: (one["contrastive"], one["n"]) for domain, one in domains.items()} == {
+        "lexical": (50.0, 4),
+        "number": (100.0, 1),
+    }
+    assert score_rows(rows[:5])["average"]["contrastive"] == 75.0, "from the rows alone"
+
+
+def test_contrastive_needs_every_likelihood():
+    mixed = [ambiguous("kurz", "etwas lang"), ambiguous("allein")]
+    assert evaluate(Weigher(), {"m": mixed})[0]["m"]["average"]["contrastive"] is None
+    overflowed = Weigher(lambda one: math.inf if one.target == "etwas lang" else 1.0)
+    scores, rows = evaluate(overflowed, {"m": mixed[:1]})
+    assert rows[0]["alternative_nll"] == [None]
+    assert scores["m"]["average"]["contrastive"] is None
+    silent, rows = evaluate(Weigher(nats=None), {"m": mixed})
+    assert "alternative_nll" not in rows[0]
+    assert silent["m"]["average"]["contrastive"] is None
 
 
 def test_a_system_without_likelihood_scores_null(splits):
@@ -117,11 +171,13 @@ def test_nothing_to_evaluate(given, message):
 
 def test_files(splits, tmp_path):
     scores, rows = evaluate(Copier(), splits)
-    written = write_scores(tmp_path / "scores.json", {"copier": scores}, {"copier": 1.23456})
+    ceilings = {"image_translation": {"text alone": 50.0}}
+    written = write_scores(tmp_path / "scores.json", {"copier": scores}, {"copier": 1.23456}, ceilings=ceilings)
     assert read_scores(tmp_path / "scores.json") == written
-    assert written["format"] == "neuroglot-scores-1"
+    assert written["format"] == "neuroglot-scores-2"
     assert written["systems"]["copier"] == scores
     assert written["seconds"] == {"copier": 1.235}
+    assert written["ceilings"] == ceilings
     assert set(written["signatures"]["bleu"]) == set(written["signatures"]["chrf"]) == {"en-de", "en-en", "en-fr"}
     write_hypotheses(tmp_path / "hypotheses.jsonl", rows)
     lines = (tmp_path / "hypotheses.jsonl").read_text(encoding="utf-8").splitlines()

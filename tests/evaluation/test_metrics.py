@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from neuroglot.errors import UserError
 from neuroglot.evaluation import metrics
+from neuroglot.evaluation.resample import value
 
 REFERENCES = ["der Hund läuft über die Straße .", "geöffnet von 9 bis 17 Uhr", "bitte nicht betreten", "Ausgang"]
 HYPOTHESES = ["der Hund läuft auf der Straße .", "geöffnet von 9 bis 18 Uhr", "bitte nicht betreten", "Eingang"]
@@ -83,7 +84,14 @@ def test_nll_is_total_nats_over_total_characters():
 
 def test_score_has_every_figure_and_null_without_likelihood():
     got = metrics.score(["a b c d"], ["a b c d"], "de")
-    assert got == {"bleu": pytest.approx(100), "chrf": pytest.approx(100), "exact": 100.0, "nll": None, "n": 1}
+    expected = {"bleu": pytest.approx(100), "chrf": pytest.approx(100), "exact": 100.0, "nll": None, "n": 1}
+    assert got == {**expected, "contrastive": None}
+    assert metrics.score(["a b c d"], ["a b c d"], "de", alternatives=[[1.0]])["contrastive"] is None
+
+
+def test_contrastive_counts_references_that_beat_every_alternative():
+    assert metrics.contrastive([1.0, 1.0, 1.0, 1.0], [[2.0], [0.5], [2.0, 0.5], [1.0]]) == 25.0, "a tie is lost"
+    assert metrics.score(["a", "b"], ["a", "b"], "de", [3.0, 1.0], [[4.0], [0.1]])["contrastive"] == 50.0
 
 
 def test_average_is_the_mean_over_pairs_not_over_examples():
@@ -91,7 +99,10 @@ def test_average_is_the_mean_over_pairs_not_over_examples():
         {"bleu": 10.0, "chrf": 20.0, "exact": 0.0, "nll": 1.0, "n": 1},
         {"bleu": 30.0, "chrf": 40.0, "exact": 50.0, "nll": 2.0, "n": 99},
     ]
-    assert metrics.average(rows) == {"bleu": 20.0, "chrf": 30.0, "exact": 25.0, "nll": 1.5, "n": 100}
+    expected = {"bleu": 20.0, "chrf": 30.0, "exact": 25.0, "nll": 1.5, "n": 100}
+    assert metrics.average(rows) == {**expected, "contrastive": None}
+    assert metrics.average([{**rows[0], "contrastive": 60.0}, {**rows[1], "contrastive": 90.0}])["contrastive"] == 75.0
+    assert metrics.average([{**rows[0], "contrastive": 60.0}, rows[1]])["contrastive"] is None
     assert metrics.average([rows[0], {**rows[1], "nll": None}])["nll"] is None
 
 
@@ -102,7 +113,7 @@ def test_statistics_sum_to_corpus_bleu(texts):
     hypotheses, references = map(list, zip(*texts, strict=True))
     summed = metrics.bleu_statistics(hypotheses, references, "de").sum(axis=0)
     direct = sacrebleu.metrics.BLEU(force=True).corpus_score(hypotheses, [references]).score
-    assert metrics.bleu_from_statistics(summed) == pytest.approx(direct)
+    assert float(value(summed.astype(float), "bleu")) == pytest.approx(direct)
 
 
 @pytest.mark.parametrize(("hypotheses", "references"), [([], []), (["a"], ["a", "b"])])

@@ -72,5 +72,6 @@ def test_the_fingerprint_follows_the_weights(kit, llava):
     assert fingerprint(llava, layers) == fingerprint(kit.make_llava(), layers)
     assert fingerprint(llava, layers) != fingerprint(kit.make_llava(seed=1), layers)
     assert fingerprint(llava, layers) != fingerprint(llava, layers[1:])
+    assert fingerprint(kit.make_llava().to(torch.bfloat16), layers) == fingerprint(llava, layers)
     norms = row_norms(llava, layers)
     assert torch.allclose(norms[layers[0].name], llava.get_submodule(layers[0].name).weight.norm(dim=1))

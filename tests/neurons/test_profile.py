@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from neuroglot.errors import UserError
 from neuroglot.neurons.importance import profile
-from neuroglot.neurons.profile import FORMAT, Profile
+from neuroglot.neurons.profile import Profile
 from neuroglot.pair import Condition
 
 DE, FR = "image_translation:en-de", "image_translation:en-fr"
@@ -43,41 +40,6 @@ def test_a_profile_survives_its_file(found, tmp_path):
         torch.equal(x, found.blocks["image_translation"][n]) for n, x in read.blocks["image_translation"].items()
     )
     assert read.block_counts["image_translation"].tolist() == [2, 2]
-
-
-def test_damaged_and_foreign_files_are_named(found, tmp_path):
-    path = tmp_path / "p.safetensors"
-    with pytest.raises(UserError, match=r"p\.safetensors does not exist; run the profile stage first"):
-        Profile.load(path)
-    found.save(path)
-    whole = path.read_bytes()
-    for damaged in (whole[: len(whole) // 2], whole[:5], b"", b"not a profile at all" * 20):
-        path.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"p\.safetensors cannot be read as a profile"):
-            Profile.load(path)
-    with pytest.raises(UserError, match="cannot be read as a profile"):
-        Profile.load(tmp_path)
-    save_file({"x": torch.zeros(1)}, path, metadata={"format": "neuroglot-selection-1"})
-    with pytest.raises(UserError, match="is not a profile: format 'neuroglot-selection-1', expected"):
-        Profile.load(path)
-    save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(UserError, match="is not a profile: format None"):
-        Profile.load(path)
-
-
-def test_a_file_that_lacks_a_tensor_or_a_field_is_named(found, tmp_path):
-    path = tmp_path / "p.safetensors"
-    found.save(path)
-    tensors = load_file(path)
-    del tensors["counts"]
-    save_file(tensors, path, metadata={"format": FORMAT, "profile": json.dumps({"model": "m"})})
-    with pytest.raises(UserError, match=r"p\.safetensors cannot be read as a profile"):
-        Profile.load(path)
-    head = {"model": "m", "fingerprint": "f", "layers": [], "conditions": ["nonsense:en-de"], "scores": [],
-            "classes": [], "tasks": []}  # fmt: skip
-    save_file({"counts": torch.zeros(1)}, path, metadata={"format": FORMAT, "profile": json.dumps(head)})
-    with pytest.raises(UserError, match=r"p\.safetensors cannot be read as a profile"):
-        Profile.load(path)
 
 
 def test_mean_and_variance_are_those_of_the_samples(kit):

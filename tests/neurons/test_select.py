@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuroglot.errors import UserError
+from neuroglot.neurons.controls import CONTROLS
 from neuroglot.neurons.importance import profile
-from neuroglot.neurons.select import METHODS, dispersion, quotas, ranked, select
+from neuroglot.neurons.rows import dispersion, quotas, ranked
+from neuroglot.neurons.select import METHODS, select
 from neuroglot.selection import Selection
 
 SIX = "fr cs de lv hi tr"
 PARTS = {"v0": "vision", "v1": "vision", "c0": "connector", "c1": "connector"}
-CONTROLS = [name for name, (_, preset) in METHODS.items() if preset.get("like")]
 
 
 def random_profile(kit, seed=0, conditions=None, sizes=None, **extra):
@@ -120,9 +121,9 @@ def test_every_selection_is_disjoint_counted_and_repeatable(kit, method, like, t
     assert read.meta == json.loads(json.dumps(found.meta)) == found.meta
 
 
-@pytest.mark.parametrize("control", CONTROLS)
+@pytest.mark.parametrize("control", [name for name in CONTROLS if name != "random-layers"])
 @pytest.mark.parametrize("like", ["mnaft", "neumt", "neumt-paper"])
-def test_a_control_has_the_counts_of_its_reference(kit, control, like):
+def test_a_control_of_rows_has_the_counts_of_its_reference(kit, control, like):
     made = random_profile(kit)
     options = {"ranking": "relevance", "layers": 0.5, "specific": 0.3}
     reference, found = select(made, like, **options), select(made, control, like=like, **options)
@@ -132,6 +133,29 @@ def test_a_control_has_the_counts_of_its_reference(kit, control, like):
             g: len(x) for g, x in reference.rows[layer].items()
         }
     assert any(groups(found, layer) != groups(reference, layer) for layer in reference.rows)
+
+
+def test_random_layers_are_as_many_of_each_shape_and_their_rows_are_chosen_as_ever(kit):
+    sizes = {**{f"l{i}": 40 for i in range(8)}, **{f"m{i}": 24 for i in range(4)}, "v0": 30, "v1": 30, "c0": 24}
+    made = random_profile(kit, sizes=sizes)
+    size = {layer.name: (layer.part, layer.neurons) for layer in made.layers}
+    options = {"layers": {"vision": 0.5, "connector": 1.0, "language": 0.5}, "budget": 0.25}
+    reference = select(made, "mnaft", **options)
+    draws = set()
+    for seed in range(6):
+        found = select(made, "random-layers", seed=seed, **options)
+        assert sorted(size[name] for name in found.rows) == sorted(size[name] for name in reference.rows)
+        assert len(found) == len(reference)
+        assert "c0" in found.rows  # the only one of its kind
+        for name in found.rows.keys() & reference.rows.keys():
+            mine, theirs = (torch.cat(list(s.rows[name].values())).tolist() for s in (found, reference))
+            assert abs(len(mine) - len(theirs)) <= 1
+            assert set(mine) <= set(theirs) or set(theirs) <= set(mine)
+        draws.add(tuple(found.rows))
+    assert len(draws) > 3
+    again = select(made, "random-layers", seed=0, **options)
+    assert list(again.rows) == list(select(made, "random-layers", seed=0, **options).rows)
+    assert again.meta["options"]["like"] == "mnaft"
 
 
 def test_controls_rank_by_what_they_are_named_after(kit):

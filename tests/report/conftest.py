@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from neuroglot.artefact import LAYERS, TRAINING, write_json
 from neuroglot.evaluation import write_hypotheses, write_scores
 from neuroglot.neurons.inventory import Layer
 from neuroglot.neurons.profile import Profile
@@ -174,7 +175,7 @@ def make_run(folder: Path, blocks: int = 2) -> Path:
     make_selection(layers).save(folder / "selection.safetensors")
     (folder / "recipe.yaml").write_text("name: demo\nmethod: mnaft  # <neurons>\nmodel: tiny\n", encoding="utf-8")
     similarity = {"method": "similarity", "estimator": "lora", "similarity": {layers[0].name: {"en-de": 0.9}}}
-    (folder / "layers.json").write_text(json.dumps({**similarity, "cost": {"seconds": 12.5}}))
+    write_json(folder / "layers.json", LAYERS, {**similarity, "cost": {"seconds": 12.5}})
     parts = {
         "vision": {"layers": 6, "neurons": 84, "eligible_neurons": 240, "parameters": 1428, "all_parameters": 40000},
         "connector": {"layers": 1, "neurons": 14, "eligible_neurons": 64, "parameters": 238, "all_parameters": 3000},
@@ -182,7 +183,7 @@ def make_run(folder: Path, blocks: int = 2) -> Path:
     }
     training = {"method": "mnaft", "parts": parts, "seconds": 97.0, "steps": 600}
     totals = {"trainable_parameters": 2856, "total_parameters": 150000}
-    (folder / "training.json").write_text(json.dumps(training | totals))
+    write_json(folder / "training.json", TRAINING, training | totals)
     rng = np.random.default_rng(0)
     log = [
         {"step": step, "loss": float(0.3 + 3 * np.exp(-step / 120) * rng.lognormal(sigma=0.2)), "lr": 1e-3}

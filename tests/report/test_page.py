@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from neuroglot.artefact import SCORES, sealed
 from neuroglot.errors import UserError
 from neuroglot.report import figures, page, report, svg
 from neuroglot.report.files import STAGES
@@ -223,7 +224,7 @@ def test_a_drawing_is_the_same_every_time():
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("scores.json", '{"format": "neuroglot-scores-1", "systems": {}}', "holds no system's scores"),
+        ("scores.json", json.dumps(sealed(SCORES, {"systems": {}})), "holds no system's scores"),
         ("training.json", "[1]", "training.json holds a list, expected an object"),
         ("train_log.jsonl", '{"step": 1, "loss": 2}\n{"ste', "train_log.jsonl line 2 is not valid JSON"),
         ("gallery.jsonl", '{"png_base64": "\\"><script>", "source": "x", "pair": "en-de"}\n', "line 1 is not base64"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from tiny_llava import PAIRS, batch, deltas, group_of, tiny_llava, tiny_selection
 from torch import nn
 
+from neuroglot.artefact import CHECKPOINT, MANIFEST, read_json, seal
 from neuroglot.errors import UserError
 from neuroglot.training import PairTrainer, TrainOptions, audit, changed, prepare, snapshot, train
 from neuroglot.training.options import arguments
@@ -121,13 +124,75 @@ def test_a_resumed_run_ends_bit_identical(tmp_path: Path, method: str) -> None:
     with pytest.raises(PowerCutError):
         train(fresh(), ITEMS, collate, chosen, tmp_path / "cut", pairs=ITEM_PAIRS, progress=cut)
     (tmp_path / "cut" / "checkpoint-99").mkdir()  # one that was being written
-    assert last_checkpoint(tmp_path / "cut") == tmp_path / "cut" / "checkpoint-9"
+    assert last_checkpoint(tmp_path / "cut")[0] == tmp_path / "cut" / "checkpoint-9"
     resumed = fresh()
     result = train(resumed, ITEMS, collate, chosen, tmp_path / "cut", pairs=ITEM_PAIRS, resume=True)
     assert (result.resumed_from, result.steps) == (9, 14)
     for name, value in trainable(whole).items():
         assert torch.equal(dict(resumed.named_parameters())[name], value), name
     assert (tmp_path / "cut/train_log.jsonl").read_text() == (tmp_path / "whole/train_log.jsonl").read_text()
+
+
+def made(folder: Path, **changes: Any) -> tuple[nn.Module, Any]:
+    model = prepare(tiny_llava(), "neurons", tiny_selection())
+    chosen = options(save_steps=3, scheduler="constant", **changes)
+    return model, train(model, ITEMS, collate, chosen, folder, pairs=ITEM_PAIRS, resume=True)
+
+
+def test_a_finished_training_is_not_taken_further(tmp_path: Path) -> None:
+    model, first = made(tmp_path)
+    again, second = made(tmp_path)
+    assert (first.steps, second.steps, second.resumed_from) == (8, 8, 8)
+    assert all(torch.equal(value, trainable(again)[name]) for name, value in trainable(model).items())
+    assert len(second.log.read_text().splitlines()) == 8
+    assert second.seconds > first.seconds * 0.5, "the time that it took, not that of looking"
+
+
+def test_seconds_are_those_of_the_whole_training(tmp_path: Path) -> None:
+    made(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoint-8")
+    manifest = read_json(tmp_path / "checkpoint-6" / MANIFEST, CHECKPOINT)
+    seal(tmp_path / "checkpoint-6", CHECKPOINT, {"step": 6, "seconds": 1000 + manifest["seconds"]})
+    assert 1000 < made(tmp_path)[1].seconds < 2000
+
+
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "optimizer.pt"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, file: str) -> None:
+    model, _ = made(tmp_path)
+    path = tmp_path / "checkpoint-8" / file
+    path.write_bytes(path.read_bytes()[:-20])
+    again, result = made(tmp_path)
+    assert (result.resumed_from, result.steps) == (6, 8)
+    assert all(torch.equal(value, trainable(again)[name]) for name, value in trainable(model).items())
+
+
+class Opened:
+    """Unpickled, it leaves a folder behind."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"])
+def test_a_checkpoint_cannot_run_code(tmp_path: Path, file: str) -> None:
+    """Not even one whose manifest was made to match."""
+    made(tmp_path, steps=3)
+    trace, checkpoint = tmp_path / "trace", tmp_path / "checkpoint-3"
+    assert (checkpoint / file).exists()
+    torch.save({"state": Opened(trace)}, checkpoint / file)
+    seal(checkpoint, CHECKPOINT, {"step": 3, "seconds": 1.0})
+    if file == "training_args.bin":  # written by the Trainer, and never read
+        made(tmp_path)
+    else:
+        with pytest.raises(UserError, match="checkpoint-3 holds more than tensors, which is not loaded; delete"):
+            made(tmp_path)
+    assert not trace.exists()
+    torch.save({"state": Opened(trace)}, tmp_path / "harmful")
+    torch.load(tmp_path / "harmful", weights_only=False)
+    assert trace.exists(), "the file was harmless"
 
 
 def test_log_progress_and_result(tmp_path: Path) -> None:

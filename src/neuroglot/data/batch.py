@@ -10,9 +10,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 
 from neuroglot.data.example import Example
 from neuroglot.data.image import open_image
@@ -110,8 +112,8 @@ class Batcher:
                         "remove it from the example"
                     )
 
-    def _check(self, example: Example, ids: torch.Tensor, text: str) -> None:
-        """Refuse what the model could not read or would cut."""
+    def _check(self, example: Example, ids: torch.Tensor, text: str, further: int = 0) -> None:
+        """Refuse what the model could not read or would cut; `further` tokens come on top of `ids`."""
         unknown = self.tokenizer.unk_token_id
         if unknown is not None and (ids == unknown).any():
             for piece in (*text, *text.split()):
@@ -121,11 +123,43 @@ class Batcher:
                         f"the model's tokenizer has no token for {piece!r}{code} in {text.strip()[:60]!r}; "
                         "leave the example out or use a model whose tokenizer covers it"
                     )
-        if self.max_length and len(ids) > self.max_length:
+        if self.max_length and len(ids) + further > self.max_length:
+            length = len(ids) + further
             raise UserError(
-                f"an example takes {len(ids)} tokens, at most {self.max_length} fit: {example.target[:40]!r}; "
+                f"an example takes {length} tokens, at most {self.max_length} fit: {example.target[:40]!r}; "
                 "raise data.max_length or leave the example out"
             )
+
+    def check(self, example: Example, sizes: Sequence[tuple[int, int]] = (), paraphrases: int = 1) -> None:
+        """Refuse now what `encode` would refuse, without opening an image.
+
+        Args:
+            example: what would be encoded.
+            sizes: width and height of each of its images.
+            paraphrases: how many of the task's instructions it may come with.
+        """
+        self._check_text(example)
+        target = self.tokenizer(example.target, add_special_tokens=False)["input_ids"]
+        self._check(example, torch.tensor(target), example.target)
+        shown = sum(self._image_tokens(size) for size in sizes) if self.max_length else 0
+        for turn in range(paraphrases):
+            prompt = self.tokenizer(self._prompt_text(example, turn), add_special_tokens=False)["input_ids"]
+            asked = f"{example.source or ''} {instruction(example, turn)}"
+            self._check(example, torch.tensor(prompt), asked, shown + len(target) + 1)
+
+    def _image_tokens(self, size: tuple[int, int]) -> int:
+        """Return how many tokens an image of a size takes beyond the one that stands for it in the prompt."""
+        if size not in self._measured:
+            text = self._prompt_text(Example((Path("blank"),), None, "", "en", "en", "describe"), 0)
+            image = Image.new("RGB", size)
+            options = {"return_tensors": "pt", "add_special_tokens": False}
+            whole = self.processor(text=[text], images=[[image]], **options)["input_ids"].shape[1]
+            self._measured[size] = whole - len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._measured[size]
+
+    @cached_property
+    def _measured(self) -> dict[tuple[int, int], int]:
+        return {}
 
     def prompts(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """Return left-padded inputs to generate from."""

@@ -1,4 +1,4 @@
-"""The examples of a run, by what they are for: the embedded signs, or the user's own file."""
+"""The examples of a run, by what they are for: the embedded signs or scenes, or the user's own file."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import hashlib
 import logging
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neuroglot.data import pictures
-from neuroglot.data.example import Example, RenderSpec
+from neuroglot.data.example import Example, RenderSpec, split_seed
 from neuroglot.data.fonts import MONOSPACED, font_file
+from neuroglot.data.multimodal import scene_examples
 from neuroglot.data.readers import read_jsonl
 from neuroglot.data.signs import Sign, signs
 from neuroglot.errors import UserError
@@ -20,8 +21,10 @@ from neuroglot.pair import Pair
 
 _log = logging.getLogger(__name__)
 
-SIGNS = "signs"
-_SPLIT_SEEDS = {"train": 1, "dev": 2, "test": 3, "heldout": 4}
+EMBEDDED = {"signs": "image_translation", "scenes": "multimodal_translation"}
+"""Embedded corpus -> its task."""
+
+RETAINED = ("ocr", "text_translation", "describe")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Corpus:
         splits: name -> examples to score: `<task>` (test), `<task>_heldout`.
         dev: examples to choose settings by.
         retention: task -> examples of what the model could do before.
+        dev_retention: the same tasks on other examples, to choose settings by; empty where a file marks none as dev.
     """
 
     pairs: tuple[str, ...]
@@ -43,6 +47,7 @@ class Corpus:
     dev: Sequence[Example]
     splits: Mapping[str, Sequence[Example]]
     retention: Mapping[str, Sequence[Example]]
+    dev_retention: Mapping[str, Sequence[Example]]
 
 
 @dataclass(frozen=True)
@@ -56,25 +61,37 @@ class Sizes:
     retention: int
 
 
-def load_corpus(source: str, task: str, pairs: Sequence[str], sizes: Sizes, seed: int, describes: bool) -> Corpus:
+def load_corpus(
+    source: str,
+    task: str,
+    pairs: Sequence[str],
+    sizes: Sizes,
+    seed: int,
+    describes: bool,
+    examples: Sequence[Example] | None = None,
+) -> Corpus:
     """Make or read the examples of a run.
 
     Args:
-        source: `signs`, or a JSONL file.
+        source: `signs`, `scenes`, or a JSONL file.
         task: the task that is trained.
         pairs: text forms; for a file, empty means every pair in it.
         sizes: source items of each kind; a file may hold fewer.
         seed: of the embedded corpus and of a file's split.
         describes: whether the model knows the embedded pictures, so that describing them is part of retention.
+        examples: what the file holds, where it has been read already.
 
     Raises:
         UserError: no example of a pair, or an empty split.
     """
-    if source == SIGNS:
-        if task != "image_translation":
-            raise UserError(f"the embedded corpus has no task {task}; give data.source a JSONL file that has")
-        return _signs_corpus([Pair.parse(p) for p in pairs], sizes, seed, describes)
-    return _file_corpus(Path(source), task, list(pairs), sizes, seed, describes)
+    if source in EMBEDDED:
+        if task != EMBEDDED[source]:
+            raise UserError(f"the embedded {source} have no task {task}, only {EMBEDDED[source]}; change one of "
+                            "task and data.source, or give data.source a JSONL file")  # fmt: skip
+        made = _sign_examples if source == "signs" else scene_examples
+        return _embedded_corpus(task, made, [Pair.parse(p) for p in pairs], sizes, seed, describes)
+    found = list(read_jsonl(source) if examples is None else examples)
+    return _file_corpus(Path(source), found, task, list(pairs), sizes, seed, describes)
 
 
 def _example(sign: Sign, pair: Pair, spec: RenderSpec, item: str) -> Example:
@@ -88,30 +105,35 @@ def _sign_examples(split: str, count: int, pairs: Sequence[Pair], seed: int, one
     for number, sign in enumerate(signs(split, count, seed) if count else []):
         for k, pair in enumerate(pairs):
             index = number if one_image else 1_000_000 + number * len(pairs) + k
-            spec = RenderSpec(sign.text(pair.source), 10 * seed + _SPLIT_SEEDS[split], index)
+            spec = RenderSpec(sign.text(pair.source), split_seed(split, seed), index)
             examples.append(_example(sign, pair, spec, f"{split}-{number}"))
     return examples
 
 
-def _signs_corpus(pairs: Sequence[Pair], sizes: Sizes, seed: int, describes: bool) -> Corpus:
-    splits = {"image_translation": _sign_examples("test", sizes.test, pairs, seed)}
+def _embedded_corpus(
+    task: str, made: Callable[..., list[Example]], pairs: Sequence[Pair], sizes: Sizes, seed: int, describes: bool
+) -> Corpus:
+    splits = {task: made("test", sizes.test, pairs, seed)}
     if sizes.heldout:
-        splits["image_translation_heldout"] = _sign_examples("heldout", sizes.heldout, pairs, seed)
+        splits[f"{task}_heldout"] = made("heldout", sizes.heldout, pairs, seed)
     return Corpus(
         pairs=tuple(map(str, pairs)),
-        train=_sign_examples("train", sizes.train, pairs, seed, one_image=False),
-        profile=_sign_examples("train", sizes.train, pairs, seed),
-        dev=_sign_examples("dev", sizes.dev, pairs, seed),
+        train=made("train", sizes.train, pairs, seed, one_image=False),
+        profile=made("train", sizes.train, pairs, seed),
+        dev=made("dev", sizes.dev, pairs, seed),
         splits=splits,
         retention=sign_retention(pairs, sizes.retention, seed, describes),
+        dev_retention=sign_retention(pairs, min(sizes.dev, sizes.retention), seed, describes, "dev"),
     )
 
 
-def sign_retention(pairs: Sequence[Pair], count: int, seed: int, describes: bool) -> dict[str, list[Example]]:
-    """What tuning should not cost: transcribing, translating text, naming pictures, on signs of the test split."""
+def sign_retention(
+    pairs: Sequence[Pair], count: int, seed: int, describes: bool, split: str = "test"
+) -> dict[str, list[Example]]:
+    """What tuning should not cost: transcribing, translating text, naming pictures; on signs of a split."""
     if not count:
         return {}
-    translated = _sign_examples("test", count, pairs, seed)
+    translated = _sign_examples(split, count, pairs, seed)
     read = {(e.item, e.source_lang): as_task(e, "ocr") for e in translated}
     kept = {
         "ocr": [e for e in read.values() if e is not None],
@@ -120,12 +142,13 @@ def sign_retention(pairs: Sequence[Pair], count: int, seed: int, describes: bool
     if describes:
         names = pictures.names("test")
         random.Random(seed).shuffle(names)
+        # The two splits take the few names from either end; where they meet, the pictures still differ.
+        order, first = (names, 0) if split == "test" else (names[::-1], 1_000_000)
         kept["describe"] = [
-            Example(
-                (RenderSpec(name, seed, k, kind="picture"),), None, name, "en", "en", "describe", item=f"picture-{k}"
-            )
-            for k, name in enumerate(names[:count])
-        ]
+            Example((RenderSpec(name, seed, k, kind="picture"),), None, name, "en", "en", "describe",
+                    item=f"picture-{k}")
+            for k, name in enumerate(order[:count], start=first)
+        ]  # fmt: skip
     return kept
 
 
@@ -137,8 +160,9 @@ def as_task(example: Example, task: str, target: str | None = None) -> Example |
     return replace(example, task=task, target_lang=example.source_lang, source=None, target=known, alternatives=())
 
 
-def _file_corpus(path: Path, task: str, pairs: list[str], sizes: Sizes, seed: int, describes: bool) -> Corpus:
-    examples = list(read_jsonl(path))
+def _file_corpus(
+    path: Path, examples: list[Example], task: str, pairs: list[str], sizes: Sizes, seed: int, describes: bool
+) -> Corpus:
     ours = [e for e in examples if e.task == task]
     found = list(dict.fromkeys(str(e.pair) for e in ours))
     if not found:
@@ -160,17 +184,17 @@ def _file_corpus(path: Path, task: str, pairs: list[str], sizes: Sizes, seed: in
                     f'add examples, or mark some with "split": "{split}"'
                 )
     train = _first_items(by_split["train"], sizes.train)
-    retention: dict[str, list[Example]] = {}
-    for other in ("ocr", "text_translation", "describe"):
-        own = [e for e in examples if e.task == other != task]
-        if other == "text_translation":
-            own = [e for e in own if str(e.pair) in pairs]
-        if own and sizes.retention:
-            retention[other] = _first_items(own, sizes.retention)
-    if not retention and sizes.retention:
-        sample = signs("test", 100)
+    kept = min(sizes.dev, sizes.retention)
+    others = [e for e in examples if e.task != task and e.task in RETAINED]
+    others = [e for e in others if e.task != "text_translation" or str(e.pair) in pairs]
+    if others:
+        retention = _by_task([e for e in others if e.meta.get("split") != "dev"], sizes.retention)
+        dev_retention = _by_task([e for e in others if e.meta.get("split") == "dev"], kept)
+    else:
+        sample = signs("test", 100) if sizes.retention else []
         possible = [pair for pair in map(Pair.parse, pairs) if _can_write(sample, pair)]
         retention = sign_retention(possible, sizes.retention, seed, describes)
+        dev_retention = sign_retention(possible, kept, seed, describes, "dev")
     return Corpus(
         pairs=tuple(pairs),
         train=train,
@@ -178,7 +202,14 @@ def _file_corpus(path: Path, task: str, pairs: list[str], sizes: Sizes, seed: in
         dev=_first_items(by_split["dev"], sizes.dev),
         splits={task: _first_items(by_split["test"], sizes.test)},
         retention=retention,
+        dev_retention=dev_retention,
     )
+
+
+def _by_task(examples: Sequence[Example], count: int) -> dict[str, list[Example]]:
+    """Return the first items of each task that there is."""
+    found = {e.task for e in examples} if count else set()
+    return {t: _first_items([e for e in examples if e.task == t], count) for t in RETAINED if t in found}
 
 
 def _can_write(sample: Sequence[Sign], pair: Pair) -> bool:

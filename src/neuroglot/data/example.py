@@ -15,7 +15,8 @@ class RenderSpec:
     """An image that is made when it is looked at: same fields, same pixels.
 
     Attributes:
-        kind: `sign` (the text, rendered) or `picture` (what the text describes, drawn).
+        kind: `sign` (the text, rendered), `picture` (what the text describes, drawn) or `scene` (the reading of an
+            ambiguous word that the text names, drawn).
         text: what the image holds.
         seed: the corpus seed.
         index: the sample's place in the corpus; font, size, colours, layout and noise follow from (seed, index).
@@ -30,6 +31,13 @@ class RenderSpec:
 
 
 ImageSource = Path | bytes | RenderSpec
+
+_SPLITS = ("train", "dev", "test", "heldout")
+
+
+def split_seed(split: str, seed: int) -> int:
+    """Return the seed of the images of a split: no two splits of a corpus, and no two corpora, share an image."""
+    return 10 * seed + 1 + _SPLITS.index(split)
 
 
 @dataclass(frozen=True)

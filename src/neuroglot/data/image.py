@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from neuroglot.data.example import ImageSource, RenderSpec
 from neuroglot.data.pictures import draw_picture
 from neuroglot.data.render import render
+from neuroglot.data.scenes import draw_scene
 from neuroglot.errors import UserError
 
 MAX_PIXELS = 100_000_000
@@ -26,6 +27,8 @@ def open_image(source: ImageSource) -> Image.Image:
     if isinstance(source, RenderSpec):
         if source.kind == "picture":
             return draw_picture(source.text, source.seed, source.index)
+        if source.kind == "scene":
+            return draw_scene(source.text, source.seed, source.index)
         return render(source.text, source.seed, source.index, dict(source.style)).image
     name = str(source) if isinstance(source, Path) else f"of {len(source)} bytes"
     if isinstance(source, Path) and not source.is_file():

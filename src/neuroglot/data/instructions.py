@@ -6,23 +6,22 @@ from neuroglot.data.example import Example
 from neuroglot.errors import UserError, nearest
 from neuroglot.pair import language_name
 
+_TEXT = (
+    "Translate the text to {target}.",
+    "What is this in {target}?",
+    "Write this text in {target}.",
+)
+
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "image_translation": (
         "Translate the text in the image to {target}.",
         "What does the sign say in {target}?",
         "Write the text of the image in {target}.",
     ),
-    "multimodal_translation": (
-        "Translate the text to {target}, using the image.",
-        "What is this in {target}, given the image?",
-        "Write this text in {target}, as the image shows it.",
-    ),
+    # The image is all that sets it apart from text translation: without it, the two are the same prompt.
+    "multimodal_translation": _TEXT,
     "ocr": ("Read the text in the image.", "What does the sign say?", "Transcribe the text of the image."),
-    "text_translation": (
-        "Translate the text to {target}.",
-        "What is this in {target}?",
-        "Write this text in {target}.",
-    ),
+    "text_translation": _TEXT,
     "describe": ("Name what the image shows.", "What is in the picture?", "Describe the image."),
 }
 

@@ -9,18 +9,29 @@ two whole templates are *held out*: tuning never sees them, and they make the se
 
 from __future__ import annotations
 
-import copy
 import datetime as dt
-import hashlib
 import random
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
-from babel import Locale, UnknownLocaleError, dates, lists, numbers, units
+from babel import UnknownLocaleError, dates, lists, numbers, units
 
+from neuroglot.data.names import (
+    CURRENCIES,
+    HELD_OUT_NAMES,
+    TERRITORIES,
+    TONGUES,
+    UNITS,
+    Name,
+    bucket,
+    call,
+    cldr,
+    day_name,
+    pick_name,
+    pick_names,
+)
 from neuroglot.errors import UserError, nearest
 
 LANGUAGES = ("fr", "cs", "de", "lv", "hi", "tr")
@@ -29,178 +40,13 @@ LANGUAGES = ("fr", "cs", "de", "lv", "hi", "tr")
 SPLITS = ("pretrain", "train", "dev", "test", "heldout")
 MAX_SOURCE, MAX_WORD, MAX_TARGET = 28, 12, 40
 
-TERRITORIES = [
-    "AT",
-    "BE",
-    "BR",
-    "CA",
-    "CN",
-    "CU",
-    "CY",
-    "CZ",
-    "DE",
-    "DK",
-    "EE",
-    "EG",
-    "ES",
-    "FI",
-    "FR",
-    "GB",
-    "GR",
-    "HU",
-    "IE",
-    "IN",
-    "IS",
-    "IT",
-    "JP",
-    "KE",
-    "LT",
-    "LU",
-    "LV",
-    "MT",
-    "MX",
-    "NL",
-    "NO",
-    "NZ",
-    "PE",
-    "PL",
-    "PT",
-    "RO",
-    "RS",
-    "RU",
-    "SE",
-    "SI",
-    "SK",
-    "TR",
-    "UA",
-    "US",
-    "ZA",
-    "AR",
-    "CL",
-    "CO",
-    "DZ",
-    "ET",
-    "GE",
-    "HR",
-    "ID",
-    "IL",
-    "IQ",
-    "IR",
-    "JM",
-    "JO",
-    "KR",
-    "MA",
-    "MY",
-    "NG",
-    "NP",
-    "PH",
-    "QA",
-    "SG",
-    "SY",
-    "TH",
-    "TN",
-    "VN",
-]
-TONGUES = [
-    "ar",
-    "bg",
-    "cs",
-    "da",
-    "de",
-    "el",
-    "en",
-    "es",
-    "et",
-    "fi",
-    "fr",
-    "ga",
-    "hi",
-    "hr",
-    "hu",
-    "id",
-    "is",
-    "it",
-    "ja",
-    "ko",
-    "lt",
-    "lv",
-    "mt",
-    "nl",
-    "pl",
-    "pt",
-    "ro",
-    "ru",
-    "sk",
-    "sl",
-    "sv",
-    "th",
-    "tr",
-    "uk",
-    "vi",
-    "zh",
-]
-CURRENCIES = ["EUR", "USD", "GBP", "JPY", "CHF", "CZK", "TRY", "INR", "PLN", "SEK", "NOK", "DKK"]
-UNITS = [
-    "length-kilometer",
-    "length-meter",
-    "length-centimeter",
-    "length-mile",
-    "length-foot",
-    "duration-day",
-    "duration-hour",
-    "duration-minute",
-    "duration-week",
-    "duration-month",
-    "duration-year",
-    "duration-second",
-    "mass-kilogram",
-    "mass-gram",
-    "volume-liter",
-    "speed-kilometer-per-hour",
-    "temperature-celsius",
-    "area-square-meter",
-    "digital-gigabyte",
-    "energy-kilowatt-hour",
-]
 GRANULARITY: dict[int, Literal["minute", "hour"]] = {60: "minute", 3600: "hour"}
 DAY_SKELETONS = ("MMMd", "MMMEd", "yMMMEd", "yMMMM", "MMMMd")
-
-
-def _bucket(text: str, salt: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{salt}:{text}".encode()).digest()[:4], "big") % 1000
-
-
-HELD_OUT_NAMES = frozenset(c for c in (*TERRITORIES, *TONGUES) if _bucket(c, "name") < 200)
 HELD_OUT_TEMPLATES = frozenset({"range", "delta"})
 
 
-@cache
-def _locale(language: str) -> Locale:
-    locale = Locale.parse(language)
-    locale.languages.get(language)  # reads its data
-    # Babel's locales share what they inherit and write what they look up into it: once Japanese has been asked for its
-    # months, the Spanish ones are Japanese. A copy shares nothing.
-    return copy.deepcopy(locale)
-
-
-def _territory(language: str, code: str) -> str:
-    return str(_locale(language).territories[code])
-
-
-def _tongue(language: str, code: str) -> str:
-    return str(_locale(language).languages[code])
-
-
-def _day(language: str, number: int, width: Literal["wide", "abbreviated"] = "wide") -> str:
-    return str(dates.get_day_names(width, context="stand-alone", locale=_locale(language))[number])
-
-
-def _month(language: str, number: int) -> str:
-    return str(dates.get_month_names("wide", context="stand-alone", locale=_locale(language))[number])
-
-
 def _clock(language: str, minutes: int) -> str:
-    return dates.format_time(dt.time(minutes // 60 % 24, minutes % 60), "short", locale=_locale(language))
+    return dates.format_time(dt.time(minutes // 60 % 24, minutes % 60), "short", locale=cldr(language))
 
 
 def _pick_date(rng: random.Random) -> dt.date:
@@ -211,28 +57,6 @@ def _pick_minutes(rng: random.Random) -> int:
     return rng.randrange(24) * 60 + rng.choice((0, 0, 15, 30, 30, 45))
 
 
-def _pick_name(rng: random.Random) -> tuple[str, str]:
-    kind = rng.choices(("territory", "tongue", "day", "month"), (5, 3, 1, 1))[0]
-    pool: Any = {"territory": TERRITORIES, "tongue": TONGUES, "day": range(7), "month": range(1, 13)}[kind]
-    return kind, str(rng.choice(pool))
-
-
-def _pick_names(rng: random.Random, count: int) -> tuple[tuple[str, str], ...]:
-    names: dict[tuple[str, str], None] = {}
-    while len(names) < count:
-        names[_pick_name(rng)] = None
-    return tuple(names)
-
-
-def _name(language: str, name: tuple[str, str]) -> str:
-    kind, code = name
-    if kind == "territory":
-        return _territory(language, code)
-    if kind == "tongue":
-        return _tongue(language, code)
-    return _day(language, int(code)) if kind == "day" else _month(language, int(code))
-
-
 def _pick_money(rng: random.Random) -> tuple[float, str]:
     amount = rng.choice((rng.randrange(1, 100), rng.randrange(100, 100_000) / 100, rng.randrange(100, 5000, 50)))
     return amount, rng.choice(CURRENCIES)
@@ -240,17 +64,17 @@ def _pick_money(rng: random.Random) -> tuple[float, str]:
 
 def _money(language: str, money: tuple[float, str]) -> str:
     amount, currency = money
-    pattern = None if amount != int(amount) else numbers.get_currency_unit_pattern(currency, locale=_locale(language))
+    pattern = None if amount != int(amount) else numbers.get_currency_unit_pattern(currency, locale=cldr(language))
     if pattern and amount < 100:  # "5 euros"; larger and broken amounts carry the symbol
         return numbers.format_currency(
             int(amount),
             currency,
-            locale=_locale(language),
+            locale=cldr(language),
             format_type="name",
             currency_digits=False,
             decimal_quantization=False,
         )
-    return numbers.format_currency(amount, currency, locale=_locale(language))
+    return numbers.format_currency(amount, currency, locale=cldr(language))
 
 
 Arguments = tuple[Any, ...]
@@ -263,52 +87,52 @@ class _Template:
     write: Callable[..., str]  # (language, *arguments) -> text
 
 
-def _price_label(language: str, name: tuple[str, str], money: tuple[float, str]) -> str:
-    return f"{_name(language, name)}: {_money(language, money)}"
+def _price_label(language: str, name: Name, money: tuple[float, str]) -> str:
+    return f"{call(language, *name)}: {_money(language, money)}"
 
 
 def _amount(language: str, value: float, unit: str) -> str:
     lengths: tuple[Literal["long", "short", "narrow"], ...] = ("long", "short", "narrow")
     for length in lengths:
-        text = units.format_unit(value, unit, length, locale=_locale(language))
+        text = units.format_unit(value, unit, length, locale=cldr(language))
         if unit not in text:  # Babel writes the key where a length is inherited, as in Hindi, Turkish and Japanese
             return text
     raise KeyError(unit)
 
 
 def _compact(language: str, value: int) -> str:
-    form: Literal["long", "short"] = "long" if "long" in _locale(language).compact_decimal_formats else "short"
+    form: Literal["long", "short"] = "long" if "long" in cldr(language).compact_decimal_formats else "short"
     # In Japanese, short is long; Hindi counts in lakhs, so that 822 thousand needs its decimals.
-    return numbers.format_compact_decimal(value, format_type=form, locale=_locale(language), fraction_digits=2)
+    return numbers.format_compact_decimal(value, format_type=form, locale=cldr(language), fraction_digits=2)
 
 
 TEMPLATES: dict[str, _Template] = {
     "date": _Template(
         10,
         lambda r: (_pick_date(r), r.choice(("long", "full"))),
-        lambda lang, day, form: dates.format_date(day, form, locale=_locale(lang)),
+        lambda lang, day, form: dates.format_date(day, form, locale=cldr(lang)),
     ),
     "skeleton": _Template(
         8,
         lambda r: (_pick_date(r), r.choice(DAY_SKELETONS)),
-        lambda lang, day, form: dates.format_skeleton(form, dt.datetime.combine(day, dt.time()), locale=_locale(lang)),
+        lambda lang, day, form: dates.format_skeleton(form, dt.datetime.combine(day, dt.time()), locale=cldr(lang)),
     ),
     "time": _Template(2, lambda r: (_pick_minutes(r),), _clock),
     "daytime": _Template(
         7,
         lambda r: (r.randrange(7), _pick_minutes(r)),
-        lambda lang, day, minutes: f"{_day(lang, day)}, {_clock(lang, minutes)}",
+        lambda lang, day, minutes: f"{day_name(lang, day)}, {_clock(lang, minutes)}",
     ),
     "hours": _Template(
         9,
         lambda r: (r.choice((None, *range(7))), _pick_minutes(r), 15 * r.randrange(4, 40)),
         lambda lang, day, start, length: (
-            ("" if day is None else _day(lang, day, "abbreviated") + " ")
+            ("" if day is None else day_name(lang, day, "abbreviated") + " ")
             + f"{_clock(lang, start)} – {_clock(lang, start + length)}"
         ),
     ),
     "price": _Template(9, lambda r: (_pick_money(r),), _money),
-    "price_label": _Template(7, lambda r: (_pick_name(r), _pick_money(r)), _price_label),
+    "price_label": _Template(7, lambda r: (pick_name(r), _pick_money(r)), _price_label),
     "unit": _Template(
         11,
         lambda r: (r.choice((r.randrange(1, 30), r.randrange(30, 2000), r.randrange(1, 100) / 10)), r.choice(UNITS)),
@@ -322,33 +146,33 @@ TEMPLATES: dict[str, _Template] = {
             granularity=GRANULARITY.get(unit, "day"),
             threshold=1e9 if unit < 604800 else 0.85,
             add_direction=True,
-            locale=_locale(lang),
+            locale=cldr(lang),
         ),
     ),
     "list": _Template(
         9,
-        lambda r: (_pick_names(r, r.choice((2, 2, 3))), r.choice(("standard", "or"))),
-        lambda lang, names, form: lists.format_list([_name(lang, n) for n in names], form, locale=_locale(lang)),
+        lambda r: (pick_names(r, r.choice((2, 2, 3))), r.choice(("standard", "or"))),
+        lambda lang, names, form: lists.format_list([call(lang, *n) for n in names], form, locale=cldr(lang)),
     ),
     "range": _Template(
         6,
-        lambda r: _pick_names(r, 2),
-        lambda lang, first, last: f"{_name(lang, first)} – {_name(lang, last)}",
+        lambda r: pick_names(r, 2),
+        lambda lang, first, last: f"{call(lang, *first)} – {call(lang, *last)}",
     ),
     "label": _Template(
         10,
-        lambda r: (_pick_name(r), _pick_minutes(r)),
-        lambda lang, name, minutes: f"{_name(lang, name)}: {_clock(lang, minutes)}",
+        lambda r: (pick_name(r), _pick_minutes(r)),
+        lambda lang, name, minutes: f"{call(lang, *name)}: {_clock(lang, minutes)}",
     ),
     "place": _Template(
         7,
         lambda r: (r.choice(TERRITORIES), r.choice(TONGUES)),
-        lambda lang, place, tongue: f"{_territory(lang, place)} ({_tongue(lang, tongue)})",
+        lambda lang, place, tongue: f"{call(lang, 'territory', place)} ({call(lang, 'tongue', tongue)})",
     ),
     "percent": _Template(
         3,
-        lambda r: (_pick_name(r), r.randrange(1, 101)),
-        lambda lang, name, value: f"{_name(lang, name)}: " + numbers.format_percent(value / 100, locale=_locale(lang)),
+        lambda r: (pick_name(r), r.randrange(1, 101)),
+        lambda lang, name, value: f"{call(lang, *name)}: " + numbers.format_percent(value / 100, locale=cldr(lang)),
     ),
     "compact": _Template(
         2,
@@ -394,8 +218,8 @@ class Sign:
     @property
     def split(self) -> str | None:
         """The one split that this sign's English text belongs to; None for a held-out text outside the test share."""
-        bucket = _bucket(self.text("en"), "split")
-        split = "pretrain" if bucket < 700 else "train" if bucket < 880 else "dev" if bucket < 920 else "test"
+        share = bucket(self.text("en"), "split")
+        split = "pretrain" if share < 700 else "train" if share < 880 else "dev" if share < 920 else "test"
         if not self.held_out or split == "pretrain":
             return split
         return "heldout" if split == "test" else None

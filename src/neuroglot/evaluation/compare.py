@@ -7,16 +7,16 @@ sufficient statistics.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from neuroglot.errors import UserError, nearest
 from neuroglot.evaluation import metrics
 from neuroglot.evaluation.evaluate import Scores
+from neuroglot.evaluation.resample import FIGURES, Draws, resample
 
 Rows = Iterable[Mapping[str, Any]]
 
@@ -92,7 +92,8 @@ def paired_bootstrap(
     Args:
         a: hypothesis rows of one system on one split (pair, item, index, reference, hypothesis).
         b: rows of the other system on the same split.
-        metric: `bleu` (corpus BLEU per pair, averaged), `exact`, or `chrf` (mean of sentence chrF++).
+        metric: `bleu` (corpus BLEU per pair, averaged), `exact`, `chrf` (corpus chrF++ per pair), `nll` or
+            `contrastive`.
         resamples: number of bootstrap draws.
         confidence: coverage of the percentile interval.
         seed: of the draws; the same seed gives the same interval.
@@ -100,63 +101,20 @@ def paired_bootstrap(
     Raises:
         UserError: the rows are not of the same examples, or the metric is unknown.
     """
-    if metric not in metrics.PERCENT:
-        raise UserError(f"metric {metric!r} cannot be resampled; {nearest(metric, metrics.PERCENT)}")
+    if metric not in FIGURES:
+        raise UserError(f"metric {metric!r} cannot be resampled; {nearest(metric, FIGURES)}")
     rows_a, rows_b = _aligned(a, b)
-    items = {name: place for place, name in enumerate(dict.fromkeys(_item(row) for row in rows_a))}
-    rng = np.random.default_rng(seed)
-    weights = np.concatenate(  # (1 + R, items): the sample itself first, then its resamples
-        [np.ones((1, len(items)), np.int64), rng.multinomial(len(items), [1 / len(items)] * len(items), resamples)]
-    )
-    values = [_resampled(rows, items, weights, metric) for rows in (rows_a, rows_b)]
+    drawn = Draws.make(rows_a, 1, resamples, seed)
+    values = [resample([rows], metric, list(drawn.items), drawn) for rows in (rows_a, rows_b)]
+    if values[0] is None or values[1] is None:
+        raise UserError(f"metric {metric!r} is not known of every row of both systems; choose another")
     difference = values[1] - values[0]
     observed, draws = float(difference[0]), difference[1:]
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(draws, [tail, 1 - tail])
     side = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
     p = min(1.0, 2 * (side + 1) / (resamples + 1))  # the +1: the sample itself counts, so p is never 0
-    return Difference(metric, observed, float(low), float(high), p, len(items), resamples)
-
-
-def _resampled(
-    rows: Sequence[Mapping[str, Any]], items: Mapping[str, int], weights: NDArray[np.int64], metric: str
-) -> NDArray[np.float64]:
-    """Return the average over pairs of the metric under each weighting of the items, shape (1 + R,).
-
-    A pair may have none of the drawn items; its figure is then unknown and the average is over the other pairs.
-    """
-    by_pair: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        by_pair.setdefault(row["pair"], []).append(row)
-    per_pair = []
-    for pair, members in sorted(by_pair.items()):
-        hypotheses = [row["hypothesis"] for row in members]
-        references = [row["reference"] for row in members]
-        place = np.asarray([items[_item(row)] for row in members])
-        if metric == "bleu":
-            statistics = metrics.bleu_statistics(hypotheses, references, pair.split("-")[1])
-            totals = weights[:, place] @ statistics  # (1 + R, 10)
-            per_pair.append(np.asarray([metrics.bleu_from_statistics(total) for total in totals]))
-            per_pair[-1][weights[:, place].sum(axis=1) == 0] = np.nan
-            continue
-        if metric == "exact":
-            values = [100.0 * metrics.is_exact(*texts) for texts in zip(hypotheses, references, strict=True)]
-        else:
-            chrf = metrics.chrf_metric()
-            values = [
-                float(chrf.sentence_score(hypothesis, [reference]).score)
-                for hypothesis, reference in zip(hypotheses, references, strict=True)
-            ]
-        chosen = weights[:, place]
-        count = chosen.sum(axis=1)
-        per_pair.append(np.where(count > 0, chosen @ np.asarray(values) / np.maximum(count, 1), np.nan))
-    with np.errstate(invalid="ignore"):
-        return np.asarray(np.nanmean(np.stack(per_pair), axis=0), dtype=np.float64)
-
-
-def _item(row: Mapping[str, Any]) -> str:
-    """Name the independent unit that a row belongs to; an unnamed example is a unit of its own."""
-    return row.get("item") or f"#{row['index']}"
+    return Difference(metric, observed, float(low), float(high), p, sum(map(len, drawn.items.values())), resamples)
 
 
 def _aligned(a: Rows, b: Rows) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:

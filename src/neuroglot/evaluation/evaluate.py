@@ -10,9 +10,11 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuroglot.artefact import SCORES, read_json, write_json
 from neuroglot.data.example import Example
 from neuroglot.errors import UserError
 from neuroglot.evaluation import metrics
@@ -20,10 +22,8 @@ from neuroglot.evaluation import metrics
 if TYPE_CHECKING:  # only the interface is needed: scoring files must not wait for torch to load
     from neuroglot.systems.base import System
 
-FORMAT = "neuroglot-scores-1"
-
 Scores = dict[str, dict[str, dict[str, Any]]]
-"""split -> pair (and "average") -> {"bleu", "chrf", "exact", "nll", "n"}"""
+"""split -> pair (and "average") -> {"bleu", "chrf", "exact", "nll", "contrastive", "n"}"""
 
 SplitProgress = Callable[[str, int, int], None]
 """Called with the split just finished, the number of finished splits and the number of splits."""
@@ -43,7 +43,8 @@ def evaluate(
         Scores by split and pair (percent; nll in nats per reference character, None where the system has none),
         with the mean over pairs as `average`; and one row per example: system, split, task, pair, item, index,
         source, reference, hypothesis, nll (nats of the whole target; None where it overflowed, which leaves the
-        pair and the average without an nll too).
+        pair and the average without an nll too), and, of examples that have them, `domain` and `alternative_nll`
+        (nats of each wrong alternative; no list where the system has no likelihood).
 
     Raises:
         UserError: no splits, an empty split, or an example without a reference.
@@ -54,6 +55,7 @@ def evaluate(
     for done, (split, examples) in enumerate(splits.items(), start=1):
         hypotheses = system.translate(examples)
         nats = system.nll(examples)
+        wrong = _alternative_nats(system, examples) if nats is not None else {}
         split_rows = [
             {
                 "system": system.name,
@@ -66,6 +68,8 @@ def evaluate(
                 "reference": example.target,
                 "hypothesis": hypothesis,
                 "nll": _finite(nats[index]) if nats is not None else None,
+                **({"alternative_nll": wrong[index]} if index in wrong else {}),
+                **({"domain": example.meta["domain"]} if "domain" in example.meta else {}),
             }
             for index, (example, hypothesis) in enumerate(zip(examples, hypotheses, strict=True))
         ]
@@ -74,6 +78,16 @@ def evaluate(
         if progress is not None:
             progress(split, done, len(splits))
     return scores, rows
+
+
+def _alternative_nats(system: System, examples: Sequence[Example]) -> dict[int, list[float | None]]:
+    """Return the nats of each wrong alternative, by the place of the example; an example without is left out."""
+    wrong = [(i, replace(example, target=text)) for i, example in enumerate(examples) for text in example.alternatives]
+    nats = system.nll([example for _, example in wrong]) if wrong else None
+    found: dict[int, list[float | None]] = {}
+    for (index, _), value in zip(wrong, nats or (), strict=False):
+        found.setdefault(index, []).append(_finite(value))
+    return found
 
 
 def score_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -89,49 +103,71 @@ def score_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     scores = {}
     for pair, members in sorted(by_pair.items()):
         nats = [row["nll"] for row in members]
+        wrong = [row.get("alternative_nll") or [None] for row in members]
         scores[pair] = metrics.score(
             [row["hypothesis"] for row in members],
             [row["reference"] for row in members],
             pair.split("-")[1],
             None if None in nats else nats,
+            None if any(None in others for others in wrong) else wrong,
         )
     return {**scores, "average": metrics.average(scores.values())}
 
 
+def score_domains(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Score hypothesis rows of one system and split by domain: domain -> the mean of its figures over pairs."""
+    by_domain: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if "domain" in row:
+            by_domain.setdefault(row["domain"], []).append(row)
+    return {domain: score_rows(members)["average"] for domain, members in sorted(by_domain.items())}
+
+
+def average_nll(examples: Sequence[Example], nats: Sequence[float]) -> float | None:
+    """Return the mean over pairs of nats per reference character; None where some target's nats overflowed."""
+    if not all(map(math.isfinite, nats)):
+        return None
+    pairs: dict[str, list[int]] = {}
+    for index, example in enumerate(examples):
+        pairs.setdefault(str(example.pair), []).append(index)
+    losses = [
+        metrics.nll_per_character([nats[i] for i in members], [examples[i].target for i in members])
+        for members in pairs.values()
+    ]
+    return sum(losses) / len(losses)
+
+
 def write_scores(
-    path: Path | str, systems: Mapping[str, Scores], seconds: Mapping[str, float] | None = None
+    path: Path | str,
+    systems: Mapping[str, Scores],
+    seconds: Mapping[str, float] | None = None,
+    made_from: Mapping[str, Any] | None = None,
+    ceilings: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, Any]:
     """Write scores.json atomically and return what was written.
 
-    The signatures of every pair that occurs are added; `seconds` says how long each system took.
+    The signatures of every pair that occurs are added; `seconds` says how long each system took, `made_from`
+    identifies what was scored, `ceilings` the exact match (percent) that no system can exceed on a split if it is
+    shown only a part of each example: split -> what is shown -> percent.
     """
     pairs = {pair for splits in systems.values() for scores in splits.values() for pair in scores if pair != "average"}
     content = {
-        "format": FORMAT,
+        "made_from": dict(made_from or {}),
         "systems": {name: dict(splits) for name, splits in systems.items()},
         "signatures": metrics.signatures(pairs),
         "seconds": {name: round(value, 3) for name, value in (seconds or {}).items()},
+        "ceilings": {split: dict(values) for split, values in (ceilings or {}).items()},
     }
-    write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    return content
+    return write_json(Path(path), SCORES, content)
 
 
 def read_scores(path: Path | str) -> dict[str, Any]:
     """Read scores.json.
 
     Raises:
-        UserError: the file is missing, is no JSON, or is of another format version.
+        UserError: the file is missing, damaged, or of another format version.
     """
-    try:
-        content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; run the evaluate stage first") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); delete it and run the evaluate stage again") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        got = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise UserError(f"{path}: format {got!r}, expected {FORMAT!r}; run the evaluate stage again")
-    return content
+    return read_json(Path(path), SCORES)
 
 
 def write_hypotheses(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -17,7 +17,7 @@ from sacrebleu.metrics import BLEU, CHRF
 from neuroglot.errors import UserError
 from neuroglot.pair import Pair
 
-METRICS = ("bleu", "chrf", "exact", "nll")
+METRICS = ("bleu", "chrf", "exact", "nll", "contrastive")
 PERCENT = ("bleu", "chrf", "exact")
 
 
@@ -100,15 +100,34 @@ def corpus_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> float:
     return float(chrf_metric().corpus_score(list(hypotheses), [list(references)]).score)
 
 
+def contrastive(nats: Sequence[float], alternatives: Sequence[Sequence[float]]) -> float:
+    """Percentage of references that cost fewer nats than every wrong alternative; a tie is lost.
+
+    >>> contrastive([1.0, 3.0], [[2.0, 5.0], [4.0, 2.5]])
+    50.0
+    """
+    right = [own < min(others) for own, others in zip(nats, alternatives, strict=True)]
+    return 100.0 * sum(right) / len(right)
+
+
 def score(
-    hypotheses: Sequence[str], references: Sequence[str], target_lang: str, nats: Sequence[float] | None = None
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    target_lang: str,
+    nats: Sequence[float] | None = None,
+    alternatives: Sequence[Sequence[float]] | None = None,
 ) -> dict[str, Any]:
-    """Return every figure of one pair: bleu, chrf, exact in percent, nll in nats per reference character, n."""
+    """Return every figure of one pair: bleu, chrf, exact in percent, nll in nats per reference character, n.
+
+    `contrastive` (percent) compares `nats`, of the whole references, with those of their `alternatives`; both figures
+    are None where their nats are not known.
+    """
     return {
         "bleu": corpus_bleu(hypotheses, references, target_lang),
         "chrf": corpus_chrf(hypotheses, references),
         "exact": exact_match(hypotheses, references),
         "nll": None if nats is None else nll_per_character(nats, references),
+        "contrastive": None if nats is None or alternatives is None else contrastive(nats, alternatives),
         "n": len(references),
     }
 
@@ -118,7 +137,7 @@ def average(scores: Iterable[dict[str, Any]]) -> dict[str, Any]:
     rows = list(scores)
     mean: dict[str, Any] = {}
     for metric in METRICS:
-        values = [row[metric] for row in rows]
+        values: list[Any] = [row.get(metric) for row in rows]
         mean[metric] = None if None in values else sum(values) / len(values)
     return {**mean, "n": sum(row["n"] for row in rows)}
 
@@ -151,12 +170,6 @@ def bleu_statistics(hypotheses: Sequence[str], references: Sequence[str], target
         part = metric.corpus_score([hypothesis], [[reference]])
         rows.append([*part.counts, *part.totals, part.sys_len, part.ref_len])
     return np.asarray(rows, dtype=np.int64)
-
-
-def bleu_from_statistics(total: NDArray[np.int64]) -> float:
-    """Corpus BLEU in percent of summed statistics (10,)."""
-    counts, totals, (hypothesis, reference) = total[:4].tolist(), total[4:8].tolist(), total[8:].tolist()
-    return float(BLEU.compute_bleu(counts, totals, hypothesis, reference, smooth_method="exp").score)
 
 
 def _check(hypotheses: Sequence[Any], references: Sequence[str]) -> None:

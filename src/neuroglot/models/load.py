@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from neuroglot.errors import UserError
 
 EMBEDDED = "embedded"
+IMAGE_TEXT = "an image-text-to-text model"
 
 
 def embedded_folder() -> Path:
@@ -47,8 +50,23 @@ def load_model(model: str, dtype: str = "float32", trust_remote_code: bool = Fal
     if dtype not in ("float32", "bfloat16", "float16", "auto"):
         raise UserError(f"model.dtype must be float32, bfloat16, float16 or auto, got {dtype!r}")
     kind = dtype if dtype == "auto" else getattr(torch, dtype)
-    options = {"dtype": kind, "trust_remote_code": trust_remote_code}
-    return _from_pretrained(AutoModelForImageTextToText, "an image-text-to-text model", model, **options).eval()
+    # only safetensors: every other format of weights is a pickle
+    options = {"dtype": kind, "trust_remote_code": trust_remote_code, "use_safetensors": True}
+    return _from_pretrained(AutoModelForImageTextToText, IMAGE_TEXT, model, **options).eval()
+
+
+def load_skeleton(model: str, trust_remote_code: bool = False) -> Any:
+    """Return the model as its configuration describes it, without weights.
+
+    Raises:
+        UserError: there is no such model, or it is of another kind, such as one without a vision part.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    config = _from_pretrained(AutoConfig, IMAGE_TEXT, model, trust_remote_code=trust_remote_code)
+    with torch.device("meta"), _explained(model, IMAGE_TEXT):
+        return AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
 
 
 def load_processor(model: str, trust_remote_code: bool = False) -> Any:
@@ -68,15 +86,30 @@ def load_processor(model: str, trust_remote_code: bool = False) -> Any:
 
 
 def _from_pretrained(kind: Any, what: str, model: str, **options: Any) -> Any:
-    from safetensors import SafetensorError
     from transformers.utils import logging
 
     place = resolve(model)
     logging.disable_progress_bar()
     try:
-        return kind.from_pretrained(place, **options)
-    except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{model} cannot be loaded as {what}: {why}") from None
+        with _explained(model, what):
+            return kind.from_pretrained(place, **options)
     finally:
         logging.enable_progress_bar()
+
+
+@contextmanager
+def _explained(model: str, what: str) -> Iterator[None]:
+    """Turn whatever transformers raises into one line."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        text = str(error)
+        if "trust_remote_code" in text:
+            why = "it brings code of its own, which runs only if you say so; read it, then add --trust-remote-code"
+        elif "Unrecognized configuration class" in text:
+            why = "it is of another kind, such as a text model without a vision part; give a model that reads images"
+        else:
+            why = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+        raise UserError(f"{model} cannot be loaded as {what}: {why}") from None

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from neuroglot.errors import UserError, nearest
@@ -110,11 +111,14 @@ def linear(model: nn.Module, name: str) -> nn.Linear:
 
 
 def fingerprint(model: nn.Module, layers: Sequence[Layer]) -> str:
-    """Return a hash of the layers' names and shapes and of 64 spread entries of each weight."""
+    """Return a hash of the layers' names and shapes and of 64 spread entries of each weight.
+
+    The entries are taken in bfloat16, so that a model is itself whether it was loaded in float32 or in bfloat16.
+    """
     digest = hashlib.sha256()
     for layer in layers:
         weight = linear(model, layer.name).weight.detach().flatten()
-        some = weight[:: max(1, weight.numel() // 64)][:64].float().cpu()
+        some = weight[:: max(1, weight.numel() // 64)][:64].to(torch.bfloat16).view(torch.int16).cpu()
         digest.update(f"{layer.name} {layer.neurons} {layer.inputs}".encode() + some.numpy().tobytes())
     return digest.hexdigest()[:16]
 

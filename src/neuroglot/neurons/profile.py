@@ -6,20 +6,16 @@ profiles of different data add up.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from neuroglot.artefact import PROFILE, load_tensors, save_tensors
 from neuroglot.errors import UserError, nearest
 from neuroglot.neurons.inventory import Layer
 from neuroglot.pair import Condition
-
-FORMAT = "neuroglot-profile-1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +36,7 @@ class Profile:
         blocks: task -> layer -> [S, C, N] float64, sum over source items of (mean over pairs)^2, for items that were
             seen with every pair of the task.
         block_counts: task -> [C], the number of such items.
+        data: hash of the examples that it was measured on, where the caller said so.
     """
 
     model: str
@@ -54,6 +51,7 @@ class Profile:
     norms: Mapping[str, Tensor]
     blocks: Mapping[str, Mapping[str, Tensor]]
     block_counts: Mapping[str, Tensor]
+    data: str = ""
 
     def of_task(self, task: str) -> tuple[Condition, ...]:
         """Return the conditions of a task, in the order in which they were first seen."""
@@ -168,8 +166,9 @@ class Profile:
             "scores": self.scores,
             "classes": self.classes,
             "tasks": list(self.blocks),
+            "data": self.data,
         }
-        save_file(tensors, str(path), metadata={"format": FORMAT, "profile": json.dumps(head)})
+        save_tensors(path, PROFILE, tensors, head)
 
     @classmethod
     def load(cls, path: Path | str) -> Profile:
@@ -178,40 +177,24 @@ class Profile:
         Raises:
             UserError: the file is missing, damaged, or not a profile of this format version.
         """
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                meta = file.metadata() or {}
-                if meta.get("format") != FORMAT:
-                    raise UserError(f"{path} is not a profile: format {meta.get('format')!r}, expected {FORMAT!r}")
-                head = json.loads(meta["profile"])
-                layers = tuple(Layer(**layer) for layer in head["layers"])
-                names = [layer.name for layer in layers]
-                stored = set(file.keys())
-                profile = cls(
-                    model=head["model"],
-                    fingerprint=head["fingerprint"],
-                    layers=layers,
-                    conditions=tuple(Condition.parse(text) for text in head["conditions"]),
-                    scores=tuple(head["scores"]),
-                    classes=tuple(head["classes"]),
-                    counts=file.get_tensor("counts"),
-                    sums={name: file.get_tensor(f"sums|{name}") for name in names},
-                    squares={name: file.get_tensor(f"squares|{name}") for name in names},
-                    norms={name: file.get_tensor(f"norms|{name}") for name in names if f"norms|{name}" in stored},
-                    blocks={
-                        task: {name: file.get_tensor(f"blocks|{task}|{name}") for name in names}
-                        for task in head["tasks"]
-                    },
-                    block_counts={task: file.get_tensor(f"items|{task}") for task in head["tasks"]},
-                )
-        except FileNotFoundError:
-            raise UserError(f"{path} does not exist; run the profile stage first") from None
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, UserError) and str(path) in str(error):
-                raise
-            reason = " ".join(str(error).split())
-            raise UserError(f"{path} cannot be read as a profile: {reason}; delete it and profile again") from None
-        return profile
+        tensors, head = load_tensors(path, PROFILE)
+        layers = tuple(Layer(**layer) for layer in head["layers"])
+        names = [layer.name for layer in layers]
+        return cls(
+            model=head["model"],
+            fingerprint=head["fingerprint"],
+            layers=layers,
+            conditions=tuple(Condition.parse(text) for text in head["conditions"]),
+            scores=tuple(head["scores"]),
+            classes=tuple(head["classes"]),
+            counts=tensors["counts"],
+            sums={name: tensors[f"sums|{name}"] for name in names},
+            squares={name: tensors[f"squares|{name}"] for name in names},
+            norms={name: tensors[f"norms|{name}"] for name in names if f"norms|{name}" in tensors},
+            blocks={task: {name: tensors[f"blocks|{task}|{name}"] for name in names} for task in head["tasks"]},
+            block_counts={task: tensors[f"items|{task}"] for task in head["tasks"]},
+            data=head["data"],
+        )
 
 
 def merge(a: Profile, b: Profile) -> Profile:
@@ -257,4 +240,5 @@ def merge(a: Profile, b: Profile) -> Profile:
         norms=a.norms,
         blocks=blocks,
         block_counts=counts,
+        data="+".join(profile.data for profile in (a, b) if profile.data),
     )

@@ -92,9 +92,9 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
 
 def _anchor(tree: dict[str, Any], folder: Path) -> None:
     """Make the paths in a recipe absolute; a model's name is a path if it looks like one or a folder is there."""
-    for section, key, name in (("data", "source", "signs"), ("model", "path", "embedded")):
+    for section, key, names in (("data", "source", ("signs", "scenes")), ("model", "path", ("embedded",))):
         inside = tree.get(section)
-        if not isinstance(inside, dict) or not isinstance(inside.get(key), str) or inside[key] == name:
+        if not isinstance(inside, dict) or not isinstance(inside.get(key), str) or inside[key] in names:
             continue
         place = folder / Path(inside[key]).expanduser()
         if section == "data" or inside[key].startswith((".", "~")) or place.is_dir():

@@ -24,6 +24,18 @@ def _figure(width: float, height: float) -> Figure:
     return NewFigure(figsize=(width, height), layout="constrained")
 
 
+def _percent_rows(axis: Axes, labels: Sequence[str], end: float) -> None:
+    """Named rows from the top down, on a grid of percent that ends at `end`, where the figures have room."""
+    axis.set_yticks(range(len(labels)), labels)
+    axis.set_ylim(len(labels) - 0.5, -0.5)
+    axis.set_xlim(0, end)
+    axis.set_xticks(range(0, 101, 25))
+    axis.set_axisbelow(True)
+    axis.grid(axis="x")
+    axis.spines["bottom"].set_visible(False)
+    axis.tick_params(length=0)
+
+
 def score_bars(panels: Mapping[str, Mapping[str, Mapping[str, float]]], systems: Mapping[str, str], unit: str) -> Draw:
     """Grouped bars with their values.
 
@@ -50,16 +62,9 @@ def score_bars(panels: Mapping[str, Mapping[str, Mapping[str, float]]], systems:
                     value = pairs[pair][system]
                     axis.barh(row + offset, value, height=0.76 / len(systems), color=SYSTEMS[colour])
                     axis.text(value + 1.2, row + offset, f"{value:.1f}", va="center")
-            axis.set_yticks(range(len(names)), names)
+            _percent_rows(axis, names, 112)
             for label in axis.get_yticklabels():
                 label.set_fontweight("bold" if label.get_text() == "average" else "normal")
-            axis.set_ylim(len(names) - 0.5, -0.5)
-            axis.set_xlim(0, 112)
-            axis.set_xticks(range(0, 101, 25))
-            axis.set_axisbelow(True)
-            axis.grid(axis="x")
-            axis.spines["bottom"].set_visible(False)
-            axis.tick_params(length=0)
             axis.set_title(title)
             axis.set_xlabel(unit)
         for axis in list(axes):
@@ -80,14 +85,7 @@ def retention_dumbbells(rows: Sequence[Mapping[str, Any]]) -> Draw:
             axis.plot(row["before"], place, "o", ms=7, mfc=PAPER, mec=SYSTEMS["system-0"], mew=1.8, zorder=3)
             axis.plot(row["after"], place, "D", ms=6, color=SYSTEMS["system-5"], zorder=4)
             axis.text(103, place, row["note"], va="center")
-        axis.set_yticks(range(len(rows)), [row["label"] for row in rows])
-        axis.set_ylim(len(rows) - 0.5, -0.5)
-        axis.set_xlim(0, 101.5)
-        axis.set_xticks(range(0, 101, 25))
-        axis.set_axisbelow(True)
-        axis.grid(axis="x")
-        axis.spines["bottom"].set_visible(False)
-        axis.tick_params(length=0)
+        _percent_rows(axis, [row["label"] for row in rows], 101.5)
         axis.set_xlabel("percent")
         return figure
 

@@ -12,9 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from neuroglot.artefact import LAYERS, TRAINING, Format, read_json
 from neuroglot.errors import UserError
 from neuroglot.evaluation.compare import Difference, paired_bootstrap, retention
-from neuroglot.evaluation.evaluate import Scores, read_scores
+from neuroglot.evaluation.evaluate import Scores, read_scores, score_domains
 
 STAGES = {
     "recipe.yaml": "run",
@@ -60,14 +61,19 @@ class RunFiles:
     def method(self) -> str | None:
         """The system that was trained: named by training.json, else the last that is neither base nor cascade."""
         named = (self.training or {}).get("method")
-        others = [name for name in self.systems if name not in (BEFORE, YARDSTICK)]
+        others = [name for name in self.systems if name not in (BEFORE, YARDSTICK) and "(" not in name]
         return named if named in self.systems else others[-1] if others else None
 
     @property
+    def controls(self) -> list[str]:
+        """The method shown less than it should be, such as `neumt (no image)`."""
+        return [name for name in self.systems if name.startswith(f"{self.method} (")]
+
+    @property
     def order(self) -> list[str]:
-        """Systems as they are shown: base, cascade, anything else, the method last."""
+        """Systems as they are shown side by side: base, cascade, anything else, the method last; no controls."""
         first = [name for name in (BEFORE, YARDSTICK) if name in self.systems]
-        rest = [name for name in self.systems if name not in (*first, self.method)]
+        rest = [name for name in self.systems if name not in (*first, self.method, *self.controls)]
         return [*first, *rest, *([self.method] if self.method else [])]
 
     @property
@@ -106,6 +112,16 @@ class RunFiles:
         return {"split": split, "method": self.method, "before": before, "after": after, "cascade": yardstick}
 
     @cached_property
+    def domains(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Domain -> system -> figures, averages over pairs on the headline's split; empty where none is named."""
+        found: dict[str, dict[str, dict[str, Any]]] = {}
+        for system in self.order:
+            own = (r for r in self.hypotheses if r["system"] == system and r["split"] == self.headline_split)
+            for domain, figures in score_domains(own).items():
+                found.setdefault(domain, {})[system] = figures
+        return found
+
+    @cached_property
     def difference(self) -> Difference | None:
         """Bootstrap interval of the headline's BLEU gain; None without the hypotheses of both systems."""
         rows: dict[str, list[dict[str, Any]]] = {BEFORE: [], self.method or "": []}
@@ -136,8 +152,8 @@ def read_run(folder: Path | str) -> RunFiles:
         folder=folder,
         scores=scores,
         recipe=recipe.read_text(encoding="utf-8") if recipe.exists() else None,
-        training=_json(folder / "training.json"),
-        layers=_json(folder / "layers.json"),
+        training=_json(folder / "training.json", TRAINING),
+        layers=_json(folder / "layers.json", LAYERS),
         log=_jsonl(folder / "train_log.jsonl"),
         hypotheses=_jsonl(folder / "hypotheses.jsonl"),
         gallery=_jsonl(folder / "gallery.jsonl"),
@@ -159,16 +175,8 @@ def _existing(path: Path) -> Path | None:
     return path if path.exists() else None
 
 
-def _json(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); {_again(path)}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, expected an object; {_again(path)}")
-    return content
+def _json(path: Path, kind: Format) -> dict[str, Any] | None:
+    return read_json(path, kind) if path.exists() else None
 
 
 def _jsonl(path: Path) -> list[dict[str, Any]]:

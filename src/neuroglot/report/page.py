@@ -62,6 +62,10 @@ def render(run: RunFiles) -> str:
         dispersion=_dispersion_figure(view) if view and view.curves else None,
         scores=_scores_figure(run),
         score_tables=[_score_table(run, split) for split in run.splits],
+        domains=tables.domain_rows(run),
+        domain_heads=tables.domain_heads(run),
+        controls=tables.control_rows(run) if run.controls else [],
+        control_heads=tables.CONTROL_HEADS,
         signatures=_signatures(run),
         kept=tables.kept_rows(run),
         kept_heads=tables.KEPT_HEADS,
@@ -132,16 +136,18 @@ def _scores_figure(run: RunFiles) -> dict[str, Any]:
 
 
 def _score_table(run: RunFiles, split: str) -> dict[str, Any]:
+    shown = tables.figures(run, split)
     return {
         "title": tables.split_title(split),
+        "heads": [label for _, label in shown],
         "systems": [name for name in run.order if split in run.systems[name]],
         "rows": [
             {
                 "pair": pair,
                 "n": tables.count(n),
-                "cells": [[tables.number(v, 3 if i == 3 else 1) for i, v in enumerate(row)] for row in cells],
+                "cells": [[tables.number(row[key], tables.DIGITS.get(key, 1)) for key, _ in shown] for row in scored],
             }
-            for pair, n, cells in tables.score_rows(run, split)
+            for pair, n, scored in tables.score_rows(run, split)
         ],
         "open": split in run.taught,
     }
@@ -189,20 +195,27 @@ def _gallery(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return as many cards as the page has room for, and how many are left out."""
     cards, room = [], GALLERY_BYTES
     for number, row in enumerate(rows, start=1):
-        image = row["png_base64"]
+        image = row["png_base64"] or ""
         room -= len(image)
         if room < 0:
             break
+        others = row.get("alternatives") or []
         cards.append(
             {
                 **row,
-                "kind": _image_kind(image, number),
-                "before_right": is_exact(row["before"], row["reference"]),
-                "after_right": is_exact(row["after"], row["reference"]),
+                "alternatives": others,
+                "kind": _image_kind(image, number) if image else None,
+                **{f"{when}_verdict": _verdict(row[when], row["reference"], others) for when in ("before", "after")},
                 "languages": _tags(row["pair"]),
             }
         )
     return {"cards": cards, "left_out": len(rows) - len(cards)}
+
+
+def _verdict(answer: str, reference: str, others: Sequence[str]) -> str:
+    if is_exact(answer, reference):
+        return "right"
+    return "other" if any(is_exact(answer, other) for other in others) else "wrong"
 
 
 def _tags(pair: str) -> list[str]:

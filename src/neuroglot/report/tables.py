@@ -14,15 +14,16 @@ if TYPE_CHECKING:
 
 NBSP = "\N{NO-BREAK SPACE}"
 TITLES = {"ocr": "Transcribing", "describe": "Describing"}
-FIGURES = (("bleu", "BLEU"), ("chrf", "chrF++"), ("exact", "exact"), ("nll", "nll"))
+FIGURES = (("bleu", "BLEU"), ("chrf", "chrF++"), ("exact", "exact"), ("nll", "nll"), ("contrastive", "contrastive"))
+DIGITS = {"nll": 3}
 
 
 def show(run_folder: Path | str) -> dict[str, Any]:
     """Return what is known of a run, ready for `json.dumps`.
 
     Keys: run, method, split (that the run is judged by), headline (before, after, cascade averages, or null), parts,
-    trainable_parameters, total_parameters, groups (part -> kind -> neurons), scores (scores.json's systems),
-    retention, signatures, seconds, files (file -> present).
+    trainable_parameters, total_parameters, groups (part -> kind -> neurons), scores (scores.json's systems), domains
+    (domain -> system -> figures), ceilings (scores.json's), retention, signatures, seconds, files (file -> present).
 
     Raises:
         UserError: no run folder, no scores.json, or a damaged file.
@@ -39,6 +40,8 @@ def show(run_folder: Path | str) -> dict[str, Any]:
         "total_parameters": training.get("total_parameters"),
         "groups": group_counts(run.selection) if run.selection else {},
         "scores": run.systems,
+        "domains": run.domains,
+        "ceilings": run.scores.get("ceilings", {}),
         "retention": run.kept,
         "signatures": run.scores.get("signatures", {}),
         "seconds": run.scores.get("seconds", {}),
@@ -55,12 +58,17 @@ def show_tables(run_folder: Path | str, console: Console) -> None:
         console.print(_rich("What was trained", PART_HEADS, parts))
     for split in run.splits:
         systems = [name for name in run.order if split in run.systems[name]]
-        heads = ("pair", "n", *(f"{name} {label}" for name in systems for _, label in FIGURES[:3]))
+        shown = [(key, label) for key, label in figures(run, split) if key != "nll"]
+        heads = ("pair", "n", *(f"{name} {label}" for name in systems for _, label in shown))
         rows = [
-            [pair, count(n), *(number(cell) for system in figures for cell in system[:3])]
-            for pair, n, figures in score_rows(run, split)
+            [pair, count(n), *(number(system[key]) for system in scored for key, _ in shown)]
+            for pair, n, scored in score_rows(run, split)
         ]
         console.print(_rich(split_title(split), heads, rows))
+    if run.domains:
+        console.print(_rich(f"{split_title(run.headline_split)}, by domain", domain_heads(run), domain_rows(run)))
+    if run.controls:
+        console.print(_rich("What the answers rest on", CONTROL_HEADS, control_rows(run)))
     if run.kept:
         console.print(_rich(f"What {run.method} kept", KEPT_HEADS, kept_rows(run)))
 
@@ -113,15 +121,54 @@ def part_rows(run: RunFiles) -> list[list[str]]:
     return rows
 
 
-def score_rows(run: RunFiles, split: str) -> list[tuple[str, int | None, list[list[float | None]]]]:
+def figures(run: RunFiles, split: str) -> list[tuple[str, str]]:
+    """Return the figures (key, label) of a split's table: of contrastive scores only where there are some."""
+    scored = [run.systems[name][split]["average"] for name in run.order if split in run.systems[name]]
+    some = any(average.get("contrastive") is not None for average in scored)
+    return [(key, label) for key, label in FIGURES if some or key != "contrastive"]
+
+
+def score_rows(run: RunFiles, split: str) -> list[tuple[str, int | None, list[dict[str, float | None]]]]:
     """Return (pair, n, figures per system) of a split, the average last; None where a system lacks a figure."""
     scored = [run.systems[name][split] for name in run.order if split in run.systems[name]]
     pairs = sorted({pair for by_pair in scored for pair in by_pair if pair != "average"})
     rows = []
     for pair in (*pairs, "average"):
-        figures = [[by_pair.get(pair, {}).get(key) for key, _ in FIGURES] for by_pair in scored]
+        values = [{key: by_pair.get(pair, {}).get(key) for key, _ in FIGURES} for by_pair in scored]
         n = next((by_pair[pair].get("n") for by_pair in scored if pair in by_pair), None)
-        rows.append((pair, n, figures))
+        rows.append((pair, n, values))
+    return rows
+
+
+def domain_heads(run: RunFiles) -> list[str]:
+    """Return the columns of the table of domains."""
+    return ["domain", "n", *(f"{system} {label}" for system in run.order for label in ("exact", "contrastive"))]
+
+
+def domain_rows(run: RunFiles) -> list[list[str]]:
+    """Return a row per domain of the headline's split, as text."""
+    rows = []
+    for domain, by_system in run.domains.items():
+        n = next(iter(by_system.values()))["n"]
+        cells = [by_system.get(system, {}).get(key) for system in run.order for key in ("exact", "contrastive")]
+        rows.append([domain, count(n), *map(number, cells)])
+    return rows
+
+
+CONTROL_HEADS = ("shown", *(label for _, label in FIGURES))
+
+
+def control_rows(run: RunFiles) -> list[list[str]]:
+    """Return the averages of the headline's split, for the whole input and for less, and what less can reach."""
+    split = run.headline_split
+    systems = [name for name in (*run.order, *run.controls) if split in run.systems[name]]
+    averages = {name: run.systems[name][split]["average"] for name in systems}
+    rows = [
+        [name, *(number(average.get(key), DIGITS.get(key, 1)) for key, _ in FIGURES)]
+        for name, average in averages.items()
+    ]
+    for shown, most in run.scores.get("ceilings", {}).get(split, {}).items():
+        rows.append([f"at most, {shown}", *(number(most if key == "exact" else None) for key, _ in FIGURES)])
     return rows
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -10,11 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from neuroglot.artefact import LAYERS, digests, fresh, read_json, remove, write_json
 from neuroglot.data.corpus import as_task
 from neuroglot.data.example import Example
-from neuroglot.errors import UserError
-from neuroglot.stages.context import Context, quiet
-from neuroglot.stages.files import fresh, remove, write_json
+from neuroglot.stages.context import Context, examples_digest, made_for, quiet
 
 ANSWER_TOKENS = 48
 """At most, of what the base answers where a contrast task has no reference."""
@@ -37,7 +35,7 @@ def profile(context: Context) -> None:
         classes=(settings.tokens,),
     )
     with fresh(context.path("profile.safetensors")) as part:
-        found.save(part)
+        replace(found, data=examples_digest(examples)).save(part)
 
 
 def profile_examples(context: Context, items: int) -> list[Example]:
@@ -87,6 +85,7 @@ def _counted(batches: Iterable[Any], bar: Callable[[int], None]) -> Iterator[Any
 def probe(context: Context) -> None:
     """Tune briefly and compare every layer's activations before and after (LLaVA-NeuMT, Eq. 3)."""
     from neuroglot.neurons import activation_similarity, inventory
+    from neuroglot.neurons.inventory import fingerprint
     from neuroglot.stages.training import collate
     from neuroglot.training import TrainOptions, prepare, train
 
@@ -125,7 +124,14 @@ def probe(context: Context) -> None:
     cost = {"steps": settings.steps, "seconds": round(time.perf_counter() - began, 2)}
     write_json(
         context.path("layers.json"),
-        {"method": "similarity", "estimator": settings.estimator, "similarity": similarity, "cost": cost},
+        LAYERS,
+        {
+            "method": "similarity",
+            "estimator": settings.estimator,
+            "made_from": {"model": fingerprint(model, layers), "data": examples_digest(context.corpus.train)},
+            "similarity": similarity,
+            "cost": cost,
+        },
     )
     remove(work)
 
@@ -148,17 +154,25 @@ def _states(model: Any, tuned: Any) -> tuple[State, State]:
 
 def select(context: Context) -> None:
     """Choose the neurons."""
-    from neuroglot.neurons import Profile
+    from neuroglot.neurons import Profile, inventory
     from neuroglot.neurons import select as choose
+    from neuroglot.neurons.inventory import fingerprint
 
     recipe = context.recipe
     given = {name: value for name, value in recipe.select.model_dump().items() if value is not None}
-    if recipe.method != "random":
+    if not recipe.draws:
         del given["seed"]
     if recipe.needs_probe:
         given |= {"ranking": "similarity", "similarities": read_layers(context.path("layers.json"))}
     given |= {"task": recipe.task, "token_class": recipe.profile.tokens}
-    found = choose(Profile.load(context.path("profile.safetensors")), method=recipe.method, **given)
+    file = context.path("profile.safetensors")
+    measured = Profile.load(file)
+    if "profile" in context.foreign:
+        model = context.model()
+        own = fingerprint(model, inventory(model))
+        made_for(file, measured.fingerprint, own, "run the profile stage again")
+    found = choose(measured, method=recipe.method, **given)
+    found = replace(found, meta={**found.meta, "profile": digests(file)})
     with fresh(context.path("selection.safetensors")) as part:
         found.save(part)
 
@@ -167,14 +181,7 @@ def read_layers(path: Path) -> dict[str, dict[str, float]]:
     """Read the similarities that the probe wrote: layer -> pair -> R.
 
     Raises:
-        UserError: the file is not there, or not what the probe writes.
+        UserError: the file is not there, is damaged, or is not what the probe writes.
     """
-    try:
-        similarity: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))["similarity"]
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; run the probe stage first") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{path} is not what the probe stage writes; delete it and run the probe stage again"
-        ) from None
+    similarity: dict[str, dict[str, float]] = read_json(path, LAYERS)["similarity"]
     return similarity

@@ -1,16 +1,15 @@
-"""The files of a run folder: each is there whole or not at all, and one process at a time writes them."""
+"""A run folder: one process at a time writes there, and what a killed one left behind is swept up."""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from neuroglot.artefact import remove
 from neuroglot.errors import UserError
 
 if sys.platform == "win32":
@@ -26,47 +25,12 @@ else:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-@contextmanager
-def fresh(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`, and put what was written there in its place at the end.
-
-    An exception inside leaves `path` as it was and nothing beside it.
-    """
-    temporary = path.with_name(f".{path.name}.part")
-    remove(temporary)
-    try:
-        yield temporary
-        if path.is_dir():
-            remove(path)
-        temporary.replace(path)
-    finally:
-        remove(temporary)
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def sweep(folder: Path) -> None:
     """Remove the temporary files that a killed process left behind."""
-    for path in folder.glob(".*"):
-        if path.suffix in (".part", ".tmp"):
-            remove(path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file."""
-    with fresh(path) as part:
-        part.write_text(text, encoding="utf-8", newline="\n")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file."""
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    for place in (folder, folder / ".stages"):
+        for path in place.glob(".*"):
+            if path.suffix in (".part", ".tmp"):
+                remove(path)
 
 
 @contextmanager
@@ -92,4 +56,7 @@ def held(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            file.truncate(0)  # nobody holds it any more

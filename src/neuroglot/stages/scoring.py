@@ -8,67 +8,90 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from neuroglot.artefact import ADAPTER, MANIFEST, MODEL, digests, unseal, write_text
 from neuroglot.errors import UserError
-from neuroglot.stages.context import Context, placed, quiet
-from neuroglot.stages.files import write_text
+from neuroglot.stages.context import Context, made_for, placed, quiet
+from neuroglot.stages.training import home
+
+if TYPE_CHECKING:
+    from neuroglot.data.example import ImageSource
 
 GALLERY_PIXELS = 448
 """The longest side of an image on the page."""
 
 
-def load_trained(base: str, dtype: str, folder: Path) -> Any:
+def load_trained(base: str, dtype: str, folder: Path, trust_remote_code: bool = False) -> Any:
     """Return a run's trained model: its full checkpoint, or its base with the adapter merged.
 
     Raises:
-        UserError: the folder holds neither.
+        UserError: the folder holds neither, or what it holds is damaged.
     """
     from neuroglot.models.load import load_model
 
     if (folder / "model").is_dir():
-        return placed(load_model(str(folder / "model"), dtype))
-    return with_adapter(placed(load_model(base, dtype)), folder / "adapter")
+        unseal(folder / "model", MODEL)
+        return placed(load_model(str(folder / "model"), dtype, trust_remote_code))
+    return with_adapter(placed(load_model(base, dtype, trust_remote_code)), folder / "adapter")
 
 
 def with_adapter(model: Any, adapter: Path) -> Any:
     """Return a model with an adapter loaded and merged.
 
+    An adapter that `save_pretrained` wrote outside of a run has no manifest; PEFT's own checks have to do there.
+
     Raises:
-        UserError: there is no adapter, it cannot be read, or it was made for another model.
+        UserError: there is no adapter, it is damaged, or it was made for another model.
     """
     from peft import PeftModel
     from safetensors import SafetensorError
 
     import neuroglot.tuner  # noqa: F401  (registers the adapter type)
+    from neuroglot.neurons import inventory
+    from neuroglot.neurons.inventory import fingerprint
 
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (adapter / name).is_file():
             raise UserError(f"{adapter} holds no adapter ({name} is missing); expected what the train stage writes")
+    if (adapter / MANIFEST).is_file():
+        manifest = unseal(adapter, ADAPTER)
+        base = f"load it on {manifest['base']}, or train one for this model"
+        made_for(f"adapter {adapter}", manifest["made_from"]["model"], fingerprint(model, inventory(model)), base)
     try:
         return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().eval()
-    except UserError as error:
-        raise UserError(f"adapter {adapter} does not fit this model: {error}") from None
     except (ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         why = " ".join((str(error).splitlines() or [""])[0].split())
         raise UserError(f"adapter {adapter} cannot be loaded on this model: {why}") from None
 
 
 def evaluate(context: Context) -> None:
-    """Score the base, the cascade and the trained model on every split."""
+    """Score the base, the cascade and the trained model on every split, and controls where a picture should decide."""
+    from neuroglot.data.multimodal import image_only_ceiling, text_only_ceiling
     from neuroglot.evaluation import evaluate as score
     from neuroglot.evaluation import write_hypotheses, write_scores
-    from neuroglot.systems import Cascade
+    from neuroglot.systems import Cascade, shuffled_image, without_image, without_text
 
     quiet()
     recipe, corpus = context.recipe, context.corpus
     splits = {**corpus.splits, **corpus.retention}
     base = context.system(context.model(), "base")
-    trained = load_trained(recipe.model.path, recipe.model.dtype, context.folder)
+    trained = load_trained(recipe.model.path, recipe.model.dtype, context.folder, context.trust_remote_code)
     systems: list[tuple[Any, Mapping[str, Any]]] = [(base, splits)]
     if recipe.evaluate.cascade and recipe.task == "image_translation":
         systems.append((Cascade(base, base), corpus.splits))
-    systems.append((context.system(trained, recipe.method), splits))
+    method = context.system(trained, recipe.method)
+    systems.append((method, splits))
+    ceilings = {}
+    if recipe.task == "multimodal_translation":
+        ceilings = {
+            name: {"text alone": text_only_ceiling(part), "image alone": image_only_ceiling(part)}
+            for name, part in corpus.splits.items()
+        }
+        tested = corpus.splits[recipe.task]
+        systems += [(control(method), {recipe.task: tested}) for control in (without_image, without_text)]
+        if len({example.images for example in tested}) > 1:
+            systems.append((shuffled_image(method, tested), {recipe.task: tested}))
     bar = context.track("evaluating", sum(len(part) for _, part in systems))
     scores, rows, seconds, done = {}, [], {}, 0
     for system, part in systems:
@@ -83,36 +106,45 @@ def evaluate(context: Context) -> None:
         seconds[system.name] = time.perf_counter() - began
     write_hypotheses(context.path("hypotheses.jsonl"), rows)
     write_text(context.path("gallery.jsonl"), "".join(_gallery(context, rows)))
-    write_scores(context.path("scores.json"), scores, seconds)
+    manifest = context.path(home(recipe)) / MANIFEST
+    write_scores(context.path("scores.json"), scores, seconds, {"trained": digests(manifest)}, ceilings)
 
 
 def _gallery(context: Context, rows: list[dict[str, Any]]) -> list[str]:
     """Return lines with test images and what was said of them before and after, the pairs in turn."""
-    from neuroglot.data.image import open_image
-
     task = context.recipe.task
     said = {(r["system"], r["item"], r["pair"]): r["hypothesis"] for r in rows if r["split"] == task}
     items: dict[str, dict[str, Any]] = {}
     for example in context.corpus.splits[task]:
         items.setdefault(example.item, {})[str(example.pair)] = example
     lines = []
-    for number, (item, by_pair) in enumerate(list(items.items())[: context.recipe.report.gallery]):
-        pair = list(by_pair)[number % len(by_pair)]
+    sources: dict[str | None, int] = {}  # the readings of one source are shown in the same language
+    for item, by_pair in list(items.items())[: context.recipe.report.gallery]:
+        turn = sources.setdefault(next(iter(by_pair.values())).source, len(sources))
+        pair = list(by_pair)[turn % len(by_pair)]
         example = by_pair[pair]
-        image = open_image(example.images[0])
-        image.thumbnail((GALLERY_PIXELS, GALLERY_PIXELS))
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
         line = {
-            "png_base64": base64.b64encode(buffer.getvalue()).decode(),
+            "png_base64": _thumbnail(example.images[0]) if example.images else None,
             "source": example.source,
             "pair": pair,
             "reference": example.target,
+            "alternatives": list(example.alternatives),
             "before": said["base", item, pair],
             "after": said[context.recipe.method, item, pair],
         }
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     return lines
+
+
+def _thumbnail(source: ImageSource) -> str:
+    """Return an image for the page: PNG in base64."""
+    from neuroglot.data.image import open_image
+
+    image = open_image(source)
+    image.thumbnail((GALLERY_PIXELS, GALLERY_PIXELS))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def report(context: Context) -> None:

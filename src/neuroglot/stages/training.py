@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from neuroglot.artefact import ADAPTER, MODEL, TRAINING, digests, fresh, remove, seal, write_json, write_text
 from neuroglot.recipe import Recipe
-from neuroglot.stages.context import Context, quiet
-from neuroglot.stages.files import fresh, remove, write_json, write_text
+from neuroglot.stages.context import Context, examples_digest, made_for, quiet
+from neuroglot.stages.memory import watch
 
 if TYPE_CHECKING:
     from neuroglot.data.example import Example
@@ -58,17 +59,26 @@ def collate(context: Context) -> Callable[[list[Example]], dict[str, Any]]:
 def train(context: Context) -> None:
     """Train, save, and compare every weight with the base."""
     from neuroglot.neurons import inventory
+    from neuroglot.neurons.inventory import fingerprint
     from neuroglot.selection import Selection
     from neuroglot.training import prepare, snapshot
     from neuroglot.training import train as fit
 
     quiet()
     recipe = context.recipe
+    peak = watch()
     base = context.model()
     layers = inventory(base)
     total = sum(p.numel() for p in base.parameters())
-    selection = Selection.load(context.path("selection.safetensors")) if recipe.uses_neurons else None
-    before = snapshot(base) if selection is not None else {}
+    made_from = {"model": fingerprint(base, layers), "data": examples_digest(context.corpus.train)}
+    selection = None
+    if recipe.uses_neurons:
+        file = context.path("selection.safetensors")
+        selection = Selection.load(file)
+        made_for(
+            file, selection.meta.get("fingerprint"), made_from["model"], "run the profile and select stages again"
+        )
+        made_from["selection"] = digests(file)
     if selection is not None:
         tuned = prepare(base, "neurons", selection)
     elif recipe.method == "lora":
@@ -78,23 +88,27 @@ def train(context: Context) -> None:
         tuned = prepare(base, "full")
     bar = context.track("training", recipe.train.steps)
     work = context.path(".train")
-    remove(work / f"checkpoint-{recipe.train.steps}")  # resumed from its last step, the Trainer would take one more
     result = fit(tuned, context.corpus.train, collate(context), options(recipe), work, resume=True,
                  progress=lambda step, steps, loss: bar(step))  # fmt: skip
     facts = {
         "method": recipe.method,
+        "made_from": made_from,
         "parts": _parts(layers, selection),
         "seconds": round(result.seconds, 2),
         "steps": result.steps,
+        "peak_memory_bytes": peak(),
         "trainable_parameters": result.trainable,
         "total_parameters": total,
     }
     with fresh(context.path(home(recipe))) as part:
         _save(context, tuned, part)
         if selection is not None:
-            facts["audit"] = _audit(context, before, tuned, selection)
+            facts["audit"] = _audit(context, snapshot(context.model()), tuned, selection)
+        about = {"method": recipe.method, "base": recipe.model.path, "pairs": context.corpus.pairs}
+        seal(part, MODEL if recipe.method == "full" else ADAPTER, {**about, "made_from": made_from})
+    facts["saved_bytes"] = sum(p.stat().st_size for p in context.path(home(recipe)).glob("*.safetensors"))
     write_text(context.path("train_log.jsonl"), result.log.read_text(encoding="utf-8"))
-    write_json(context.path("training.json"), facts)
+    write_json(context.path("training.json"), TRAINING, facts)
     remove(work)
 
 

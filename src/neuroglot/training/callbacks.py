@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from neuroglot.artefact import CHECKPOINT, seal, write_text
 
 ProgressFunction = Callable[[int, int, float | None], None]
 """Called with (step, steps, last logged loss or None)."""
@@ -23,9 +26,13 @@ class LogFile(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Keep the lines up to the step that the run starts from."""
-        lines = self.path.read_text(encoding="utf-8").splitlines() if state.global_step and self.path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
-        self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        self.keep(state.global_step)
+
+    def keep(self, step: int) -> None:
+        """Drop the lines after a step, and what a full disk cut off."""
+        lines = self.path.read_text(encoding="utf-8").splitlines(True) if step and self.path.exists() else []
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        write_text(self.path, "".join(kept))
 
     def on_log(
         self,
@@ -42,6 +49,25 @@ class LogFile(TrainerCallback):
                 line["grad_norm"] = logs["grad_norm"]
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+
+
+class Seal(TrainerCallback):
+    """Puts a manifest into each checkpoint once it is whole: what is not sealed is not gone on from.
+
+    Args:
+        before: seconds that the training took up to the checkpoint that it goes on from.
+    """
+
+    def __init__(self, before: float) -> None:
+        self.before = before
+        self._began = time.perf_counter()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Seal the checkpoint that the Trainer has just written."""
+        if state.is_world_process_zero:
+            seconds = self.before + time.perf_counter() - self._began
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            seal(folder, CHECKPOINT, {"step": state.global_step, "seconds": round(seconds, 3)})
 
 
 class Progress(TrainerCallback):

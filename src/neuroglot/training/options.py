@@ -65,8 +65,8 @@ class TrainResult:
     Attributes:
         steps: optimiser steps in all, those before a resume included.
         resumed_from: the step of the checkpoint that it went on from, 0 for none.
-        loss: mean training loss per target token, in nats, over the steps of this call.
-        seconds: wall time of this call.
+        loss: mean training loss per target token, in nats, over the steps of this call; NaN if none was left.
+        seconds: wall time of the training, that before a resume included up to the checkpoint.
         trainable: number of trainable parameters.
         log: the log file.
     """

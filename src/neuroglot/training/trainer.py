@@ -7,10 +7,13 @@ pair that fills a third of a step's tokens see a third of the gradient that the 
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
@@ -18,11 +21,14 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, PrinterCallback, Trainer
 
+from neuroglot.artefact import CHECKPOINT, MANIFEST, unseal
 from neuroglot.errors import UserError
-from neuroglot.training.callbacks import LogFile, Progress, ProgressFunction
+from neuroglot.training.callbacks import LogFile, Progress, ProgressFunction, Seal
 from neuroglot.training.options import TrainOptions, TrainResult, arguments
 from neuroglot.training.sampler import OnePairBatchSampler
 from neuroglot.tuner import active_pair, has_router
+
+_log = logging.getLogger(__name__)
 
 LOG_NAME = "train_log.jsonl"
 
@@ -88,10 +94,15 @@ class PairTrainer(Trainer):
         return super().prediction_step(model, {k: v for k, v in inputs.items() if k != "pair"}, *args, **kwargs)
 
 
-def last_checkpoint(output_dir: Path) -> Path | None:
-    """Return the newest complete checkpoint: the Trainer writes `trainer_state.json` last."""
-    found = [p for p in output_dir.glob("checkpoint-*") if (p / "trainer_state.json").exists()]
-    return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+def last_checkpoint(output_dir: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Return the newest checkpoint that was sealed when it was whole and is as it was then, and its manifest."""
+    found = {int(p.parent.name.rpartition("-")[2]): p.parent for p in output_dir.glob(f"checkpoint-*/{MANIFEST}")}
+    for step in sorted(found, reverse=True):
+        try:
+            return found[step], unseal(found[step], CHECKPOINT)
+        except UserError as error:
+            _log.warning("%s; the checkpoint before it is used", error)
+    return None
 
 
 def train(
@@ -117,7 +128,8 @@ def train(
         options: see `TrainOptions`.
         output_dir: made if absent.
         pairs: the pair of each item; by default each item's `.pair`.
-        resume: go on from the newest complete checkpoint in `output_dir`, if there is one.
+        resume: go on from the newest whole checkpoint in `output_dir`, if there is one; one of the last step is the
+            result itself, and no step is taken.
         progress: called after every step with (step, steps, last logged loss or None).
 
     Raises:
@@ -136,23 +148,33 @@ def train(
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if not trainable:
         raise UserError("train: no parameter of the model is trainable; make it so with neuroglot.training.prepare")
+    checkpoint, before = (last_checkpoint(folder) if resume else None) or (None, {"step": 0, "seconds": 0.0})
+    log = LogFile(folder / LOG_NAME)
     trainer = PairTrainer(
         model=model,
         args=arguments(options, folder),
         train_dataset=dataset,
         data_collator=collate,
         pairs=pairs,
-        callbacks=[LogFile(folder / LOG_NAME), *([Progress(progress)] if progress else [])],
+        callbacks=[log, Seal(before["seconds"]), *([Progress(progress)] if progress else [])],
     )
     trainer.remove_callback(PrinterCallback)
-    checkpoint = last_checkpoint(folder) if resume else None
     start = time.perf_counter()
-    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    steps, loss = before["step"], math.nan
+    if checkpoint is not None and steps >= options.steps:  # the Trainer's own loop would take one step more
+        trainer._load_from_checkpoint(str(checkpoint))
+        log.keep(steps)
+    else:
+        try:
+            result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except UnpicklingError:  # the Trainer reads tensors only
+            raise UserError(f"{checkpoint} holds more than tensors, which is not loaded; delete {folder}") from None
+        steps, loss = result.global_step, float(result.training_loss)
     return TrainResult(
-        steps=result.global_step,
-        resumed_from=int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0,
-        loss=float(result.training_loss),
-        seconds=time.perf_counter() - start,
+        steps=steps,
+        resumed_from=before["step"],
+        loss=loss,
+        seconds=before["seconds"] + time.perf_counter() - start,
         trainable=trainable,
-        log=folder / LOG_NAME,
+        log=log.path,
     )

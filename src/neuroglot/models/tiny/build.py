@@ -29,6 +29,12 @@ from neuroglot.pair import language_name
 PATCH = 12
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>", "<|assistant|>")
 EXTRA_CHARACTERS = "ÀÂÆÈÊËÎÏÔŒÙÛŸàâæîôœùÿĎŇÓŤĚÝŮňťóÕõŌōŖŗĢĒ«»“”„‘’!?\"'&@*#=|[]°·•…✓→"
+UNTAUGHT = (
+    "Translate the text to {target}, using the image.",
+    "What is this in {target}, given the image?",
+    "Write this text in {target}, as the image shows it.",
+)
+"""Instructions whose pieces are in the vocabulary though no task uses them; pretraining never saw them."""
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}<|assistant|>{% endif %}"
@@ -54,7 +60,7 @@ def characters() -> str:
 def phrases() -> list[str]:
     """Return the pieces of the instructions that are one token each, so that a prompt costs two or three tokens."""
     pieces: dict[str, None] = {}
-    for templates in TEMPLATES.values():
+    for templates in {**TEMPLATES, "multimodal_translation": UNTAUGHT}.values():
         for template in templates:
             head, found, tail = template.partition("{target}")
             if not found:

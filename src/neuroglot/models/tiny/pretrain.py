@@ -1,4 +1,4 @@
-"""Train the embedded model from scratch: `python -m neuroglot.models.tiny.pretrain --out work/pretrain`.
+"""Train the embedded model from scratch: `python -m neuroglot.models.tiny.pretrain --out out/pretrain`.
 
 Three stages, one after the other, each resumable from its last checkpoint:
 

@@ -1,0 +1,103 @@
+"""Figures from sums are the figures, drawn seeds and items are what the draws say, and intervals cover."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from neuroglot.evaluation import metrics
+from neuroglot.evaluation.resample import FIGURES, Draws, resample, statistics, value
+
+WORDS = ["der", "die", "das", "Haus", "Tür", "links", "rechts", "12", "18:30", "Montag"]
+
+
+def rows_of(seed, items=12, pairs=("en-de", "en-fr"), right=0.4, split="image_translation"):
+    rng = np.random.default_rng(seed)
+    rows = []
+    for item in range(items):
+        for pair in pairs:
+            length = int(rng.integers(1, 9))
+            reference = " ".join(rng.choice(WORDS, length))
+            wrong = " ".join(rng.choice(WORDS, int(rng.integers(0, 9))))
+            nats = [float(x) for x in rng.exponential(5, 3)]
+            rows.append(
+                {"split": split, "pair": pair, "item": f"i{item}", "index": len(rows), "reference": reference,
+                 "hypothesis": reference if rng.random() < right else wrong, "nll": nats[0],
+                 "alternative_nll": nats[1:]}
+            )  # fmt: skip
+    return rows
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("right", [0.0, 0.05, 0.7])
+def test_a_figure_of_sums_is_the_figure(seed, right):
+    rows = rows_of(seed, items=1 + seed * 4, pairs=("en-de",), right=right)
+    hypotheses, references = [r["hypothesis"] for r in rows], [r["reference"] for r in rows]
+    expected = metrics.score(hypotheses, references, "de", [r["nll"] for r in rows])
+    for metric in ("bleu", "chrf", "exact", "nll"):
+        made = statistics(rows, metric)
+        assert float(value(made.sum(axis=0), metric)) == pytest.approx(expected[metric], abs=1e-9), metric
+    share = np.mean([r["nll"] < min(r["alternative_nll"]) for r in rows])
+    assert float(value(statistics(rows, "contrastive").sum(axis=0), "contrastive")) == pytest.approx(100 * share)
+
+
+@pytest.mark.parametrize("metric", FIGURES)
+def test_a_draw_is_the_corpus_with_items_repeated(metric):
+    rows = [*rows_of(0), *rows_of(1, split="ocr", pairs=("en-en",))]
+    draws = Draws.make(rows, seeds=1, draws=5, seed=3)
+    found = resample([rows], metric, ["image_translation", "ocr"], draws)
+    for draw in range(6):
+        means = []
+        for split, names in draws.items.items():
+            weights = draws.weights[split][draw]
+            per_pair = []
+            for pair in sorted({r["pair"] for r in rows if r["split"] == split}):
+                corpus = [
+                    r for r in rows if r["split"] == split and r["pair"] == pair
+                    for _ in range(int(weights[names[r["item"]]]))
+                ]  # fmt: skip
+                per_pair.append(float(value(statistics(corpus, metric).sum(axis=0), metric)))
+            means.append(np.mean(per_pair))
+        assert found[draw] == pytest.approx(np.mean(means))
+
+
+def test_seeds_are_drawn_too_and_the_first_draw_is_the_data():
+    runs = [rows_of(seed, right=0.1 + 0.2 * seed) for seed in range(4)]
+    for run in runs[1:]:  # the same items, other answers
+        for row, first in zip(run, runs[0], strict=True):
+            row["reference"] = first["reference"]
+    draws = Draws.make(runs[0], seeds=4, draws=50)
+    alone = np.stack([resample([run], "exact", ["image_translation"], draws) for run in runs])
+    found = resample(runs, "exact", ["image_translation"], draws)
+    assert found[0] == pytest.approx(alone[:, 0].mean())
+    assert found == pytest.approx((alone.T * draws.seeds).sum(axis=1) / 4)
+    assert found[1:].std() > alone.mean(axis=0)[1:].std()  # seeds that differ widen the interval
+
+
+def test_what_a_system_lacks_is_none():
+    rows = rows_of(0)
+    draws = Draws.make(rows, seeds=1, draws=3)
+    rows[0]["nll"] = None
+    assert resample([rows], "nll", ["image_translation"], draws) is None
+    assert resample([rows], "contrastive", ["image_translation"], draws) is None
+    assert resample([rows], "exact", ["ocr"], draws) is None
+
+
+def test_intervals_over_seeds_and_items_cover_the_truth():
+    """Both sources of chance, at known size: about 95 of 100 intervals hold the true mean."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for trial in range(120):
+        of_seed, of_item = 0.4 * rng.standard_normal(8), 0.8 * rng.standard_normal(30)
+        runs = [
+            [
+                {"split": "s", "pair": "en-de", "item": str(i), "index": i, "hypothesis": "", "reference": "xx",
+                 "nll": 2 * (3 + of_seed[s] + of_item[i] + 0.3 * rng.standard_normal())}
+                for i in range(30)
+            ]
+            for s in range(8)
+        ]  # fmt: skip
+        draws = Draws.make(runs[0], seeds=8, draws=300, seed=trial)
+        low, high = np.quantile(resample(runs, "nll", ["s"], draws)[1:], [0.025, 0.975])
+        covered += low <= 3 <= high
+    assert 0.88 <= covered / 120 <= 1.0
