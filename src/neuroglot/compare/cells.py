@@ -1,0 +1,129 @@
+"""One cell: the stages of a run up to training, then its loss on dev, then, for the chosen rate, the test split.
+
+    profile, probe (the grid's own, linked) -> select -> train -> develop -> examine
+
+The test split is a stage of its own, so that only chosen cells ever see it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from neuroglot.artefact import LOSSES, read_json, write_json
+from neuroglot.compare.grid import YARDSTICKS
+from neuroglot.recipe import Recipe
+from neuroglot.run import execute
+from neuroglot.stages import Context, Stage, load_trained, quiet, stages
+
+SHARED = ("profile.safetensors", "layers.json", ".stages/profile.json", ".stages/probe.json")
+"""Made once for the grid."""
+
+
+def cell_stages(system: str, examined: bool) -> Callable[[Recipe], list[Stage]]:
+    """Return the table of stages for the cells of a method or yardstick."""
+
+    def table(recipe: Recipe) -> list[Stage]:
+        whole = {stage.name: stage for stage in stages(recipe)}
+        tested, reads = whole["evaluate"].fields, whole["evaluate"].reads
+        made = [whole[name] for name in ("profile", "probe", "select", "train") if name in whole]
+        if system in YARDSTICKS:
+            made, reads = [], ()
+        fields = tuple(field for field in tested if field not in ("method", "report"))
+        settings = ("data.dev", "data.retention")
+        on_dev = (*(field for field in fields if field not in ("data.test", "data.heldout", *settings)), *settings)
+        made.append(Stage("develop", on_dev, reads, ("dev.json",), partial(_develop, system=system)))
+        if examined:
+            files = ("scores.json", "hypotheses.jsonl")
+            made.append(Stage("examine", fields, reads, files, partial(_examine, system=system)))
+        return made
+
+    return table
+
+
+def work(
+    recipe: Recipe,
+    system: str,
+    folder: Path,
+    examined: bool,
+    trust_remote_code: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Do a cell, as far as it is not done.
+
+    Args:
+        recipe: the cell's.
+        system: its method, or `base` or `cascade`.
+        folder: the grid's: profile and probe are there, cells are made under `cells/`.
+        examined: whether it is scored on the test split too.
+        trust_remote_code: let code that comes with the model run.
+        say: prints a line.
+    """
+    own = folder / "cells" / recipe.name
+    if system not in YARDSTICKS and recipe.uses_neurons:
+        (own / ".stages").mkdir(parents=True, exist_ok=True)
+        for name in SHARED:
+            if (folder / name).exists() and not _same(folder / name, own / name):
+                (own / name).unlink(missing_ok=True)
+                _link(folder / name, own / name)
+    table = cell_stages(system, examined)
+    unseen = lambda label, total: lambda done: None  # noqa: E731
+    execute(recipe, folder / "cells", unseen, say, trust_remote_code=trust_remote_code, table=table)
+
+
+def _same(a: Path, b: Path) -> bool:
+    return b.exists() and os.path.samefile(a, b)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
+def _system(context: Context, system: str) -> Any:
+    from neuroglot.systems import Cascade
+
+    if system not in YARDSTICKS:
+        model = context.recipe.model
+        tuned = load_trained(model.path, model.dtype, context.folder, context.trust_remote_code)
+        return context.system(tuned, system)
+    base = context.system(context.model(), "base")
+    return Cascade(base, base) if system == "cascade" else base
+
+
+def _develop(context: Context, system: str) -> None:
+    """Write the loss on the dev split and on what should be kept: nats per reference character, by split and pair."""
+    from neuroglot.evaluation import average_nll
+
+    quiet()
+    corpus, made = context.corpus, _system(context, system)
+    splits = {context.recipe.task: corpus.dev, **corpus.dev_retention}
+    losses: dict[str, Any] = {}
+    for split, examples in splits.items():
+        nats = made.nll(examples) if examples else None
+        losses[split] = None if nats is None else average_nll(examples, nats)
+    write_json(context.path("dev.json"), LOSSES, {"nll": losses})
+
+
+def _examine(context: Context, system: str) -> None:
+    """Score the test split, the held-out split and what should be kept."""
+    from neuroglot.evaluation import evaluate, write_hypotheses, write_scores
+
+    quiet()
+    corpus = context.corpus
+    splits = dict(corpus.splits) if system == "cascade" else {**corpus.splits, **corpus.retention}
+    scores, rows = evaluate(_system(context, system), splits)
+    write_hypotheses(context.path("hypotheses.jsonl"), rows)
+    write_scores(context.path("scores.json"), {system: scores})
+
+
+def read_losses(folder: Path) -> dict[str, float | None]:
+    """Read what `develop` wrote."""
+    losses: dict[str, float | None] = read_json(folder / "dev.json", LOSSES)["nll"]
+    return losses

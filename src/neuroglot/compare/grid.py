@@ -1,0 +1,155 @@
+"""The grid: its cells, their recipes and names, and which learning rate is tried next.
+
+A *contender* is a method at a budget. Each is trained at several learning rates with the first seed, a rate is chosen
+by the loss on the dev split, and with that rate it is trained with every seed. A *cell* is one such training; `base`
+and `cascade`, which are not trained, are one cell each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from neuroglot.errors import UserError, nearest
+from neuroglot.recipe import CONTROLS, METHODS, NEURON_METHODS, PRESETS, Recipe, check
+
+YARDSTICKS = ("base", "cascade")
+KNOWN = (*YARDSTICKS, *METHODS)
+MOST_RATES = 6
+"""Tried for one contender; a best rate that is still at the edge then is marked."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A method at a budget, its share of trainable neurons; None where it has none."""
+
+    method: str
+    budget: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name in the table."""
+        return self.method if self.budget is None else f"{self.method} {100 * self.budget:g} %"
+
+    @property
+    def trained(self) -> bool:
+        """Whether there is anything to train."""
+        return self.method not in YARDSTICKS
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of a contender, or a yardstick."""
+
+    contender: Contender
+    rate: float | None = None
+    seed: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Its folder."""
+        parts = (self.contender.method, self.contender.budget, self.rate, self.seed)
+        return "-".join(part if isinstance(part, str) else f"{part:g}" for part in parts if part is not None)
+
+
+def contenders(methods: Sequence[str], budgets: Sequence[float]) -> list[Contender]:
+    """Return the contenders, yardsticks first.
+
+    Raises:
+        UserError: an unknown or repeated method, a budget outside (0, 1], or none where a method needs one.
+    """
+    for place, method in enumerate(methods):
+        if method not in KNOWN:
+            raise UserError(f"method {method!r} is not known; {nearest(method, KNOWN)}")
+        if method in methods[:place]:
+            raise UserError(f"method {method} is named twice; name it once")
+    for budget in budgets:
+        if not 0 < budget <= 1:
+            raise UserError(f"a budget must be in (0, 1], got {budget:g}; it is a share of neurons, 0.4 for 40 %")
+    found = []
+    for method in sorted(methods, key=lambda m: m not in YARDSTICKS):
+        if method in (*YARDSTICKS, "full"):
+            found.append(Contender(method))
+        elif not budgets:
+            raise UserError(f"method {method} needs --budgets, such as 0.01,0.1")
+        else:
+            found += [Contender(method, budget) for budget in budgets]
+    return found
+
+
+def recipe_of(cell: Cell, recipe: Recipe, widths: Sequence[tuple[int, int]]) -> Recipe:
+    """Return a cell's recipe.
+
+    Args:
+        cell: which.
+        recipe: what the grid is of; a control is like its method, or `mnaft`.
+        widths: (inputs with bias, outputs) of each layer, for LoRA's rank.
+    """
+    tree: dict[str, Any] = recipe.model_dump(mode="json") | {"name": cell.name}
+    contender = cell.contender
+    if contender.trained:
+        tree["method"] = contender.method
+        tree["train"] |= {"seed": cell.seed, "lr": cell.rate}
+    if contender.method in NEURON_METHODS:
+        tree["select"] |= {"budget": contender.budget, "seed": cell.seed}
+    if contender.method in CONTROLS:
+        like = recipe.select.like or (recipe.method if recipe.method in PRESETS else "mnaft")
+        tree["select"]["like"] = like
+    if contender.method == "lora" and contender.budget is not None:
+        tree["train"]["rank"] = equal_rank(contender.budget, widths)
+    return check(tree, f"cell {cell.name}")
+
+
+def equal_rank(budget: float, widths: Sequence[tuple[int, int]]) -> int:
+    """Return the rank at which LoRA in every layer trains as many parameters as a share of all rows, at least 1.
+
+    >>> equal_rank(0.5, [(64, 64), (64, 64)])
+    16
+    """
+    rows = budget * sum(inputs * outputs for inputs, outputs in widths)
+    return max(1, round(rows / sum(inputs + outputs for inputs, outputs in widths)))
+
+
+def rate(step: int) -> float:
+    """Return a learning rate of the ladder ..., 1e-3, 3e-3, 1e-2, 3e-2, ...; step 0 is 1e-3.
+
+    >>> [rate(step) for step in (-1, 0, 1, 2)]
+    [0.0003, 0.001, 0.003, 0.01]
+    """
+    return float(f"{(3 if step % 2 else 1)}e{step // 2 - 3}")
+
+
+def first_steps(contender: Contender) -> list[int]:
+    """Return the steps of the ladder to begin with: few parameters want high rates."""
+    if contender.method == "full":
+        middle = -1
+    elif contender.method == "lora":
+        middle = 1
+    else:
+        middle = 0 if (contender.budget or 1) > 0.2 else 1 if (contender.budget or 1) > 0.03 else 2
+    return [middle - 1, middle, middle + 1]
+
+
+def next_steps(tried: Mapping[int, float]) -> list[int]:
+    """Return the steps to try next: one beyond the edge as long as the best is there, and none when it is inside.
+
+    Args:
+        tried: step -> loss on dev; infinite where training diverged.
+    """
+    if len(tried) >= MOST_RATES:
+        return []
+    best = best_of(tried)
+    if best == min(tried):
+        return [best - 1]
+    return [best + 1] if best == max(tried) else []
+
+
+def best_of(tried: Mapping[int, float]) -> int:
+    """Return the step with the lowest loss, the lower rate of two equals.
+
+    >>> best_of({-1: 0.7, 0: 0.5, 1: float("inf")})
+    0
+    """
+    return min(tried, key=lambda step: (tried[step] if not math.isnan(tried[step]) else math.inf, step))

@@ -1,0 +1,222 @@
+"""What a grid came to: figures with intervals, differences that survive correction, retention at matched quality.
+
+Notable: seeds and source items are drawn together (`evaluation.resample`), the same draws for every system, so that a
+difference is paired. A p-value is that of t = difference / spread of its draws with S - 1 degrees of freedom for S
+seeds: the bootstrap of six seeds is too narrow in its tails, the t distribution is not. The spread is widened by
+sqrt(S / (S - 1)), for draws of S seeds spread less than seeds do. Holm's correction is over all the
+comparisons of one figure.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neuroglot.artefact import TRAINING, read_json
+from neuroglot.compare.cells import read_losses
+from neuroglot.compare.grid import Contender
+from neuroglot.compare.runner import Grid, Outcome, cell_folder
+from neuroglot.evaluation.resample import Array, Draws, Row, resample
+
+REFERENCES = ("random", "full")
+LEVEL = 0.05
+FEWEST = 6
+"""Seeds from which on p-values are given."""
+LOWER_IS_BETTER = ("nll", "retention_nll", "heldout_nll")
+
+
+def figures_of(rows: Sequence[Row], task: str) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Return figure -> (metric, splits): quality on the test split and the held-out one, retention on the others."""
+    splits = tuple(dict.fromkeys(row["split"] for row in rows))
+    heldout = f"{task}_heldout"
+    kept = tuple(split for split in splits if split not in (task, heldout))
+    figures: dict[str, tuple[str, tuple[str, ...]]] = {n: (n, (task,)) for n in ("bleu", "chrf", "exact", "nll")}
+    if any(row.get("alternative_nll") for row in rows):
+        figures["contrastive"] = ("contrastive", (task,))
+    if heldout in splits:
+        figures |= {"heldout_bleu": ("bleu", (heldout,)), "heldout_nll": ("nll", (heldout,))}
+    if kept:
+        figures |= {"retention": ("exact", kept), "retention_nll": ("nll", kept)}
+    return figures
+
+
+def summarise(grid: Grid, folder: Path, outcomes: Sequence[Outcome], draws: int = 2000) -> dict[str, Any]:
+    """Return the comparison: one entry per contender, the comparisons between them, matched quality, wins."""
+    task = grid.recipe.task
+    seeds = {o.contender: range(grid.seeds) if o.contender.trained else (None,) for o in outcomes}
+    runs = {o.contender: [_rows(cell_folder(folder, o.contender, o.chosen, s)) for s in seeds[o.contender]]
+            for o in outcomes}  # fmt: skip
+    widest = max((rows[0] for rows in runs.values()), key=len)
+    figures = figures_of(widest, task)
+    drawn = Draws.make(widest, grid.seeds, draws)
+    values: dict[Contender, dict[str, Array]] = {}
+    for contender, rows in runs.items():
+        made = {name: resample(rows, metric, splits, drawn) for name, (metric, splits) in figures.items()}
+        values[contender] = {name: x for name, x in made.items() if x is not None}
+    entries = []
+    for outcome in outcomes:
+        contender = outcome.contender
+        folders = [cell_folder(folder, contender, outcome.chosen, s) for s in seeds[contender]]
+        entries.append(
+            {
+                "name": contender.name,
+                "method": contender.method,
+                "budget": contender.budget,
+                "rate": outcome.chosen,
+                "at_edge": len(outcome.tried) > 1 and outcome.chosen in (min(outcome.tried), max(outcome.tried)),
+                "seeds": len(folders),
+                "figures": {name: interval(x) for name, x in values[contender].items()},
+                "cost": _cost(folders),
+                "sweep": [{"rate": lr, "nll": losses[task], "retention_nll": mean_of(losses, task)}
+                          for lr, losses in outcome.tried.items()],
+            }
+        )  # fmt: skip
+    comparisons = compare_all(values, grid.seeds)
+    base = next((o for o in outcomes if o.contender.method == "base"), None)
+    start = None
+    if base is not None:
+        losses = read_losses(cell_folder(folder, base.contender, None, None))
+        start = {"nll": losses[task], "retention_nll": mean_of(losses, task)}
+    return {
+        "task": task,
+        "seeds": grid.seeds,
+        "draws": draws,
+        "kept": list(figures.get("retention", ("", ()))[1]),
+        "contenders": entries,
+        "comparisons": comparisons,
+        "wins": wins({c: rows for c, rows in runs.items() if c.trained}, figures),
+        "base": start,
+        "matched": matched(entries, start),
+    }
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    with (folder / "hypotheses.jsonl").open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def mean_of(losses: Mapping[str, float | None], task: str) -> float | None:
+    """Return the mean loss over the tasks that should be kept; None without any, or where one diverged."""
+    kept = [loss for split, loss in losses.items() if split != task]
+    return None if not kept or None in kept else sum(kept) / len(kept)  # type: ignore[arg-type]
+
+
+def interval(draws: Array) -> dict[str, float]:
+    """Return a figure and its 95 % interval: the first draw is the data, the others are resamples."""
+    low, high = np.nanquantile(draws[1:], [LEVEL / 2, 1 - LEVEL / 2])
+    return {"mean": float(draws[0]), "low": float(low), "high": float(high)}
+
+
+def _cost(folders: Sequence[Path]) -> dict[str, float] | None:
+    """Return means over seeds of what training took; None of a yardstick."""
+    if not (folders[0] / "training.json").exists():
+        return None
+    facts = [read_json(folder / "training.json", TRAINING) for folder in folders]
+    names = ("trainable_parameters", "seconds", "peak_memory_bytes", "saved_bytes")
+    return {name: sum(fact[name] for fact in facts) / len(facts) for name in names}
+
+
+def compare_all(values: Mapping[Contender, Mapping[str, Array]], seeds: int) -> list[dict[str, Any]]:
+    """Return every contender's difference to `random` of its budget and to `full`, corrected per figure."""
+    found: list[dict[str, Any]] = []
+    for contender, own in values.items():
+        if not contender.trained:
+            continue
+        for method in REFERENCES:
+            other = Contender(method, contender.budget if method == "random" else None)
+            if other == contender or other not in values:
+                continue
+            for name, draws in own.items():
+                if name in values[other]:
+                    difference = draws - values[other][name]
+                    found.append({"figure": name, "of": contender.name, "to": other.name,
+                                  "difference": interval(difference), "p": p_value(difference, seeds)})  # fmt: skip
+    for name in {entry["figure"] for entry in found}:
+        family = [entry for entry in found if entry["figure"] == name]
+        for entry, kept in zip(family, holm([e["p"] for e in family]), strict=True):
+            better = (entry["difference"]["mean"] < 0) == (name in LOWER_IS_BETTER)
+            entry["survives"] = ("better" if better else "worse") if kept else None
+    return found
+
+
+def p_value(draws: Array, seeds: int) -> float | None:
+    """Return the two-sided p of a difference, see the module; None with fewer than six seeds, which prove little."""
+    from scipy.stats import t
+
+    if seeds < FEWEST:
+        return None
+    spread = float(np.nanstd(draws[1:])) * math.sqrt(seeds / (seeds - 1))
+    if spread == 0:
+        return 1.0 if draws[0] == 0 else 0.0
+    return float(2 * t.sf(abs(float(draws[0])) / spread, seeds - 1))
+
+
+def holm(ps: Sequence[float | None], level: float = LEVEL) -> list[bool]:
+    """Return which hypotheses are rejected by Holm's step-down procedure; a missing p never is.
+
+    >>> holm([0.01, 0.04, 0.03, None])
+    [True, False, False, False]
+    """
+    known = sorted((p, place) for place, p in enumerate(ps) if p is not None)
+    rejected = [False] * len(ps)
+    for rank, (p, place) in enumerate(known):
+        if p > level / (len(known) - rank):
+            break
+        rejected[place] = True
+    return rejected
+
+
+def wins(runs: Mapping[Contender, Sequence[Sequence[Row]]], figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return in how many seeds a contender was ahead of `random` of the same budget and seed, per figure."""
+    found = []
+    for contender, own in runs.items():
+        other = Contender("random", contender.budget)
+        if contender.method == "random" or contender.budget is None or other not in runs:
+            continue
+        for name, (metric, splits) in figures.items():
+            ahead = []
+            for a, b in zip(own, runs[other], strict=True):
+                one = Draws.make(a, 1, draws=1)
+                mine, theirs = resample([a], metric, splits, one), resample([b], metric, splits, one)
+                if mine is not None and theirs is not None:
+                    ahead.append((mine[0] < theirs[0]) if name in LOWER_IS_BETTER else (mine[0] > theirs[0]))
+            if ahead:
+                found.append({"of": contender.name, "figure": name, "won": int(sum(ahead)), "seeds": len(ahead)})
+    return found
+
+
+def matched(entries: Sequence[Mapping[str, Any]], base: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the loss on what should be kept, at one loss on the task that all contenders of a budget reach on dev.
+
+    Each sweep, in order of its rates and begun by the untuned model (a rate of 0), is a line from worse to better
+    quality; retention is read off it where it first reaches the quality of the least able contender's best rate.
+    """
+    found = []
+    for budget in sorted({e["budget"] for e in entries if e["budget"] is not None}):
+        group = [e for e in entries if e["sweep"] and e["budget"] in (budget, None)]
+        lines = {e["name"]: _line(e["sweep"], base) for e in group}
+        lines = {name: line for name, line in lines.items() if len(line) > 1}
+        if len(lines) < 2:
+            continue
+        level = max(min(quality for quality, _ in line) for line in lines.values())
+        at = {name: _crossing(line, level) for name, line in lines.items()}
+        found.append({"budget": budget, "nll": level, "retention_nll": at})
+    return found
+
+
+def _line(sweep: Sequence[Mapping[str, Any]], base: Mapping[str, Any] | None) -> list[tuple[float, float]]:
+    points = [*([base] if base else []), *sweep]
+    return [(p["nll"], p["retention_nll"]) for p in points if p["nll"] is not None and p["retention_nll"] is not None]
+
+
+def _crossing(line: Sequence[tuple[float, float]], level: float) -> float | None:
+    for (x0, y0), (x1, y1) in zip(line, line[1:], strict=False):
+        if x1 <= level <= x0:
+            share = (x0 - level) / (x0 - x1) if x0 > x1 else 1.0
+            return y0 + share * (y1 - y0)
+    return None

@@ -1,0 +1,247 @@
+"""Running a grid: one profile, a sweep of the learning rate per contender, then every seed at the rate chosen on dev.
+
+Cells are done in an order in which an interrupted grid is of most use: all sweeps, then all contenders with the second
+seed, then with the third. Cells that are done and unchanged are skipped, like the stages of a run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from neuroglot.compare.cells import read_losses
+from neuroglot.compare.grid import Cell, Contender, contenders, first_steps, next_steps, rate, recipe_of
+from neuroglot.compare.workers import Task, drain
+from neuroglot.errors import UserError
+from neuroglot.recipe import Recipe
+from neuroglot.run import execute
+from neuroglot.stages import Context, Stage, Track, quiet, stages
+from neuroglot.stages.files import held
+
+SWEPT = 3.5
+"""Cells of a sweep, for the estimate; it is three or a few more."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is compared.
+
+    Attributes:
+        recipe: the data, the model, and everything that the cells have in common.
+        contenders: in the order of the table.
+        seeds: how many, from 0.
+        rates: the learning rates of every sweep; none to search from each method's own.
+        sweep: whether the rate is swept; otherwise it is the recipe's, or the method's default.
+    """
+
+    recipe: Recipe
+    contenders: tuple[Contender, ...]
+    seeds: int
+    rates: tuple[float, ...] = ()
+    sweep: bool = True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The sweep of one contender.
+
+    Attributes:
+        tried: learning rate -> losses on dev by split, in order of the rates; empty of a yardstick.
+        chosen: the rate of the cells that were scored on test.
+    """
+
+    contender: Contender
+    tried: dict[float, dict[str, float | None]]
+    chosen: float | None
+
+
+def make_grid(
+    recipe: Recipe, methods: Sequence[str], budgets: Sequence[float], seeds: int, sweep: bool, rates: Sequence[float]
+) -> Grid:
+    """Check a grid.
+
+    Raises:
+        UserError: methods or budgets are wrong, there is no seed, a rate is not positive, or nothing to sweep by.
+    """
+    if seeds < 1:
+        raise UserError(f"seeds must be 1 or more, got {seeds}")
+    for given in rates:
+        if not 0 < given < math.inf:
+            raise UserError(f"a learning rate must be above 0, got {given:g}")
+    if rates and not sweep:
+        raise UserError("--rates are given, but --sweep is none; leave one of them out")
+    if sweep and not recipe.data.dev:
+        raise UserError("data.dev is 0, but the learning rate is chosen on dev; set data.dev, or --sweep none")
+    return Grid(recipe, tuple(contenders(methods, budgets)), seeds, tuple(sorted(set(rates))), sweep)
+
+
+def run_grid(
+    grid: Grid, runs: Path, jobs: int, track: Track, say: Callable[[str], None], trust_remote_code: bool = False
+) -> list[Outcome]:
+    """Do every cell that is not done; returns what the sweeps found.
+
+    Raises:
+        UserError: whatever the user can mend.
+    """
+    if jobs < 1:
+        raise UserError(f"jobs must be 1 or more, got {jobs}")
+    quiet()
+    _prepare(grid, runs, track, say, trust_remote_code)
+    folder = runs / grid.recipe.name
+    (folder / "cells").mkdir(exist_ok=True)
+    with held(folder / "cells"):
+        widths = _widths(grid.recipe, trust_remote_code)
+        planned, left = _planned(grid, folder, widths)
+        say(f"{planned} cells, {planned - left} of them done; {_estimate(grid, folder, left, jobs)}")
+        return _Sweeps(grid, folder, widths, track("cells", planned)).run(jobs, trust_remote_code)
+
+
+def _prepare(grid: Grid, runs: Path, track: Track, say: Callable[[str], None], trust: bool) -> None:
+    """Profile, and probe if some contender ranks layers by similarity: once for all."""
+    made: dict[str, Stage] = {}
+    for contender in grid.contenders:
+        own = recipe_of(Cell(contender, 1e-3, 0), grid.recipe, [(1, 1)])
+        if contender.trained and own.uses_neurons:
+            made |= {stage.name: stage for stage in stages(own) if stage.name in ("profile", "probe")}
+    if made:
+        table = lambda recipe: list(made.values())  # noqa: E731
+        execute(grid.recipe, runs, track, say, trust_remote_code=trust, table=table)
+    else:
+        (runs / grid.recipe.name).mkdir(parents=True, exist_ok=True)
+
+
+def _widths(recipe: Recipe, trust: bool) -> list[tuple[int, int]]:
+    from neuroglot.models.load import load_skeleton
+    from neuroglot.neurons import inventory
+
+    layers = inventory(load_skeleton(recipe.model.path, trust))
+    return [(layer.inputs + layer.bias, layer.neurons) for layer in layers]
+
+
+def _planned(grid: Grid, folder: Path, widths: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Return about how many cells there will be, and how many of these are still to do."""
+    trained = sum(c.trained for c in grid.contenders)
+    swept = (len(grid.rates) or SWEPT) if grid.sweep else 1
+    planned = len(grid.contenders) - trained + round(trained * (swept + grid.seeds - 1))
+    return planned, max(0, planned - len(_finished(folder)))
+
+
+def _finished(folder: Path) -> list[Path]:
+    """Return the folders of cells that have a loss on dev."""
+    return [place.parent.parent for place in (folder / "cells").glob("*/.stages/develop.json")]
+
+
+def _estimate(grid: Grid, folder: Path, left: int, jobs: int) -> str:
+    """Say how long the cells will take: as long as those that are done, or as a few trial steps tell."""
+    own = ("select", "train", "develop", "examine")
+    records = [[cell / ".stages" / f"{name}.json" for name in own] for cell in _finished(folder)]
+    past = [sum(json.loads(r.read_text())["seconds"] for r in cell if r.exists()) for cell in records]
+    each = sum(past) / len(past) if past else _trial(grid.recipe, folder)
+    minutes = left * each / 60 / jobs
+    return f"about {minutes:.0f} minutes ({each:.0f} s a cell, {jobs} at a time)"
+
+
+def _trial(recipe: Recipe, folder: Path) -> float:
+    """Time one training step of everything and one scored batch, and count how many of them a cell has."""
+    import torch
+
+    context = Context(recipe, folder, lambda label, total: lambda done: None, lambda text: None)
+    corpus, model = context.corpus, context.model()
+    first = str(corpus.train[0].pair)
+    batch = context.batcher.encode([e for e in corpus.train if str(e.pair) == first][: recipe.train.batch_size])
+    batch = {k: v.to(model.device) if torch.is_tensor(v) else v for k, v in batch.items()}
+    model.train().requires_grad_(True)
+    for _ in range(2):  # the first one pays for what is made once
+        began = time.perf_counter()
+        model(**batch).loss.backward()
+        step = time.perf_counter() - began
+    model.zero_grad()
+    examples = list(corpus.dev or corpus.train)[: recipe.evaluate.batch_size]
+    began = time.perf_counter()
+    context.system(model.eval(), "trial").translate(examples)
+    answered = (time.perf_counter() - began) / len(examples)
+    tested = sum(map(len, (*corpus.splits.values(), *corpus.retention.values())))
+    return step * recipe.train.steps * recipe.train.accumulation + answered * (1.3 * tested + 0.3 * len(corpus.dev))
+
+
+class _Sweeps:
+    """What is known of each contender so far, and what follows from a finished cell."""
+
+    def __init__(
+        self, grid: Grid, folder: Path, widths: Sequence[tuple[int, int]], bar: Callable[[int], None]
+    ) -> None:
+        self.grid, self.folder, self.widths, self.bar = grid, folder, widths, bar
+        self.tried: dict[Contender, dict[float, dict[str, float | None]]] = {}
+        self.wanted: dict[Contender, list[float]] = {}
+        self.chosen: dict[Contender, float | None] = {}
+        self.cells: dict[str, Cell] = {}
+        self.done = 0
+
+    def run(self, jobs: int, trust: bool) -> list[Outcome]:
+        tasks = []
+        for contender in self.grid.contenders:
+            self.tried[contender] = {}
+            if not contender.trained:
+                self.chosen[contender] = None
+                tasks.append(self._task(Cell(contender), True))
+                continue
+            if not self.grid.sweep:
+                own = recipe_of(Cell(contender, self.grid.recipe.train.lr, 0), self.grid.recipe, self.widths)
+                self.wanted[contender] = [own.learning_rate]
+            else:
+                self.wanted[contender] = list(self.grid.rates) or [rate(step) for step in first_steps(contender)]
+            tasks += [self._task(Cell(contender, lr, 0), False) for lr in self.wanted[contender]]
+        drain(tasks, self.folder, jobs, trust, self._follow)
+        found = []
+        for contender in self.grid.contenders:
+            tried = self.tried[contender]
+            found.append(Outcome(contender, {lr: tried[lr] for lr in sorted(tried)}, self.chosen[contender]))
+        return found
+
+    def _task(self, cell: Cell, examined: bool) -> Task:
+        self.cells[cell.name] = cell
+        place = self.grid.contenders.index(cell.contender)
+        recipe = recipe_of(cell, self.grid.recipe, self.widths)
+        return Task((cell.seed or 0, int(examined), place, round(1e9 * (cell.rate or 0))), recipe,
+                    cell.contender.method, examined)  # fmt: skip
+
+    def _follow(self, task: Task) -> list[Task]:
+        """Return the cells that a finished one calls for: a rate beyond the edge, or the seeds of the chosen rate."""
+        cell = self.cells[task.recipe.name]
+        if not (task.examined and cell.seed == 0):  # the first seed's chosen cell was counted when it was swept
+            self.done += 1
+            self.bar(self.done)
+        if task.examined or cell.rate is None:
+            return []
+        contender, tried = cell.contender, self.tried[cell.contender]
+        tried[cell.rate] = read_losses(self.folder / "cells" / cell.name)
+        if len(tried) < len(self.wanted[contender]):
+            return []
+        more = self._further(contender)
+        if more:
+            self.wanted[contender] += more
+            return [self._task(Cell(contender, lr, 0), False) for lr in more]
+        best = min(tried, key=lambda lr: (_loss(tried[lr], self.grid.recipe.task), lr))
+        self.chosen[contender] = best
+        return [self._task(Cell(contender, best, seed), True) for seed in range(self.grid.seeds)]
+
+    def _further(self, contender: Contender) -> list[float]:
+        if self.grid.rates or not self.grid.sweep:
+            return []
+        steps = {round(2 * math.log10(lr * 1e3)): _loss(x, self.grid.recipe.task)
+                 for lr, x in self.tried[contender].items()}  # fmt: skip
+        return [rate(step) for step in next_steps(steps)]
+
+
+def _loss(losses: dict[str, float | None], task: str) -> float:
+    found = losses[task]
+    return math.inf if found is None else found
+
+
+def cell_folder(folder: Path, contender: Contender, lr: float | None, seed: int | None) -> Path:
+    """Return where a cell's files are."""
+    return folder / "cells" / Cell(contender, lr, seed).name

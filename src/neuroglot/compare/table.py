@@ -1,0 +1,121 @@
+"""A comparison as tables: for the terminal and for Markdown, from the same cells of text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LABELS = {
+    "bleu": "BLEU", "chrf": "chrF++", "exact": "exact", "nll": "nll", "contrastive": "contrastive",
+    "heldout_bleu": "held-out BLEU", "heldout_nll": "held-out nll", "retention": "kept, exact",
+    "retention_nll": "kept, nll",
+}  # fmt: skip
+NLL = ("nll", "retention_nll", "heldout_nll")
+MARKS = {("random", "better"): "▲", ("random", "worse"): "▼", ("full", "better"): "△", ("full", "worse"): "▽"}
+LEGEND = (
+    "Mean [95 % interval] over {seeds} seeds and the source items, both resampled. ▲ better, ▼ worse than `random` of "
+    "the same budget; △ better, ▽ worse than `full`: differences that survive Holm's correction over all comparisons "
+    "of the figure (from six seeds on). A rate marked * was the lowest or highest tried. kept: the mean over {kept}."
+)
+
+
+def quality(comparison: Mapping[str, Any]) -> list[list[str]]:
+    """Return the table of figures, header first."""
+    names = [n for n in LABELS if any(n in e["figures"] for e in comparison["contenders"])]
+    rows = [["", "rate", *(LABELS[name] for name in names)]]
+    for entry in comparison["contenders"]:
+        row = [entry["name"], _rate(entry)]
+        row += [_figure(entry, name, comparison["comparisons"]) for name in names]
+        rows.append(row)
+    return rows
+
+
+def cost(comparison: Mapping[str, Any]) -> list[list[str]]:
+    """Return the table of what training took, header first."""
+    rows = [["", "trainable", "seconds", "peak memory, MiB", "saved, MiB"]]
+    for entry in comparison["contenders"]:
+        if entry["cost"]:
+            c = entry["cost"]
+            rows.append([entry["name"], f"{c['trainable_parameters']:,.0f}", f"{c['seconds']:.0f}",
+                         f"{c['peak_memory_bytes'] / 2**20:,.0f}", f"{c['saved_bytes'] / 2**20:.2f}"])  # fmt: skip
+    return rows
+
+
+def won(comparison: Mapping[str, Any]) -> list[list[str]]:
+    """Return in how many seeds each contender beat `random` of its budget, header first; empty without any."""
+    names = [n for n in LABELS if any(w["figure"] == n for w in comparison["wins"])]
+    counts = {(w["of"], w["figure"]): f"{w['won']} of {w['seeds']}" for w in comparison["wins"]}
+    systems = dict.fromkeys(w["of"] for w in comparison["wins"])
+    return [["ahead of random", *(LABELS[name] for name in names)],
+            *([system, *(counts.get((system, name), "") for name in names)] for system in systems)]  # fmt: skip
+
+
+def at_matched_quality(comparison: Mapping[str, Any]) -> list[list[str]]:
+    """Return the loss on what should be kept at equal loss on the task, header first; a row per budget."""
+    rows = []
+    for group in comparison["matched"]:
+        for name, loss in sorted(group["retention_nll"].items(), key=lambda kv: (kv[1] is None, kv[1] or 0.0)):
+            rows.append([f"{100 * group['budget']:g} %", f"{group['nll']:.3f}", name,
+                         "not reached" if loss is None else f"{loss:.3f}"])  # fmt: skip
+    return [["budget", "nll on dev", "", "kept, nll on dev"], *rows]
+
+
+def _rate(entry: Mapping[str, Any]) -> str:
+    return "" if entry["rate"] is None else f"{entry['rate']:g}{'*' if entry['at_edge'] else ''}"
+
+
+def _figure(entry: Mapping[str, Any], name: str, comparisons: Sequence[Mapping[str, Any]]) -> str:
+    found = entry["figures"].get(name)
+    if found is None:
+        return ""
+    digits = 3 if name in NLL else 1
+    marks = "".join(
+        MARKS[c["to"].split()[0], c["survives"]]
+        for c in comparisons
+        if c["of"] == entry["name"] and c["figure"] == name and c["survives"]
+    )
+    return f"{found['mean']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]{marks}"
+
+
+def legend(comparison: Mapping[str, Any]) -> str:
+    """Return what the marks mean."""
+    kept = ", ".join(comparison["kept"]) or "nothing"
+    return LEGEND.format(seeds=comparison["seeds"], kept=kept)
+
+
+def markdown(comparison: Mapping[str, Any]) -> str:
+    """Return the whole comparison as Markdown."""
+    parts = [_markdown(quality(comparison)), legend(comparison), _markdown(cost(comparison))]
+    if comparison["wins"]:
+        parts += ["How many seeds a contender was ahead of `random` of the same budget and seed:",
+                  _markdown(won(comparison))]  # fmt: skip
+    if comparison["matched"]:
+        parts += ["Retention at matched quality, read off the sweeps of the first seed on dev:",
+                  _markdown(at_matched_quality(comparison))]  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, "|---" * len(rows[0]) + "|", *body])
+
+
+def show(comparison: Mapping[str, Any], console: Console) -> None:
+    """Print the comparison."""
+    from rich.table import Table
+
+    titles = {"quality and retention on test": quality, "cost of training": cost}
+    if comparison["wins"]:
+        titles["seeds ahead of random"] = won
+    if comparison["matched"]:
+        titles["retention at matched quality, on dev"] = at_matched_quality
+    for title, make in titles.items():
+        head, *body = make(comparison)
+        table = Table(*head, title=title, title_justify="left")
+        for row in body:
+            table.add_row(*row)
+        console.print(table)
+    console.print(legend(comparison).replace("`", ""), highlight=False, markup=False)

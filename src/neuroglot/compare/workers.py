@@ -1,0 +1,122 @@
+"""Cells in processes of their own, several at a time: each starts fresh, so that its memory is its own.
+
+Processes are forked from a server that has imported the libraries once. A worker whose parent is gone stops too, so
+that a killed comparison does not keep its cells locked.
+"""
+
+from __future__ import annotations
+
+import heapq
+import multiprocessing as mp
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from neuroglot.errors import UserError
+from neuroglot.recipe import Recipe
+
+
+@dataclass(frozen=True, order=True)
+class Task:
+    """A cell to do; lower priorities first.
+
+    Attributes:
+        priority: what comes first.
+        recipe: the cell's.
+        system: method or yardstick.
+        examined: whether it is scored on the test split.
+    """
+
+    priority: tuple[int, ...]
+    recipe: Recipe = field(compare=False)
+    system: str = field(compare=False)
+    examined: bool = field(compare=False)
+
+
+def drain(
+    tasks: Iterable[Task], folder: Path, jobs: int, trust_remote_code: bool, done: Callable[[Task], list[Task]]
+) -> None:
+    """Do tasks until none is left.
+
+    Args:
+        tasks: to begin with.
+        folder: of the grid.
+        jobs: processes at a time; the processor's cores are divided among them.
+        trust_remote_code: let code that comes with the model run.
+        done: called after each task; returns the tasks that follow from it.
+
+    Raises:
+        UserError: a cell's, with its name.
+        RuntimeError: a cell failed otherwise.
+    """
+    context: Any = mp.get_context("spawn" if sys.platform == "win32" else "forkserver")
+    if sys.platform != "win32":
+        context.set_forkserver_preload(["neuroglot.compare.preload"])
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    ready, running = list(tasks), dict[Any, tuple[Any, Any, Task]]()
+    heapq.heapify(ready)
+    try:
+        while ready or running:
+            while ready and len(running) < jobs:
+                task = heapq.heappop(ready)
+                ours, theirs = context.Pipe(duplex=False)
+                given = (task, folder, threads, trust_remote_code, theirs)
+                process = context.Process(target=_do, args=given, daemon=True)
+                process.start()
+                theirs.close()
+                running[process.sentinel] = process, ours, task
+            for sentinel in wait(list(running)):
+                process, ours, task = running.pop(sentinel)
+                process.join()
+                _check(task, process.exitcode, ours)
+                for follower in done(task):
+                    heapq.heappush(ready, follower)
+    finally:
+        for process, _, _ in running.values():
+            process.terminate()
+            process.join()
+
+
+def _check(task: Task, code: int, message: Any) -> None:
+    if code == 0:
+        return
+    said = message.recv() if message.poll() else None
+    if said is None:
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        raise UserError(f"cell {task.recipe.name} {how}; the same command goes on from here")
+    mistake, text = said
+    if mistake:
+        raise UserError(f"cell {task.recipe.name}: {text}")
+    raise RuntimeError(f"cell {task.recipe.name} failed:\n{text}")
+
+
+def _do(task: Task, folder: Path, threads: int, trust: bool, message: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends us
+    parent = mp.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    import torch
+
+    from neuroglot.compare.cells import work
+
+    torch.set_num_threads(threads)
+    try:
+        work(task.recipe, task.system, folder, task.examined, trust)
+    except UserError as error:
+        message.send((True, str(error)))
+        sys.exit(2)
+    except Exception:
+        message.send((False, traceback.format_exc()))
+        sys.exit(1)
+
+
+def _end_with(parent: Any) -> None:
+    wait([parent])
+    os._exit(1)

@@ -1,0 +1,111 @@
+"""What the cells are, and which learning rate is tried next."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from neuroglot.compare.grid import (
+    MOST_RATES,
+    Cell,
+    Contender,
+    best_of,
+    contenders,
+    equal_rank,
+    first_steps,
+    next_steps,
+    rate,
+    recipe_of,
+)
+from neuroglot.compare.runner import make_grid
+from neuroglot.errors import UserError
+from neuroglot.recipes import load_recipe
+
+QUICK = load_recipe("quickstart")
+
+
+def search(loss, start):
+    """Run the search for a rate on a known curve."""
+    tried = {step: loss(step) for step in start}
+    while more := next_steps(tried):
+        tried |= {step: loss(step) for step in more}
+    return tried
+
+
+@pytest.mark.parametrize("valley", range(-3, 5))
+def test_the_search_walks_to_the_valley_and_brackets_it(valley):
+    tried = search(lambda step: (step - valley) ** 2, [-1, 0, 1])
+    assert best_of(tried) == valley
+    assert {valley - 1, valley + 1} <= set(tried) or len(tried) == MOST_RATES
+    assert sorted(tried) == list(range(min(tried), max(tried) + 1))
+
+
+def test_a_diverged_rate_is_never_the_best_and_the_search_ends():
+    tried = search(lambda step: math.inf if step > 0 else 1.0 - step, [-1, 0, 1])
+    assert best_of(tried) == 0
+    assert set(tried) == {-1, 0, 1}
+    assert best_of({0: math.nan, 1: 2.0}) == 1
+    assert len(search(lambda step: -step, [0, 1, 2])) == MOST_RATES  # better and better: the search gives up
+
+
+def test_the_ladder_has_two_steps_a_decade_and_their_names_survive():
+    rates = [rate(step) for step in range(-4, 5)]
+    assert rates == [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1]
+    assert [round(2 * math.log10(lr * 1e3)) for lr in rates] == list(range(-4, 5))
+    cells = [
+        Cell(Contender("mnaft", budget), lr, seed).name for budget in (0.01, 0.4) for lr in rates for seed in (0, 1)
+    ]
+    assert len(set(cells)) == len(cells)
+    assert Cell(Contender("mnaft", 0.05), 0.003, 2).name == "mnaft-0.05-0.003-2"
+    assert Cell(Contender("base")).name == "base"
+
+
+def test_contenders_are_methods_at_budgets():
+    found = contenders(["lora", "base", "full", "mnaft"], [0.1, 0.4])
+    assert [c.name for c in found] == ["base", "lora 10 %", "lora 40 %", "full", "mnaft 10 %", "mnaft 40 %"]
+    assert first_steps(Contender("mnaft", 0.01)) > first_steps(Contender("mnaft", 0.4))
+
+
+def test_cells_differ_from_the_recipe_in_what_they_must():
+    widths = [(64, 64), (64, 256)]
+    random = recipe_of(Cell(Contender("random", 0.05), 0.01, 3), QUICK, widths)
+    assert (random.method, random.select.budget, random.select.seed, random.select.like) == (
+        "random",
+        0.05,
+        3,
+        "mnaft",
+    )
+    assert (random.train.seed, random.train.lr, random.name) == (3, 0.01, "random-0.05-0.01-3")
+    assert (random.data, random.profile, random.train.steps) == (QUICK.data, QUICK.profile, QUICK.train.steps)
+    assert recipe_of(Cell(Contender("base")), QUICK, widths).method == QUICK.method
+
+    neumt = load_recipe("quickstart", ["method=neumt"])
+    layers = recipe_of(Cell(Contender("random-layers", 0.1), 0.01, 0), neumt, widths)
+    assert layers.select.like == "neumt"  # a control is like the recipe's own method
+    assert layers.needs_probe
+
+    lora = recipe_of(Cell(Contender("lora", 0.5), 0.01, 0), QUICK, widths)
+    trained = lora.train.rank * sum(a + b for a, b in widths)
+    assert trained == pytest.approx(0.5 * sum(a * b for a, b in widths), rel=0.05)
+    assert equal_rank(1e-6, widths) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"methods": ["mnatf"]}, "'mnatf' is not known; did you mean mnaft?"),
+        ({"methods": ["mnaft", "mnaft"]}, "named twice"),
+        ({"budgets": []}, "mnaft needs --budgets"),
+        ({"budgets": [40.0]}, "must be in (0, 1], got 40"),
+        ({"seeds": 0}, "seeds must be 1 or more, got 0"),
+        ({"rates": [-1.0]}, "must be above 0, got -1"),
+        ({"rates": [1e-3], "sweep": False}, "leave one of them out"),
+        ({"recipe": load_recipe("quickstart", ["data.dev=0"])}, "data.dev is 0"),
+    ],
+)
+def test_a_wrong_grid_is_refused(change, message):
+    given = {"recipe": QUICK, "methods": ["base", "mnaft"], "budgets": [0.1], "seeds": 2, "sweep": True, "rates": []}
+    with pytest.raises(UserError) as error:
+        make_grid(**(given | change))
+    assert message in str(error.value)
