@@ -86,6 +86,7 @@ def neuroglot(*arguments):
     return ended.value.code
 
 
+@pytest.mark.slow
 def test_init_writes_a_recipe_that_runs_on_files_of_any_make(data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert neuroglot("init", "--data", data, "--out", "mine.yaml") == 0

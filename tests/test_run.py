@@ -403,7 +403,8 @@ def test_a_second_run_in_one_folder_is_refused_with_the_number_of_the_first(own_
 @pytest.mark.parametrize(
     ("method", "overrides"),
     [
-        pytest.param("lora", (), id="lora"),
+        pytest.param("lora", (), id="lora", marks=pytest.mark.slow),
+        pytest.param("random-layers", (), id="random-layers", marks=pytest.mark.slow),
         pytest.param("neumt", (), id="neumt", marks=pytest.mark.slow),
         pytest.param("neumt", ("probe.estimator=full",), id="neumt-full-probe", marks=pytest.mark.slow),
         pytest.param("neumt-paper", (), id="neumt-paper", marks=pytest.mark.slow),
@@ -453,6 +454,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
 def test_a_training_stopped_between_its_last_checkpoint_and_its_end_takes_no_further_step(own_run, monkeypatch):
     import neuroglot.stages.training as stage
 
