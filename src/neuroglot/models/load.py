@@ -88,13 +88,14 @@ def load_processor(model: str, trust_remote_code: bool = False) -> Any:
 def _from_pretrained(kind: Any, what: str, model: str, **options: Any) -> Any:
     from transformers.utils import logging
 
-    place = resolve(model)
+    place, shown = resolve(model), logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         with _explained(model, what):
             return kind.from_pretrained(place, **options)
     finally:
-        logging.enable_progress_bar()
+        if shown:
+            logging.enable_progress_bar()
 
 
 @contextmanager
