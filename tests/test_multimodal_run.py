@@ -8,7 +8,7 @@ import pytest
 
 from neuroglot.cli import main
 from neuroglot.data.image import open_image
-from neuroglot.data.multimodal import TASK, scene_examples
+from neuroglot.data.scenes.examples import TASK, scene_examples
 from neuroglot.evaluation import read_scores
 from neuroglot.pair import Pair
 from neuroglot.recipes import load_recipe

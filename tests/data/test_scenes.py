@@ -9,8 +9,8 @@ import pytest
 
 from neuroglot.data.example import RenderSpec
 from neuroglot.data.image import open_image
-from neuroglot.data.pictograms import PICTOGRAMS
-from neuroglot.data.scenes import _Pen, draw_scene
+from neuroglot.data.scenes.drawing import _Pen, draw_scene
+from neuroglot.data.scenes.pictograms import PICTOGRAMS
 from neuroglot.errors import UserError
 
 NAMES = [name for key in PICTOGRAMS for name in ([key] if ":" in key else [f"{key}:one", f"{key}:several"])]

@@ -8,7 +8,7 @@ import pytest
 
 from neuroglot.data.batch import Batcher
 from neuroglot.data.example import Example, RenderSpec
-from neuroglot.data.multimodal import scene_examples
+from neuroglot.data.scenes.examples import scene_examples
 from neuroglot.errors import UserError
 from neuroglot.models.load import load_processor
 from neuroglot.pair import Pair

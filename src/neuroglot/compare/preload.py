@@ -5,7 +5,7 @@ from importlib import import_module
 for _name in (
     "neuroglot.compare.cells",
     "neuroglot.data.batch",
-    "neuroglot.data.multimodal",
+    "neuroglot.data.scenes.examples",
     "neuroglot.evaluation",
     "neuroglot.models.load",
     "neuroglot.neurons",

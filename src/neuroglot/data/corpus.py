@@ -13,8 +13,8 @@ from pathlib import Path
 from neuroglot.data import pictures
 from neuroglot.data.example import Example, RenderSpec, split_seed
 from neuroglot.data.fonts import MONOSPACED, font_file
-from neuroglot.data.multimodal import scene_examples
 from neuroglot.data.readers import read_jsonl
+from neuroglot.data.scenes.examples import scene_examples
 from neuroglot.data.signs import Sign, signs
 from neuroglot.errors import UserError
 from neuroglot.pair import Pair

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from neuroglot.data.example import ImageSource, RenderSpec
 from neuroglot.data.pictures import draw_picture
 from neuroglot.data.render import render
-from neuroglot.data.scenes import draw_scene
+from neuroglot.data.scenes.drawing import draw_scene
 from neuroglot.errors import UserError
 
 MAX_PIXELS = 100_000_000

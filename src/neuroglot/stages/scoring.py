@@ -67,7 +67,7 @@ def with_adapter(model: Any, adapter: Path) -> Any:
 
 def evaluate(context: Context) -> None:
     """Score the base, the cascade and the trained model on every split, and controls where a picture should decide."""
-    from neuroglot.data.multimodal import image_only_ceiling, text_only_ceiling
+    from neuroglot.data.scenes.examples import image_only_ceiling, text_only_ceiling
     from neuroglot.evaluation import evaluate as score
     from neuroglot.evaluation import write_hypotheses, write_scores
     from neuroglot.systems import Cascade, shuffled_image, without_image, without_text

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from neuroglot.data.pictograms import PICTOGRAMS, Box
 from neuroglot.data.pictures import OBJECTS, Point
 from neuroglot.data.render import SIZE
+from neuroglot.data.scenes.pen import Box
+from neuroglot.data.scenes.pictograms import PICTOGRAMS
 from neuroglot.errors import UserError, nearest
 
 SEVERAL = (2, 3, 4)
