@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 
 import pytest
 import sacrebleu
@@ -16,7 +15,6 @@ from neuroglot.evaluation import (
     read_scores,
     score_domains,
     score_rows,
-    write_atomically,
     write_hypotheses,
     write_scores,
 )
@@ -190,17 +188,20 @@ def test_every_script_stays_readable(tmp_path):
     assert "बाहर निकलें" in (tmp_path / "h.jsonl").read_text(encoding="utf-8")
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = tmp_path / "scores.json"
-    write_atomically(path, "old")
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "hypotheses.jsonl"
+    write_hypotheses(path, [{"hypothesis": "old"}])
+    before = path.read_bytes()
 
-    def refuse(*args):
+    def rows():
+        yield {"hypothesis": "new"}
         raise OSError("disk full")
 
-    monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, "new")
-    assert path.read_text() == "old"
+        write_hypotheses(path, rows())
+    with pytest.raises(UnicodeEncodeError):  # in the middle of writing
+        write_hypotheses(path, [{"hypothesis": "new"}, {"hypothesis": "\ud800"}])
+    assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -95,8 +95,10 @@ def run_grid(
     (folder / "cells").mkdir(exist_ok=True)
     with held(folder / "cells"):
         widths = _widths(grid.recipe, trust_remote_code)
-        planned, left = _planned(grid, folder, widths)
-        say(f"{planned} cells, {planned - left} of them done; {_estimate(grid, folder, left, jobs)}")
+        planned, left = _planned(grid, folder)
+        say(
+            f"{planned} cells, {planned - left} of them done; {_estimate(grid, folder, left, jobs, trust_remote_code)}"
+        )
         return _Sweeps(grid, folder, widths, track("cells", planned)).run(jobs, trust_remote_code)
 
 
@@ -122,7 +124,7 @@ def _widths(recipe: Recipe, trust: bool) -> list[tuple[int, int]]:
     return [(layer.inputs + layer.bias, layer.neurons) for layer in layers]
 
 
-def _planned(grid: Grid, folder: Path, widths: Sequence[tuple[int, int]]) -> tuple[int, int]:
+def _planned(grid: Grid, folder: Path) -> tuple[int, int]:
     """Return about how many cells there will be, and how many of these are still to do."""
     trained = sum(c.trained for c in grid.contenders)
     swept = (len(grid.rates) or SWEPT) if grid.sweep else 1
@@ -135,21 +137,21 @@ def _finished(folder: Path) -> list[Path]:
     return [place.parent.parent for place in (folder / "cells").glob("*/.stages/develop.json")]
 
 
-def _estimate(grid: Grid, folder: Path, left: int, jobs: int) -> str:
+def _estimate(grid: Grid, folder: Path, left: int, jobs: int, trust: bool) -> str:
     """Say how long the cells will take: as long as those that are done, or as a few trial steps tell."""
     own = ("select", "train", "develop", "examine")
     records = [[cell / ".stages" / f"{name}.json" for name in own] for cell in _finished(folder)]
     past = [sum(json.loads(r.read_text())["seconds"] for r in cell if r.exists()) for cell in records]
-    each = sum(past) / len(past) if past else _trial(grid.recipe, folder)
+    each = sum(past) / len(past) if past else _trial(grid.recipe, folder, trust)
     minutes = left * each / 60 / jobs
     return f"about {minutes:.0f} minutes ({each:.0f} s a cell, {jobs} at a time)"
 
 
-def _trial(recipe: Recipe, folder: Path) -> float:
+def _trial(recipe: Recipe, folder: Path, trust: bool) -> float:
     """Time one training step of everything and one scored batch, and count how many of them a cell has."""
     import torch
 
-    context = Context(recipe, folder, lambda label, total: lambda done: None, lambda text: None)
+    context = Context(recipe, folder, lambda label, total: lambda done: None, lambda text: None, trust)
     corpus, model = context.corpus, context.model()
     first = str(corpus.train[0].pair)
     batch = context.batcher.encode([e for e in corpus.train if str(e.pair) == first][: recipe.train.batch_size])

@@ -8,7 +8,6 @@ from neuroglot.evaluation.evaluate import (
     read_scores,
     score_domains,
     score_rows,
-    write_atomically,
     write_hypotheses,
     write_scores,
 )
@@ -28,7 +27,6 @@ __all__ = [
     "score_domains",
     "score_rows",
     "signatures",
-    "write_atomically",
     "write_hypotheses",
     "write_scores",
 ]

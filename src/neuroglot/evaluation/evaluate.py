@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroglot.artefact import SCORES, read_json, write_json
+from neuroglot.artefact import SCORES, read_json, write_json, write_text
 from neuroglot.data.example import Example
 from neuroglot.errors import UserError
 from neuroglot.evaluation import metrics
@@ -173,22 +172,7 @@ def read_scores(path: Path | str) -> dict[str, Any]:
 def write_hypotheses(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write hypotheses.jsonl atomically: one object a line, every script readable as it is."""
     lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
-    write_atomically(path, "".join(f"{line}\n" for line in lines))
-
-
-def write_atomically(path: Path | str, text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new, never a part."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # the same folder: a rename, never a copy
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_text(Path(path), "".join(f"{line}\n" for line in lines))
 
 
 def _finite(value: float) -> float | None:

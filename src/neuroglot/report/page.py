@@ -9,8 +9,8 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
+from neuroglot.artefact import write_text
 from neuroglot.errors import UserError
-from neuroglot.evaluation.evaluate import write_atomically
 from neuroglot.evaluation.metrics import is_exact
 from neuroglot.report import figures, tables
 from neuroglot.report.files import BEFORE, YARDSTICK, RunFiles, made_by, read_run
@@ -33,7 +33,7 @@ def report(run_folder: Path | str) -> Path:
     """
     run = read_run(run_folder)
     path = run.folder / "report.html"
-    write_atomically(path, render(run))
+    write_text(path, render(run))
     return path
 
 
