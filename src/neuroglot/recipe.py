@@ -42,6 +42,7 @@ class DataSection(_Section):
     pairs: tuple[str, ...] = Field(
         (), description="translation directions such as en-de; every pair of the data if empty"
     )
+    domains: tuple[str, ...] = Field((), description="domains of ambiguity of the scenes; all of them if empty")
     train: int = Field(1500, ge=1, description="source items to train on, each in every pair")
     dev: int = Field(60, ge=0, description="source items to choose settings by")
     test: int = Field(60, ge=1, description="source items to score")
@@ -197,6 +198,8 @@ class Recipe(_Section):
     def _fits_together(self) -> Recipe:
         if self.data.source in ("signs", "scenes") and not self.data.pairs:
             raise ValueError("data.pairs is empty; an embedded corpus needs pairs such as [en-fr, en-de]")
+        if self.data.domains and self.data.source != "scenes":
+            raise ValueError(f"data.domains is for the scenes; data.source is {self.data.source}; leave it out")
         if self.uses_neurons:
             own = (self.method,) if self.method in SCORES else ()
             for score in (self.select.score or "taylor_token", *own):

@@ -184,3 +184,11 @@ def test_more_than_there_are(monkeypatch):
 def test_every_reading_has_a_picture_and_every_picture_a_reading():
     scenes = {reading.scene for a in ambiguities() for reading in a.readings}
     assert {s.partition(":")[0] if s.endswith((":one", ":several")) else s for s in scenes} == set(PICTOGRAMS)
+
+
+def test_domains_can_be_chosen_and_are_checked() -> None:
+    found = {e.meta["domain"] for e in scene_examples("test", 16, PAIRS, 0, domains=("gender", "number"))}
+    assert found == {"gender", "number"}
+    assert text_only_ceiling(scene_examples("test", 16, PAIRS, 0, domains=["gender"])) == 50.0
+    with pytest.raises(UserError, match="data.domains: 'gendre' is not known; did you mean gender"):
+        scene_examples("test", 16, PAIRS, 0, domains=["gendre"])

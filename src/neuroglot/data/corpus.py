@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from neuroglot.data import pictures
@@ -69,6 +70,7 @@ def load_corpus(
     seed: int,
     describes: bool,
     examples: Sequence[Example] | None = None,
+    domains: Sequence[str] = (),
 ) -> Corpus:
     """Make or read the examples of a run.
 
@@ -80,6 +82,7 @@ def load_corpus(
         seed: of the embedded corpus and of a file's split.
         describes: whether the model knows the embedded pictures, so that describing them is part of retention.
         examples: what the file holds, where it has been read already.
+        domains: of the scenes' ambiguity; all of them if empty.
 
     Raises:
         UserError: no example of a pair, or an empty split.
@@ -88,7 +91,8 @@ def load_corpus(
         if task != EMBEDDED[source]:
             raise UserError(f"the embedded {source} have no task {task}, only {EMBEDDED[source]}; change one of "
                             "task and data.source, or give data.source a JSONL file")  # fmt: skip
-        made = _sign_examples if source == "signs" else scene_examples
+        scenes = partial(scene_examples, domains=domains) if domains else scene_examples
+        made = _sign_examples if source == "signs" else scenes
         return _embedded_corpus(task, made, [Pair.parse(p) for p in pairs], sizes, seed, describes)
     found = list(read_jsonl(source) if examples is None else examples)
     return _file_corpus(Path(source), found, task, list(pairs), sizes, seed, describes)

@@ -46,7 +46,7 @@ class Stage:
 
 def stages(recipe: Recipe) -> list[Stage]:
     """Return the stages of a recipe, in order."""
-    base = ("task", "model", "data.source", "data.pairs", "data.seed", "data.max_length")
+    base = ("task", "model", "data.source", "data.pairs", "data.domains", "data.seed", "data.max_length")
     learnt = (*base, "data.train")
     tested = (*base, "data.test", "data.heldout", "data.retention")
     machine = ("train.optimizer", "train.bf16", "train.gradient_checkpointing")

@@ -111,7 +111,8 @@ class Context:
         data = self.recipe.data
         sizes = Sizes(data.train, data.dev, data.test, data.heldout, data.retention)
         describes = self.recipe.model.path == "embedded"
-        return load_corpus(data.source, self.recipe.task, data.pairs, sizes, data.seed, describes, self.examples)
+        return load_corpus(data.source, self.recipe.task, data.pairs, sizes, data.seed, describes, self.examples,
+                           data.domains)  # fmt: skip
 
     def system(self, model: Any, name: str) -> Any:
         """Return a model as a System."""

@@ -18,7 +18,7 @@ from itertools import cycle
 from neuroglot.data.example import Example, RenderSpec, split_seed
 from neuroglot.data.scenes.lexicon import Ambiguity, ambiguities, minutes
 from neuroglot.data.signs import LANGUAGES, MAX_SOURCE, MAX_TARGET, TEMPLATES, Sign, signs
-from neuroglot.errors import UserError
+from neuroglot.errors import UserError, nearest
 from neuroglot.pair import Pair
 
 TASK = "multimodal_translation"
@@ -59,20 +59,23 @@ class Sentence:
         )
 
 
-def sentences(split: str, words: int, seed: int) -> list[Sentence]:
+def sentences(split: str, words: int, seed: int, domains: Sequence[str] = TURN) -> list[Sentence]:
     """Return a sentence for each of so many words in turn, and then another for each; none occurs twice.
 
     Raises:
-        UserError: more are asked for than the phrases make.
+        UserError: more are asked for than the phrases make, or a domain is not known.
     """
+    for domain in domains:
+        if domain not in TURN:
+            raise UserError(f"data.domains: {domain!r} is not known; {nearest(domain, TURN)}")
     rng = random.Random(f"scenes:{split}:{seed}")
     # Held-out words stand in phrases of the kinds that training knows: the word alone is new.
     phrases = "test" if split == "heldout" else split
     pool = [sign for sign in signs(phrases, max(FEWEST_PHRASES, 2 * words), seed) if sign.template in PHRASES]
-    turns = {domain: _in_turn(domain, split == "heldout", rng) for domain in TURN}
+    turns = {domain: _in_turn(domain, split == "heldout", rng) for domain in TURN if domain in domains}
     seen: set[str] = set()
     found: list[list[Sentence]] = []
-    for _, domain in zip(range(words), cycle(TURN), strict=False):
+    for _, domain in zip(range(words), cycle(turns), strict=False):
         word = next(turns[domain])
         drawn = _timed(word, phrases, rng) if domain == "time" else _phrased(word, pool, rng)
         fitting = (sentence for sentence in drawn if sentence.fits and sentence.source not in seen)
@@ -115,7 +118,14 @@ def _timed(word: Ambiguity, split: str, rng: random.Random) -> Iterator[Sentence
             yield Sentence(word, meant["day"].text("en").rpartition(" ")[0], texts)
 
 
-def scene_examples(split: str, items: int, pairs: Sequence[Pair], seed: int, one_image: bool = True) -> list[Example]:
+def scene_examples(
+    split: str,
+    items: int,
+    pairs: Sequence[Pair],
+    seed: int,
+    one_image: bool = True,
+    domains: Sequence[str] = TURN,
+) -> list[Example]:
     """Return examples of a split.
 
     Args:
@@ -124,9 +134,10 @@ def scene_examples(split: str, items: int, pairs: Sequence[Pair], seed: int, one
         pairs: from English into some of the six languages; an item is left out of a pair in which it is not ambiguous.
         seed: of sentences and pictures.
         one_image: whether two sentences and all pairs share a picture; otherwise every example has its own.
+        domains: of ambiguity; words are taken from them in turn.
 
     Raises:
-        UserError: a pair that the lexicon has not.
+        UserError: a pair or a domain that the lexicon has not.
     """
     for pair in pairs:
         if pair.source != "en" or pair.target not in LANGUAGES:
@@ -134,7 +145,7 @@ def scene_examples(split: str, items: int, pairs: Sequence[Pair], seed: int, one
             raise UserError(f"the embedded scenes have no pair {pair}; they have {known}")
     words = -(-items // 4)
     examples: list[Example] = []
-    for number, sentence in enumerate(sentences(split, words, seed)):
+    for number, sentence in enumerate(sentences(split, words, seed, domains)):
         first, second = sentence.ambiguity.readings
         for reading, other in ((first, second), (second, first)):
             for pair in (p for p in pairs if p.target in sentence.ambiguity.languages):
