@@ -87,7 +87,7 @@ class Format:
 
 PROFILE = Format("profile", 2, "profile")
 LAYERS = Format("layers", 1, "probe")
-SELECTION = Format("selection", 2, "select")
+SELECTION = Format("selection", 3, "select")
 ADAPTER = Format("adapter", 1, "train")
 MODEL = Format("model", 1, "train")
 TRAINING = Format("training", 1, "train")

@@ -27,13 +27,23 @@ class Selection:
 
     A row belongs to at most one group of its module. `meta` says how the selection came about (method, budget,
     model fingerprint) and what it was chosen from: `meta["neurons"]` holds, per part, the eligible neurons.
+
+    `axes` names the modules whose units do not lie on axis 0 of the weight as it is stored: with 1, the units of a
+    Linear are its input columns (the down side of an `ffn` neuron), those of transformers' `Conv1D` or of a bare
+    [in, out] matrix its outputs. A bare matrix goes by the full name of its parameter.
     """
 
     pairs: tuple[str, ...]
     rows: Mapping[str, Mapping[Group, torch.Tensor]]
     meta: Mapping[str, Any] = field(default_factory=dict)
+    axes: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for module, axis in self.axes.items():
+            if module not in self.rows or axis not in (0, 1):
+                raise UserError(
+                    f"selection: axes holds {module}: {axis!r}; expected a module of the selection and 0 or 1"
+                )
         for module, groups in self.rows.items():
             chosen = torch.cat(list(groups.values())) if groups else torch.empty(0, dtype=torch.long)
             if chosen.unique().numel() != chosen.numel():
@@ -63,7 +73,7 @@ class Selection:
         tensors = {
             f"{module}|{group_name(group)}": index.to(torch.int32).contiguous() for module, group, index in self
         }
-        save_tensors(path, SELECTION, tensors, {"pairs": self.pairs, "meta": self.meta})
+        save_tensors(path, SELECTION, tensors, {"pairs": self.pairs, "meta": self.meta, "axes": self.axes})
 
     @classmethod
     def load(cls, path: Path | str) -> Selection:
@@ -78,6 +88,6 @@ class Selection:
             module, _, name = key.rpartition("|")
             rows.setdefault(module, {})[frozenset(name.split(","))] = index.long()
         try:
-            return cls(tuple(head["pairs"]), rows, head["meta"])
+            return cls(tuple(head["pairs"]), rows, head["meta"], head.get("axes", {}))
         except UserError as error:
             raise SELECTION.damaged(path, error) from None

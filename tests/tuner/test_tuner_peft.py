@@ -92,7 +92,7 @@ def test_empty_groups_are_dropped_and_empty_selections_refused() -> None:
     selection = Selection(PAIRS, {"a": {ALL: torch.tensor([2, 0]), DE: nothing}, "b": {FR: nothing}})
     config = NeuroglotConfig.from_selection(selection)
     assert config.layout == {"a": {"en-cs,en-de,en-fr": 2}}
-    assert config.rows["a"].tolist() == [0, 2]
+    assert config.units["a"].tolist() == [0, 2]
     with pytest.raises(UserError, match="no row"):
         NeuroglotConfig.from_selection(Selection(PAIRS, {"b": {FR: nothing}}))
 

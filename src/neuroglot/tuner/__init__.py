@@ -6,7 +6,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPIN
 
 from neuroglot.tuner.config import NEUROGLOT, NeuroglotConfig
 from neuroglot.tuner.layer import NeuroglotLinear
-from neuroglot.tuner.model import NeuroglotModel, selection_of
+from neuroglot.tuner.model import NeuroglotModel, modes, park, refresh, selection_of
 from neuroglot.tuner.routing import active_pair, has_router
 
 # PEFT dispatches by look-up in these three dictionaries; its own register function accepts only members of its enum.
@@ -21,5 +21,8 @@ __all__ = [
     "NeuroglotModel",
     "active_pair",
     "has_router",
+    "modes",
+    "park",
+    "refresh",
     "selection_of",
 ]

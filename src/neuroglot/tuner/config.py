@@ -6,14 +6,15 @@ file. A configuration made from a selection carries them in memory until the lay
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftConfig
 
-from neuroglot.errors import UserError
+from neuroglot.errors import UserError, nearest
 from neuroglot.selection import Selection, group_name
 
 CARD_HEADING = "## How to load this adapter"
@@ -39,25 +40,53 @@ class _PeftTypeName(str):
 NEUROGLOT = _PeftTypeName("NEUROGLOT")
 
 
+MODES = ("auto", "sliced", "additive")
+
+
 @dataclass
 class NeuroglotConfig(PeftConfig):
-    """Which rows of which layers an adapter trains, by the pairs whose data may train them.
+    """Which units of which layers an adapter trains, by the pairs whose data may train them.
 
     Args:
         pairs: every pair of the selection, in text form; a group of all of them is language-agnostic.
-        layout: module (exact full name) -> group (its pairs, sorted, joined by commas) -> number of rows. The order
-            of the groups is the order in which the layer stores their rows.
+        layout: module (exact full name) -> group (its pairs, sorted, joined by commas) -> number of units. The order
+            of the groups is the order in which the layer stores their units.
+        axes: module -> the axis of its stored weight that the units lie on, where that is not 0; 1 are the input
+            columns of a Linear and the outputs of a matrix that is stored as [in, out].
+        rank: None trains the units' deltas [k, width] themselves; a number trains them as products [k, rank] x
+            [rank, width]. A group of no more units than that stays dense, which is smaller.
+        mode: `sliced` keeps the current units in the weight itself, `additive` adds their product to the base's
+            output; `auto` takes `sliced` wherever the weight is a dense floating tensor.
+        init_weights: start with deltas of zero; False fills them at random, for tests.
+        rows: module -> unit indices in the order of the layout; they are data and never part of the JSON.
+
+    Raises:
+        UserError: a field does not fit the others.
     """
 
     pairs: list[str] = field(default_factory=list, metadata={"help": "The pairs of the selection."})
     layout: dict[str, dict[str, int]] = field(
-        default_factory=dict, metadata={"help": "Number of rows per module and group."}
+        default_factory=dict, metadata={"help": "Number of units per module and group."}
     )
+    axes: dict[str, int] = field(default_factory=dict, metadata={"help": "Axis of the units where it is not 0."})
+    rank: int | None = field(default=None, metadata={"help": "Rank of a group's delta; null for dense units."})
+    mode: str = field(default="auto", metadata={"help": "auto, sliced or additive."})
+    init_weights: bool = field(default=True, metadata={"help": "Start with deltas of zero."})
+    rows: InitVar[Mapping[str, Sequence[int] | torch.Tensor] | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, rows: Mapping[str, Sequence[int] | torch.Tensor] | None = None) -> None:
         super().__post_init__()
         self.peft_type = NEUROGLOT
-        self.rows: dict[str, torch.Tensor] | None = None
+        self._check()
+        # held beside the fields, because PEFT writes every field into the JSON
+        self.units: dict[str, torch.Tensor] | None = None if rows is None else self._checked_rows(rows)
+        self.bare: dict[str, str] = {}  # module -> the layout's name of the bare matrix in it; the model tells
+
+    def _check(self) -> None:
+        if self.mode not in MODES:
+            raise UserError(f"mode {self.mode!r} is not known; {nearest(str(self.mode), MODES)}")
+        if self.rank is not None and (not isinstance(self.rank, int) or self.rank < 1):
+            raise UserError(f"rank must be a whole number >= 1, or None for dense units, got {self.rank!r}")
         known = set(self.pairs)
         for module, groups in self.layout.items():
             for group, count in groups.items():
@@ -71,14 +100,31 @@ class NeuroglotConfig(PeftConfig):
                     raise UserError(
                         f"layout: {module}, group {group}: rows must be a whole number >= 1, got {count!r}"
                     )
+        for module, axis in self.axes.items():
+            if module not in self.layout or axis not in (0, 1):
+                raise UserError(f"axes holds {module}: {axis!r}; expected a module of the layout and 0 or 1")
+
+    def _checked_rows(self, rows: Mapping[str, Sequence[int] | torch.Tensor]) -> dict[str, torch.Tensor]:
+        found = {module: torch.as_tensor(index, dtype=torch.int32) for module, index in rows.items()}
+        if set(found) != set(self.layout):
+            raise UserError(f"rows and layout differ in {sorted(set(found) ^ set(self.layout))[0]}; expected the same")
+        for module, index in found.items():
+            count = sum(self.layout[module].values())
+            if index.dim() != 1 or len(index) != count:
+                raise UserError(f"rows: {module} has {index.numel()} indices, its layout {count}; expected as many")
+            if len(index.unique()) != count:
+                raise UserError(
+                    f"rows: {module} has a row in two groups, or twice; a row belongs to one group at most"
+                )
+        return found
 
     @classmethod
     def from_selection(cls, selection: Selection, **kwargs: Any) -> NeuroglotConfig:
-        """Make the configuration of a fresh adapter that trains the rows of a selection.
+        """Make the configuration of a fresh adapter that trains the units of a selection.
 
         Args:
-            selection: the chosen rows; empty groups are dropped.
-            kwargs: further fields of `peft.PeftConfig`.
+            selection: the chosen units; empty groups are dropped.
+            kwargs: `mode`, `rank`, and fields of `peft.PeftConfig`.
 
         Raises:
             UserError: the selection holds no row.
@@ -96,9 +142,9 @@ class NeuroglotConfig(PeftConfig):
         if not chosen:
             raise UserError("the selection holds no row; expected one or more; raise its budget or its layers")
         layout = {module: {group: len(index) for group, index in groups.items()} for module, groups in chosen.items()}
-        config = cls(pairs=list(selection.pairs), layout=layout, **kwargs)
-        config.rows = {module: torch.cat(list(groups.values())) for module, groups in chosen.items()}
-        return config
+        axes = {module: axis for module, axis in selection.axes.items() if axis and module in chosen}
+        rows = {module: torch.cat(list(groups.values())) for module, groups in chosen.items()}
+        return cls(pairs=list(selection.pairs), layout=layout, axes=axes, rows=rows, **kwargs)
 
     @property
     def target_modules(self) -> tuple[str, ...]:

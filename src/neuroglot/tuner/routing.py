@@ -8,12 +8,15 @@ so no layer remembers the first pair; a hook on the outputs of the first forward
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
@@ -21,17 +24,78 @@ from neuroglot.errors import UserError, nearest
 from neuroglot.pair import Pair
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """A batch whose samples belong to several pairs.
+
+    Attributes:
+        pairs: the pair of each sample.
+        images: how many images (or tiles) each sample brought to the vision part; None for one each.
+    """
+
+    pairs: tuple[str, ...]
+    images: tuple[int, ...] | None = None
+    _found: dict[Any, torch.Tensor | None] = field(default_factory=dict, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return "+".join(dict.fromkeys(self.pairs))
+
+    def samples(self, group: str, length: int, part: str | None, device: torch.device) -> torch.Tensor | None:
+        """Return which entries of a layer's first axis may train a group: their indices, or None for all of them.
+
+        Args:
+            group: the group's text.
+            length: of the first axis of the layer's input.
+            part: the layer's part; `packed` where a vision part keeps all images on one axis.
+            device: where the indices are needed.
+
+        Raises:
+            UserError: the first axis cannot be told apart into samples.
+        """
+        key = (group, length, part, device)
+        if key not in self._found:
+            members = set(group.split(","))
+            mine = [i for i, owner in enumerate(self._owners(length, part)) if self.pairs[owner] in members]
+            self._found[key] = None if len(mine) == length else torch.tensor(mine, dtype=torch.long, device=device)
+        return self._found[key]
+
+    def _owners(self, length: int, part: str | None) -> list[int]:
+        """Return the sample that each entry of the first axis belongs to."""
+        if part == "packed":
+            raise UserError(
+                "active_pair: this model's vision part keeps the images of all samples on one axis, so a mixed batch "
+                "cannot be told apart there; make batches of one pair, or select neurons of the language part only"
+            )
+        counts = [1] * len(self.pairs)
+        if part in ("vision", "connector") and self.images is not None:
+            counts = list(self.images)
+        owners = [sample for sample, count in enumerate(counts) for _ in range(count)]
+        if part in ("vision", "connector") and owners and length % len(owners) == 0:
+            each = length // len(owners)  # a connector may see the patches of all images on one axis
+            return [owner for owner in owners for _ in range(each)]
+        if length != len(owners):
+            what = "images (or tiles)" if part in ("vision", "connector") else "samples"
+            raise UserError(
+                f"active_pair: a layer's input has {length} entries on its first axis, the mixed batch {len(owners)} "
+                f"{what}; expected one each; say how many images each sample brought with "
+                "active_pair(model, pairs, images=[...]), or make batches of one pair"
+            )
+        return owners
+
+
 class Router:
     """Holds the active pair; every layer of a model looks here.
 
     Attributes:
-        pair: the pair whose data is going through the model, None when nobody said.
+        pair: the pair, or the mixture of pairs, whose data is going through the model; None when nobody said.
         configs: adapter name -> configuration, the tuner's own dictionary.
+        sharded: whether FSDP gathers the model's weights for each forward, so that nothing can be kept in them.
     """
 
     def __init__(self) -> None:
-        self.pair: str | None = None
+        self.pair: str | Mixture | None = None
         self.configs: Mapping[str, Any] = {}
+        self.sharded = False
         self._handles: list[RemovableHandle] = []
 
     @property
@@ -43,12 +107,17 @@ class Router:
         """Watch the model and every transformers model inside it, since some loops call the backbone by itself."""
         watched = [m for m in model.modules() if m is model or hasattr(m, "get_input_embeddings")]
         self._handles = [module.register_forward_hook(self._watch) for module in watched]
+        self._handles += [module.register_forward_pre_hook(self._look) for module in watched]
 
     def release(self) -> None:
         """Stop watching."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+    def _look(self, module: nn.Module, args: Any) -> None:
+        if _distributed():
+            self.sharded = self.sharded or is_sharded(module)
 
     def _watch(self, module: nn.Module, args: Any, output: Any) -> None:
         if self.pair is None or not torch.is_grad_enabled():
@@ -57,13 +126,28 @@ class Router:
             if value.requires_grad:
                 value.register_hook(partial(self._confirm, self.pair))
 
-    def _confirm(self, forward_pair: str, grad: torch.Tensor) -> None:
+    def _confirm(self, forward_pair: str | Mixture, grad: torch.Tensor) -> None:
         if self.pair != forward_pair:
             now = f"for pair {self.pair}" if self.pair else "outside of any active_pair context"
             raise UserError(
                 f"backward of a forward for pair {forward_pair} runs {now}; expected the same pair; "
                 f'call loss.backward() inside the `with active_pair(model, "{forward_pair}"):` that ran the forward'
             )
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Return whether FSDP (1 or 2) or ZeRO-3 keeps only a piece of the model's weights on this process."""
+    if not dist.is_available():
+        return False
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+
+    if any(isinstance(module, FSDPModule | FullyShardedDataParallel) for module in model.modules()):
+        return True
+    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
 def _tensors(output: Any) -> list[torch.Tensor]:
@@ -87,8 +171,28 @@ def has_router(model: nn.Module) -> bool:
     return _find_router(model) is not None
 
 
+def _same_everywhere(pair: str | Mixture, device: torch.device) -> None:
+    """Check that all ranks train one pair: sharded gradients are averaged over ranks without asking whose they are.
+
+    Raises:
+        UserError: they do not.
+    """
+    text = ",".join(pair.pairs) if isinstance(pair, Mixture) else pair
+    mine = torch.tensor([zlib.crc32(text.encode())], dtype=torch.long, device=device)
+    everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(everyone, mine)
+    if any(not torch.equal(other, mine) for other in everyone):
+        raise UserError(
+            f"active_pair: rank {dist.get_rank()} trains {text}, another rank another pair; with sharded weights "
+            "(FSDP, ZeRO) all ranks must train one pair per micro-step; "
+            "use neuroglot.training.OnePairBatchSampler(..., world=number of processes)"
+        )
+
+
 @contextmanager
-def active_pair(model: nn.Module, pair: str | Pair) -> Iterator[None]:
+def active_pair(
+    model: nn.Module, pair: str | Pair | Sequence[str | Pair], *, images: Sequence[int] | None = None
+) -> Iterator[None]:
     """Say which pair the data of a training step belongs to; encloses the forward and its backward.
 
     Within it only the rows whose group holds the pair receive a gradient; the gradients of the others stay None, so
@@ -96,13 +200,18 @@ def active_pair(model: nn.Module, pair: str | Pair) -> Iterator[None]:
     each with its own backward, before the optimiser's step. (`zero_grad(set_to_none=False)` would undo this: a
     gradient of zeros still moves a row by momentum and weight decay.)
 
+    A batch of several pairs names one per sample: each group then receives the gradient of its own samples, the sum
+    that one-pair batches of the same samples would have given.
+
     Args:
         model: a model with a neuroglot adapter, wrapped in anything.
-        pair: such as `en-de`.
+        pair: such as `en-de`, or one such per sample.
+        images: of a mixed batch, the number of images (of tiled models: tiles) that each sample brings; one each by
+            default.
 
     Raises:
-        UserError: the model has no neuroglot adapter, or no adapter knows the pair; from backward, the pair has
-            changed since the forward.
+        UserError: the model has no neuroglot adapter, or no adapter knows the pair; `images` does not match; ranks
+            of a sharded model train different pairs; from backward, the pair has changed since the forward.
     """
     router = _find_router(model)
     if router is None:
@@ -110,10 +219,18 @@ def active_pair(model: nn.Module, pair: str | Pair) -> Iterator[None]:
             "active_pair: the model has no neuroglot adapter; expected the result of "
             "get_peft_model(model, NeuroglotConfig.from_selection(selection))"
         )
-    text = str(pair)
-    if text not in router.pairs:
-        raise UserError(f"active_pair: pair {text!r} is not one of the adapter's; {nearest(text, router.pairs)}")
-    before, router.pair = router.pair, text
+    texts = (str(pair),) if isinstance(pair, str | Pair) else tuple(str(one) for one in pair)
+    for text in texts:
+        if text not in router.pairs:
+            raise UserError(f"active_pair: pair {text!r} is not one of the adapter's; {nearest(text, router.pairs)}")
+    if not texts or (images is not None and len(images) != len(texts)):
+        raise UserError(f"active_pair: {len(texts)} pairs, images of {len(images or ())} samples; expected as many")
+    active: str | Mixture = (
+        texts[0] if len(set(texts)) == 1 else Mixture(texts, tuple(images) if images is not None else None)
+    )
+    if _distributed() and is_sharded(model):
+        _same_everywhere(active, next(model.parameters()).device)
+    before, router.pair = router.pair, active
     try:
         yield
     finally:

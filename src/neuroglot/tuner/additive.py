@@ -1,0 +1,85 @@
+"""The other way: the base's output plus the product of the units with the input, by autograd's own means.
+
+Where the weight cannot be written this is all there is. In a batch of several pairs a group's delta takes part as a
+parameter for its own samples and as a constant for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    from neuroglot.tuner.deltas import UnitLayer
+    from neuroglot.tuner.units import Route
+
+Tensor = torch.Tensor
+
+
+def added_units(out: Tensor, x: Tensor, layer: UnitLayer, adapter: str, route: Route) -> Tensor:
+    """Add an adapter's units to the base's output.
+
+    Args:
+        out: [..., O] the base's output.
+        x: [..., I] the layer's input.
+        layer: the wrapped layer.
+        adapter: whose units.
+        route: how they are split.
+    """
+    pieces = []
+    for share in route.shares:
+        units = route.units[share.start : share.stop]
+
+        def piece(x: Tensor, detach: bool, groups: tuple[str, ...] = share.groups, units: Tensor = units) -> Tensor:
+            return _product(x, layer, adapter, groups, units, detach)
+
+        pieces.append(piece(x, False) if share.samples is None else _by_samples(x, share.samples, piece))
+    if route.frozen:
+        pieces.append(_product(x, layer, adapter, route.frozen, route.units[route.count :], detach=True))
+    if layer.units_are_outputs(adapter):
+        found = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
+        return out.index_add(-1, route.units, found.to(out.dtype))
+    for found in pieces:
+        out = out + found.to(out.dtype)
+    return out
+
+
+def _product(x: Tensor, layer: UnitLayer, adapter: str, groups: Sequence[str], units: Tensor, detach: bool) -> Tensor:
+    """Return x U^T + d [..., k] of output units, x[..., units] U [..., O] of columns."""
+    outputs = layer.units_are_outputs(adapter)
+    deltas = [tuple(f.detach() if detach else f for f in layer.delta(adapter, group)) for group in groups]
+    sizes = [layer.group_size(adapter, group) for group in groups]
+    if all(len(delta) == 1 for delta in deltas):  # one matmul for all of them
+        deltas, sizes = [(deltas[0][0] if len(deltas) == 1 else torch.cat([d[0] for d in deltas]),)], [sum(sizes)]
+    if not outputs:
+        slices = x.index_select(-1, units).split(sizes, dim=-1)
+        return sum((unit_product(own, delta, False) for own, delta in zip(slices, deltas)), start=x.new_zeros(()))
+    products = [unit_product(x, delta, True) for delta in deltas]
+    product = products[0] if len(products) == 1 else torch.cat(products, dim=-1)
+    biases = [bias for group in groups if (bias := layer.bias_delta(adapter, group)) is not None]
+    if biases:
+        bias = torch.cat([value.detach() if detach else value for value in biases])
+        product = product + bias.to(product.dtype)
+    return product
+
+
+def unit_product(x: Tensor, delta: Sequence[Tensor], outputs: bool) -> Tensor:
+    """Multiply an input with a group's delta: [..., k] for output units; [..., O] for columns, x being their slice."""
+    factors = [factor.to(x.dtype) for factor in delta]
+    if outputs:  # x U^T = (x down^T) up^T
+        return F.linear(x, factors[0]) if len(factors) == 1 else F.linear(F.linear(x, factors[1]), factors[0])
+    product = x @ factors[0]  # x U = (x up) down
+    return product if len(factors) == 1 else product @ factors[1]
+
+
+def _by_samples(x: Tensor, samples: Tensor, piece: Callable[[Tensor, bool], Tensor]) -> Tensor:
+    """Return the piece with gradients for some entries of the first axis only."""
+    others = (
+        torch.ones(x.shape[0], dtype=torch.bool, device=x.device).index_fill(0, samples, False).nonzero().flatten()
+    )
+    mine, rest = piece(x.index_select(0, samples), False), piece(x.index_select(0, others), True)
+    whole = mine.new_empty(x.shape[0], *mine.shape[1:])
+    return whole.index_copy(0, samples, mine).index_copy(0, others, rest)
