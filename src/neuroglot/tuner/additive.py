@@ -38,7 +38,7 @@ def added_units(out: Tensor, x: Tensor, layer: UnitLayer, adapter: str, route: R
 
         pieces.append(piece(x, False) if share.samples is None else _by_samples(x, share.samples, piece))
     if route.frozen:
-        pieces.append(_product(x, layer, adapter, route.frozen, route.units[route.count :], detach=True))
+        pieces.append(_product(x, layer, adapter, route.frozen, route.others, detach=True))
     if layer.units_are_outputs(adapter):
         found = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
         return out.index_add(-1, route.units, found.to(out.dtype))
@@ -50,7 +50,12 @@ def added_units(out: Tensor, x: Tensor, layer: UnitLayer, adapter: str, route: R
 def _product(x: Tensor, layer: UnitLayer, adapter: str, groups: Sequence[str], units: Tensor, detach: bool) -> Tensor:
     """Return x U^T + d [..., k] of output units, x[..., units] U [..., O] of columns."""
     outputs = layer.units_are_outputs(adapter)
-    deltas = [tuple(f.detach() if detach else f for f in layer.delta(adapter, group)) for group in groups]
+    deltas = [layer.delta(adapter, group) for group in groups]
+    biases = [bias for group in groups if (bias := layer.bias_delta(adapter, group)) is not None]
+    bias = torch.cat(biases) if biases else None
+    if detach:
+        deltas = [tuple(factor.detach() for factor in delta) for delta in deltas]
+        return _constant(x, deltas, units, None if bias is None else bias.detach().to(x.dtype), outputs)
     sizes = [layer.group_size(adapter, group) for group in groups]
     if all(len(delta) == 1 for delta in deltas):  # one matmul for all of them
         deltas, sizes = [(deltas[0][0] if len(deltas) == 1 else torch.cat([d[0] for d in deltas]),)], [sum(sizes)]
@@ -59,11 +64,33 @@ def _product(x: Tensor, layer: UnitLayer, adapter: str, groups: Sequence[str], u
         return sum((unit_product(own, delta, False) for own, delta in zip(slices, deltas)), start=x.new_zeros(()))
     products = [unit_product(x, delta, True) for delta in deltas]
     product = products[0] if len(products) == 1 else torch.cat(products, dim=-1)
-    biases = [bias for group in groups if (bias := layer.bias_delta(adapter, group)) is not None]
-    if biases:
-        bias = torch.cat([value.detach() if detach else value for value in biases])
-        product = product + bias.to(product.dtype)
-    return product
+    return product if bias is None else product + bias.to(product.dtype)
+
+
+def _constant(
+    x: Tensor, deltas: Sequence[Sequence[Tensor]], units: Tensor, bias: Tensor | None, outputs: bool
+) -> Tensor:
+    """Return the same of groups that do not train, in at most two matmuls for all of them.
+
+    They are those of a LoRA that holds these groups, in its order and with its zeros: matmuls round by the shape of
+    what they are given, and an exported adapter should answer as this one does, to the bit.
+    """
+    last_Rw = torch.cat([delta[-1] for delta in deltas]).to(x.dtype)
+    first_KR = None
+    if any(len(delta) > 1 for delta in deltas):
+        ones = (torch.eye(len(delta[0]), dtype=x.dtype, device=x.device) for delta in deltas)
+        first_KR = torch.block_diag(*[d[0].to(x.dtype) if len(d) > 1 else one for d, one in zip(deltas, ones)])
+    if outputs:
+        product = F.linear(x, last_Rw)
+        if first_KR is not None:
+            return F.linear(product, first_KR, bias)
+        return product if bias is None else product + bias.to(product.dtype)
+    if first_KR is None:
+        slices = x.index_select(-1, units)
+    else:
+        scattered = first_KR.new_zeros(x.shape[-1], first_KR.shape[1]).index_copy_(0, units, first_KR)
+        slices = F.linear(x, scattered.t().contiguous())
+    return F.linear(slices, last_Rw.t().contiguous())
 
 
 def unit_product(x: Tensor, delta: Sequence[Tensor], outputs: bool) -> Tensor:

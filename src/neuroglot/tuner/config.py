@@ -6,6 +6,7 @@ file. A configuration made from a selection carries them in memory until the lay
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
@@ -58,6 +59,7 @@ class NeuroglotConfig(PeftConfig):
         mode: `sliced` keeps the current units in the weight itself, `additive` adds their product to the base's
             output; `auto` takes `sliced` wherever the weight is a dense floating tensor.
         init_weights: start with deltas of zero; False fills them at random, for tests.
+        trained_on: what it was trained on, such as task, data, examples, steps; for the JSON and the model card.
         rows: module -> unit indices in the order of the layout; they are data and never part of the JSON.
 
     Raises:
@@ -72,6 +74,7 @@ class NeuroglotConfig(PeftConfig):
     rank: int | None = field(default=None, metadata={"help": "Rank of a group's delta; null for dense units."})
     mode: str = field(default="auto", metadata={"help": "auto, sliced or additive."})
     init_weights: bool = field(default=True, metadata={"help": "Start with deltas of zero."})
+    trained_on: dict[str, Any] | None = field(default=None, metadata={"help": "What it was trained on."})
     rows: InitVar[Mapping[str, Sequence[int] | torch.Tensor] | None] = None
 
     def __post_init__(self, rows: Mapping[str, Sequence[int] | torch.Tensor] | None = None) -> None:
@@ -113,9 +116,7 @@ class NeuroglotConfig(PeftConfig):
             if index.dim() != 1 or len(index) != count:
                 raise UserError(f"rows: {module} has {index.numel()} indices, its layout {count}; expected as many")
             if len(index.unique()) != count:
-                raise UserError(
-                    f"rows: {module} has a row in two groups, or twice; a row belongs to one group at most"
-                )
+                raise UserError(f"rows: {module} has a row twice; expected each in one group at most; select again")
         return found
 
     @classmethod
@@ -165,16 +166,14 @@ class NeuroglotConfig(PeftConfig):
         super().save_pretrained(save_directory, **kwargs)
         card = Path(save_directory) / "README.md"
         text = card.read_text(encoding="utf-8") if card.exists() else "---\nlibrary_name: peft\n---\n"
-        if CARD_HEADING not in text:
-            head, fence, body = _split_front_matter(text)
-            card.write_text(f"{head}{fence}\n{self._card_section()}\n{body.lstrip()}", encoding="utf-8")
+        head, fence, body = _split_front_matter(_SECTION.sub("", text))  # what it said of an earlier state goes
+        card.write_text(f"{head}{fence}\n{self._card_section()}\n{body.lstrip()}", encoding="utf-8")
 
     def _card_section(self) -> str:
-        rows = sum(sum(groups.values()) for groups in self.layout.values())
         base = self.base_model_name_or_path or "BASE"
         return f"""{CARD_HEADING}
 
-It trains {rows:,} rows in {len(self.layout)} layers for the pairs {", ".join(self.pairs)}; every other weight is that
+It trains {self._counted()}; every other weight is that
 of the base model, bit for bit. PEFT knows its type once `neuroglot` has been imported (`pip install neuroglot`):
 
 ```python
@@ -186,7 +185,40 @@ model = AutoModelForImageTextToText.from_pretrained({base!r})
 model = PeftModel.from_pretrained(model, "path/to/this/folder")
 model = model.merge_and_unload()  # optional: a plain model that needs neither peft nor neuroglot
 ```
+
+### What was trained
+
+| | |
+|---|---|
+{self._facts()}
 """
+
+    def _counted(self) -> str:
+        units = [(sum(groups.values()), self.axes.get(module, 0)) for module, groups in self.layout.items()]
+        rows, others = (sum(count for count, axis in units if bool(axis) is other) for other in (False, True))
+        what = " and ".join([f"{rows:,} rows"] * bool(rows) + [f"{others:,} columns"] * bool(others))
+        return f"{what} in {len(self.layout)} layers for the pairs {', '.join(self.pairs)}"
+
+    def _facts(self) -> str:
+        sizes: dict[str, int] = {}
+        for groups in self.layout.values():
+            for group, count in groups.items():
+                sizes[group] = sizes.get(group, 0) + count
+        facts = {
+            "pairs": ", ".join(self.pairs),
+            "neurons by the pairs that train them": "; ".join(
+                f"{group.replace(',', ' + ')}: {count:,}" for group, count in sorted(sizes.items())
+            ),
+            "layers": len(self.layout),
+            "delta": "dense" if self.rank is None else f"of rank {self.rank}",
+            "mode": self.mode,
+            **(self.trained_on or {}),
+        }
+        cells = ((name, " ".join(str(value).split()).replace("|", "\\|")) for name, value in facts.items())
+        return "\n".join(f"| {name} | {value} |" for name, value in cells)
+
+
+_SECTION = re.compile(rf"^{CARD_HEADING}\n.*?(?=^##? |\Z)", re.DOTALL | re.MULTILINE)
 
 
 def _split_front_matter(text: str) -> tuple[str, str, str]:

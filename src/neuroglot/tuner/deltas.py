@@ -65,6 +65,7 @@ class UnitLayer(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self._active_adapter: str | list[str] = []
         self._routes: dict[Any, Route] = {}
+        self._known: set[str] = set()
 
     # --- shapes
 
@@ -139,7 +140,7 @@ class UnitLayer(nn.Module, BaseTunerLayer):
         self.neuroglot_bias[adapter] = nn.ParameterDict(
             {KEY + g: parameter(k, zero=init_weights) for g, k in layout.groups.items() if biased}
         )
-        self._routes.clear()
+        self.forget()
 
     def delta(self, adapter: str, group: str) -> tuple[torch.Tensor, ...]:
         """Return a group's delta, (dense [k, w],) or (up [k, r], down [r, w])."""
@@ -212,13 +213,19 @@ class UnitLayer(nn.Module, BaseTunerLayer):
             )
         return None
 
+    def forget(self) -> None:
+        """Drop what was derived from the unit indices, which are about to change."""
+        self._routes.clear()
+        self._known.clear()
+
     def _indices(self, adapter: str) -> torch.Tensor:
         rows_K = self.neuroglot_rows[adapter]
-        if rows_K.is_meta or bool((rows_K < 0).any()):
+        if adapter not in self._known and (rows_K.is_meta or bool((rows_K < 0).any())):
             raise UserError(
                 f"{self.module_name}: adapter {adapter!r} has no row indices; they are in the saved adapter or in a "
                 "configuration made by NeuroglotConfig.from_selection; load or make one of these"
             )
+        self._known.add(adapter)  # looking into a tensor waits for the GPU and breaks a compiled graph
         return rows_K
 
     # --- bookkeeping
@@ -236,7 +243,7 @@ class UnitLayer(nn.Module, BaseTunerLayer):
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove an adapter from this layer."""
         super().delete_adapter(adapter_name)
-        self._routes.clear()
+        self.forget()
 
     def extra_repr(self) -> str:
         """Show how many units each adapter trains."""

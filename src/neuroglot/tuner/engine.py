@@ -38,7 +38,7 @@ class _SlicedLinear(torch.autograd.Function):
         ctx.layer, ctx.adapter, ctx.route, ctx.dtype = layer, adapter, route, x.dtype
         if adapter is not None and route is not None and any(ctx.needs_input_grad[4:]):
             outputs = layer.units_are_outputs(adapter)
-            ctx.save_for_backward(x if outputs else x.index_select(-1, route.units[: route.count]))
+            ctx.save_for_backward(x if outputs else x.index_select(-1, route.own))
         return layer.base_layer(x)
 
     @staticmethod
@@ -62,7 +62,7 @@ def _gradients(layer: NeuroglotLinear, adapter: str, route: Route, kept: Tensor,
     """
     kept = kept.to(grad.dtype)  # under autocast the gradient is narrower than the input
     outputs = layer.units_are_outputs(adapter)
-    left, right = (grad.index_select(-1, route.units[: route.count]), kept) if outputs else (kept, grad)
+    left, right = (grad.index_select(-1, route.own), kept) if outputs else (kept, grad)
     deltas, biases = [], []
     for share in route.shares:
         own, other = left[..., share.start : share.stop], right

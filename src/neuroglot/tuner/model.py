@@ -125,10 +125,29 @@ class NeuroglotModel(BaseTuner):
         layer.update_layer(adapter_name, layout, rows_K, config.init_weights)
         self._replace_module(parent, target_name, layer, target)
 
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        if isinstance(child, NeuroglotMatrix) or isinstance(new_module, NeuroglotMatrix):
+            setattr(parent, child_name, new_module)  # PEFT's own would look for the module's `weight`
+        else:
+            super()._replace_module(parent, child_name, new_module, child)
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Merge the adapters' units into the weights; with `safe_merge` all layers are looked at before the first."""
+        if safe_merge:
+            self._check_merge(adapter_names)
+        super().merge_adapter(adapter_names, safe_merge)
+
+    def _check_merge(self, adapter_names: list[str] | None) -> None:
+        for layer in _layers(self.model):
+            for adapter in adapter_names or layer.active_adapters:
+                layer.check_merge(adapter)
+
     def merge_and_unload(
         self, progressbar: bool = False, safe_merge: bool = False, adapter_names: list[str] | None = None
     ) -> nn.Module:
         """Return the plain model with the adapters' rows merged."""
+        if safe_merge:
+            self._check_merge(adapter_names)
         self.router.release()
         park(self.model)
         return super().merge_and_unload(progressbar, safe_merge, adapter_names)
@@ -236,13 +255,14 @@ def park(model: nn.Module) -> None:
 def modes(model: nn.Module, adapter: str = "default") -> str:
     """Say in one line how many layers compute an adapter which way, and why those that are not `sliced` are not."""
     found: Counter[str] = Counter()
+    sharded = is_sharded(model)
     for layer in _layers(model):
         if adapter in layer.neuroglot_layout:
             asked = layer.neuroglot_layout[adapter].mode
             reason = why_not_sliced(layer.base_layer, layer.weight_name)
             if asked == "additive":
                 reason = "asked for"
-            elif reason is None and (layer.router.sharded or is_sharded(model)):
+            elif sharded or layer.router.sharded:  # a shard's type would be no explanation
                 reason = "its weight is sharded"
             found["sliced" if reason is None else f"additive ({reason})"] += 1
     return ", ".join(f"{count} layers {how}" for how, count in found.most_common()) or "no layers"

@@ -72,21 +72,20 @@ class Route:
         shares: the trained groups.
         frozen: the others.
         units: [K] indices along the units' axis of the weight; those of the shares first, in their order.
+        own: [k] those of the shares; made once, so that no step makes a tensor of indices.
+        others: [K - k] the rest.
     """
 
     shares: tuple[Share, ...]
     frozen: tuple[str, ...]
     units: torch.Tensor
+    own: torch.Tensor
+    others: torch.Tensor
 
     @property
     def trained(self) -> tuple[str, ...]:
         """The trained groups in their order."""
         return tuple(group for share in self.shares for group in share.groups)
-
-    @property
-    def count(self) -> int:
-        """The number of trained units."""
-        return self.shares[-1].stop if self.shares else 0
 
 
 def make_route(
@@ -130,4 +129,5 @@ def make_route(
         start = stop
     trained = [group for share in shares for group in share.groups]
     frozen = tuple(group for group in own if group not in trained)
-    return Route(tuple(shares), frozen, torch.cat([own[group] for group in (*trained, *frozen)]))
+    units = torch.cat([own[group] for group in (*trained, *frozen)])
+    return Route(tuple(shares), frozen, units, units[:start], units[start:])

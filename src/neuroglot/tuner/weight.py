@@ -156,12 +156,12 @@ class HeldWeight(UnitLayer):
 
     def _apply(self, fn: Any, recurse: bool = True) -> HeldWeight:
         self.hold(None)
-        self._routes.clear()
+        self.forget()
         return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self.hold(None)
-        self._routes.clear()  # the row indices may be about to change
+        self.forget()
         super()._load_from_state_dict(*args, **kwargs)
 
     def delete_adapter(self, adapter_name: str) -> None:
@@ -188,11 +188,23 @@ class HeldWeight(UnitLayer):
         self.hold(None)
         for adapter in check_adapters_to_merge(self, adapter_names) or ():
             if adapter in self.neuroglot_layout:
-                self._merge_one(adapter, safe_merge)
+                if safe_merge:
+                    self.check_merge(adapter)
+                self._merge_one(adapter)
                 self.merged_adapters.append(adapter)
 
+    def check_merge(self, adapter: str) -> None:
+        """Raise a ValueError when an adapter's deltas would make this layer's weight infinite or no number."""
+        if adapter not in self.neuroglot_layout:
+            return
+        found = self.unit_deltas(adapter, list(self.neuroglot_layout[adapter].groups))
+        kind = getattr(self.base_layer, self.weight_name).dtype
+        most = torch.finfo(kind).max if kind.is_floating_point else torch.inf
+        if any(not torch.isfinite(value).all() or value.abs().max() > most for value in found if value is not None):
+            raise ValueError(f"{self.module_name}: merging adapter {adapter!r} gives NaN or infinity; nothing merged")
+
     @torch.no_grad()
-    def _merge_one(self, adapter: str, safe_merge: bool) -> None:
+    def _merge_one(self, adapter: str) -> None:
         layout = self.neuroglot_layout[adapter]
         backend, reason = self.quantization_backend, why_not_sliced(self.base_layer, self.weight_name)
         if reason is not None and (backend is None or not backend.supports_merge):
@@ -207,8 +219,6 @@ class HeldWeight(UnitLayer):
         before = target.index_select(0, units)
         bias_before = bias.data[units] if bias is not None and bias_delta is not None else None
         new, new_bias = _sums(before, delta, bias_before, bias_delta)
-        if safe_merge and not all(torch.isfinite(value).all() for value in (new, new_bias) if value is not None):
-            raise ValueError(f"{self.module_name}: merging adapter {adapter!r} gives NaN or infinity; nothing merged")
         whole = self.base_layer if backend is not None else None
         old_weight = whole.weight if whole is not None else None
         target.index_copy_(0, units, new)
