@@ -40,7 +40,6 @@ TEXT = {
     "tie_word_embeddings": False,
 }
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
-GATED = ("gate_proj", "up_proj", "down_proj")
 
 
 def build(family: str) -> tuple[nn.Module, Inputs]:
@@ -258,7 +257,6 @@ def selection(
     model: nn.Module,
     pairs: Sequence[str] = ("en-de", "en-fr"),
     share: float = 0.3,
-    ffn: bool = False,
     seed: int = 0,
     bare: bool = False,
 ) -> Selection:
@@ -268,7 +266,6 @@ def selection(
         model: the base model.
         pairs: the pairs of the selection.
         share: of a layer's neurons, over all groups; at least one neuron a group where the layer has that many.
-        ffn: take a gated MLP's neurons as one object: the same units of gate and up, and of down's input columns.
         seed: of the draw.
         bare: also take Gemma3's projection, a parameter [in, out] that no Linear holds.
     """
@@ -286,11 +283,6 @@ def selection(
     parts = ("vision", "connector", "language") if projection is None else ("vision", "language")
     rows = {layer.name: draw(layer.neurons) for layer in inventory(model, parts)}
     axes: dict[str, int] = {}
-    if ffn:
-        for name in [name for name in rows if name.endswith("." + GATED[0])]:
-            block = name.rpartition(".")[0]
-            rows.update({f"{block}.{matrix}": rows[name] for matrix in GATED})
-            axes[f"{block}.{GATED[2]}"] = 1
     if bare and projection is not None:
         rows[BARE], axes[BARE] = draw(projection.shape[1]), 1
     return Selection(tuple(pairs), rows, **({"axes": axes} if axes else {}))

@@ -4,6 +4,7 @@ Read in this order: `inventory` (which layers and neurons there are), `importanc
 (what it leaves behind), `layers` (which layers), `select` (which neurons, for which pairs).
 """
 
+from neuroglot.neurons.ffn import FeedForward, feed_forwards, ffn_selection
 from neuroglot.neurons.importance import profile
 from neuroglot.neurons.inventory import Layer, inventory
 from neuroglot.neurons.layers import activation_similarity, keep, mean_similarity, relevance
@@ -11,9 +12,12 @@ from neuroglot.neurons.profile import Profile
 from neuroglot.neurons.select import select
 
 __all__ = [
+    "FeedForward",
     "Layer",
     "Profile",
     "activation_similarity",
+    "feed_forwards",
+    "ffn_selection",
     "inventory",
     "keep",
     "mean_similarity",

@@ -31,25 +31,31 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.view(_BITS[tensor.element_size()]) if tensor.is_floating_point() else tensor
 
 
-def changed(before: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+def changed(
+    before: Mapping[str, torch.Tensor], model: nn.Module, axes: Mapping[str, int] | None = None
+) -> dict[str, torch.Tensor]:
     """Compare a model with a snapshot.
 
     Args:
         before: tensor name -> value, from `snapshot` or a freshly loaded base's `state_dict()`.
         model: the model afterwards; of a model with an adapter, the base as it stands (merged or not).
+        axes: tensor name -> the axis to look along, where that is not the first.
 
     Returns:
-        Tensor name -> indices of the rows (first axis) with at least one different bit; tensors without any are left
-        out. A tensor that is missing, or whose shape or dtype is another, counts with all its rows.
+        Tensor name -> indices of the rows (along that axis) with at least one different bit; tensors without any are
+        left out. A tensor that is missing, or whose shape or dtype is another, counts with all its rows.
     """
     after = _state(model)
     rows: dict[str, torch.Tensor] = {}
     for name, old in before.items():
         new = after.get(name)
+        axis = (axes or {}).get(name, 0)
+        size = old.shape[axis] if old.dim() else 1
         if new is None or new.shape != old.shape or new.dtype != old.dtype:
-            different = torch.ones(old.shape[0] if old.dim() else 1, dtype=torch.bool)
+            different = torch.ones(size, dtype=torch.bool)
         else:
-            different = (_bits(new) != _bits(old)).reshape(old.shape[0] if old.dim() else 1, -1).any(dim=1)
+            differing = _bits(new) != _bits(old)
+            different = (differing.movedim(axis, 0) if axis else differing).reshape(size, -1).any(dim=1)
         if different.any():
             rows[name] = different.nonzero().flatten()
     return rows
@@ -83,12 +89,13 @@ def audit(before: Mapping[str, torch.Tensor], model: nn.Module, selection: Selec
         model: the model with its adapter merged.
         selection: the rows that were to be trained; their bias entries with them.
     """
-    difference = changed(before, model)
+    weight = {module: module if module in before else f"{module}.weight" for module in selection.rows}
+    difference = changed(before, model, {weight[module]: axis for module, axis in selection.axes.items()})
     trained, outside = 0, dict(difference)
     for module, groups in selection.rows.items():
         chosen = torch.cat(list(groups.values())) if groups else torch.empty(0, dtype=torch.long)
         moved: set[int] = set()
-        for name in (f"{module}.weight", f"{module}.bias"):
+        for name in (weight[module], f"{module}.bias"):
             rows = outside.pop(name, torch.empty(0, dtype=torch.long))
             inside = torch.isin(rows, chosen)
             moved.update(rows[inside].tolist())
