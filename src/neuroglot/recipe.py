@@ -137,12 +137,15 @@ class TrainSection(_Section):
     batch_size: int = Field(24, ge=1)
     accumulation: int = Field(1, ge=1)
     lr: float | None = Field(None, gt=0, description="unset: 1e-3 for neurons and lora, 2e-4 for full")
+    specific_lr: float | None = Field(None, gt=0, description="of language-specific neurons; unset: lr")
     warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps")
     scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
     optimizer: str = "adamw_torch_fused"
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, ge=0)
     rank: int = Field(16, ge=1, description="of LoRA")
+    neuron_rank: int | None = Field(None, ge=1, description="of a group's delta; unset: each row trains by itself")
+    mode: Literal["auto", "sliced", "additive"] = Field("auto", description="how chosen rows are computed")
     gradient_checkpointing: bool = False
     bf16: bool = False
     save_steps: int = Field(100, ge=1, description="checkpoint every so many steps")

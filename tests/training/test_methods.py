@@ -23,6 +23,17 @@ def test_neurons_trains_the_rows_of_the_selection() -> None:
     assert {n for n, p in model.named_parameters() if p.requires_grad} == set(deltas(model))
 
 
+def test_neurons_of_a_rank_train_two_factors_a_group_and_start_at_the_base() -> None:
+    before = logits(tiny_llava())
+    models = [prepare(tiny_llava(), "neurons", tiny_selection(), rank=2, seed=seed) for seed in (1, 1, 2)]
+    names = {name.rpartition(".neuroglot_")[2].split(".")[0] for name in deltas(models[0])}
+    assert names == {"up", "down", "bias"}
+    assert all(torch.equal(logits(model), before) for model in models)
+    downs = [next(p for name, p in deltas(model).items() if "_down" in name) for model in models]
+    assert torch.equal(downs[0], downs[1])
+    assert not torch.equal(downs[0], downs[2])
+
+
 def test_lora_trains_factors_in_every_linear_but_the_head() -> None:
     base = tiny_llava()
     names = set(linear_names(base))

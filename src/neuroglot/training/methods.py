@@ -22,11 +22,22 @@ def linear_names(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
 
 
-def _neurons(model: nn.Module, selection: Selection | None) -> nn.Module:
-    """Train the rows of a selection, whichever way they were selected."""
+def _neurons(
+    model: nn.Module, selection: Selection | None, rank: int | None = None, mode: str = "auto", seed: int = 0
+) -> nn.Module:
+    """Train the rows of a selection, whichever way they were selected.
+
+    Args:
+        rank: of a group's delta; None trains the rows themselves.
+        mode: `sliced`, `additive` or `auto`; see `neuroglot.tuner.NeuroglotConfig`.
+        seed: of the initial values of low-rank factors.
+    """
     if selection is None:
         raise UserError("method neurons needs a selection, got none; run the select stage first")
-    return get_peft_model(model, NeuroglotConfig.from_selection(selection))
+    config = NeuroglotConfig.from_selection(selection, rank=rank, mode=mode)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)
 
 
 def _full(model: nn.Module, selection: Selection | None) -> nn.Module:
@@ -78,7 +89,8 @@ def prepare(model: nn.Module, method: str, selection: Selection | None = None, *
         model: a base model.
         method: `full`, `lora` or `neurons`.
         selection: the rows to train, for `neurons`; the others ignore it.
-        options: of the method: for `lora` `r`, `alpha`, `dropout`, `modules`, `seed`.
+        options: of the method: for `lora` `r`, `alpha`, `dropout`, `modules`, `seed`; for `neurons` `rank`, `mode`,
+            `seed`.
 
     Returns:
         The model to train: the model itself for `full`, a `PeftModel` around it otherwise.
