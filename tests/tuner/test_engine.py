@@ -286,6 +286,19 @@ def test_columns_keep_their_slice_of_the_input() -> None:
     assert kept == [(7, 5)]
 
 
+def test_inference_costs_what_the_base_costs_merged_or_not() -> None:
+    plain, x = linear_model("sliced").unload().eval(), torch.randn(50, 64)
+
+    def flops(model: nn.Module) -> int:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(x)
+        return counter.get_total_flops()
+
+    live, merged = linear_model("sliced").eval(), linear_model("additive").eval().merge_and_unload()
+    assert flops(live) == flops(merged) == flops(plain) < flops(linear_model("additive").eval())
+    assert [type(module) for module in merged.modules()] == [type(module) for module in plain.modules()]
+
+
 # --- the weight is what each forward and backward needs
 
 

@@ -37,6 +37,7 @@ from tiny_llava import (
 from torch import nn
 
 from neuroglot.errors import UserError
+from neuroglot.neurons import inventory
 from neuroglot.selection import Selection
 from neuroglot.training.verify import audit, changed, snapshot
 from neuroglot.tuner import NEUROGLOT, NeuroglotConfig, NeuroglotLinear, active_pair, selection_of
@@ -396,3 +397,13 @@ def test_auto_peft_model_and_a_fresh_process(base_folder: Path, tmp_path: Path) 
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "NeuroglotModel"
+
+
+def test_a_layer_that_is_read_and_not_called_is_refused_and_not_listed() -> None:
+    """SigLIP's pooling head holds a torch MultiheadAttention."""
+    model = tiny_llava()
+    model.model.vision_tower.head = nn.MultiheadAttention(32, 2)
+    name = "model.vision_tower.head.out_proj"
+    assert name not in {layer.name for layer in inventory(model)}
+    with pytest.raises(UserError, match="out_proj lies in a torch MultiheadAttention"):
+        get_peft_model(model, NeuroglotConfig.from_selection(Selection(PAIRS, {name: {ALL: torch.tensor([0])}})))

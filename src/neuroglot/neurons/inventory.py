@@ -51,8 +51,9 @@ def inventory(model: nn.Module, parts: Sequence[str] = PARTS, include: Sequence[
     """Return the layers of the requested parts, in the order of the model's modules.
 
     A layer is an `nn.Linear`. Left out are the patch embedding, which is a convolution; a family's bare matrix
-    parameters; the LM head, unless `include` names it; and any matrix tied to an embedding. A matrix that two
-    modules share counts once, under its first name.
+    parameters; what lies in a torch `MultiheadAttention`, which reads its weights without calling a layer; the LM
+    head, unless `include` names it; and any matrix tied to an embedding. A matrix that two modules share counts once,
+    under its first name.
 
     Args:
         model: a transformers image-text-to-text model without an adapter.
@@ -65,6 +66,9 @@ def inventory(model: nn.Module, parts: Sequence[str] = PARTS, include: Sequence[
     parts = check_parts(parts)
     family = family_of(model)
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            linears.pop(f"{name}.out_proj", None)
     wrapped = next((name for name in linears if name.endswith(".base_layer")), None)
     if wrapped is not None:
         raise UserError(
