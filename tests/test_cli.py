@@ -18,7 +18,22 @@ from safetensors import SafetensorError
 import neuroglot
 from neuroglot.cli import main
 
-VERBS = ("run", "profile", "probe", "select", "train", "evaluate", "report", "demo", "show", "translate", "init")
+VERBS = (
+    "run",
+    "profile",
+    "probe",
+    "select",
+    "train",
+    "evaluate",
+    "report",
+    "demo",
+    "show",
+    "translate",
+    "init",
+    "compare",
+    "merge",
+    "export",
+)
 
 
 def command(*arguments, **options):

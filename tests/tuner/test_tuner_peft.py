@@ -407,3 +407,17 @@ def test_a_layer_that_is_read_and_not_called_is_refused_and_not_listed() -> None
     assert name not in {layer.name for layer in inventory(model)}
     with pytest.raises(UserError, match="out_proj lies in a torch MultiheadAttention"):
         get_peft_model(model, NeuroglotConfig.from_selection(Selection(PAIRS, {name: {ALL: torch.tensor([0])}})))
+
+
+def test_groups_in_any_order_save_and_load_the_same_rows(tmp_path: Path) -> None:
+    """PEFT sorts the keys of the JSON; the rows follow the order of the groups."""
+    layout = {FIRST: {"en-fr": 2, "en-de": 1}}
+    config = NeuroglotConfig(pairs=["en-de", "en-fr"], layout=layout, rows={FIRST: [7, 3, 5]}, init_weights=False)
+    assert config.layout == {FIRST: {"en-de": 1, "en-fr": 2}}
+    assert config.units[FIRST].tolist() == [5, 7, 3]
+    model = get_peft_model(tiny_llava(), config)
+    assert selection_of(model).rows[FIRST][FR].tolist() == [7, 3]
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(PeftModel.from_pretrained(tiny_llava(), str(tmp_path))), logits(model))
+    with pytest.raises(UserError, match="expected its pairs sorted"):
+        NeuroglotConfig(pairs=["en-de", "en-fr"], layout={FIRST: {"en-fr,en-de": 1}})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from neuroglot.artefact import ADAPTER, MODEL, TRAINING, digests, fresh, remove, seal, write_json, write_text
@@ -32,6 +33,7 @@ def options(recipe: Recipe, **changes: Any) -> TrainOptions:
         steps=settings.steps,
         batch_size=settings.batch_size,
         lr=recipe.learning_rate,
+        specific_lr=settings.specific_lr,
         warmup=settings.warmup,
         weight_decay=settings.weight_decay,
         accumulation=settings.accumulation,
@@ -63,6 +65,7 @@ def train(context: Context) -> None:
     from neuroglot.selection import Selection
     from neuroglot.training import prepare, snapshot
     from neuroglot.training import train as fit
+    from neuroglot.tuner import modes
 
     quiet()
     recipe = context.recipe
@@ -80,7 +83,9 @@ def train(context: Context) -> None:
         )
         made_from["selection"] = digests(file)
     if selection is not None:
-        tuned = prepare(base, "neurons", selection)
+        settings = recipe.train
+        tuned = prepare(base, "neurons", selection, rank=settings.neuron_rank, mode=settings.mode, seed=settings.seed)
+        context.say(f"tuner: {modes(tuned)}")
     elif recipe.method == "lora":
         names = [layer.name for layer in layers]
         tuned = prepare(base, "lora", r=recipe.train.rank, modules=names, seed=recipe.train.seed)
@@ -122,7 +127,23 @@ def _save(context: Context, tuned: Any, folder: Any) -> None:
         context.processor.save_pretrained(folder)
     if context.recipe.method == "lora":  # a set, which would be written in another order by every process
         tuned.peft_config["default"].target_modules = sorted(tuned.peft_config["default"].target_modules)
+    if context.recipe.uses_neurons:
+        tuned.peft_config["default"].trained_on = _trained_on(context)
     tuned.save_pretrained(folder)
+
+
+def _trained_on(context: Context) -> dict[str, Any]:
+    """Return what the adapter's card says of its training; of a user's file the name, and not where it lies."""
+    recipe, examples = context.recipe, context.corpus.train
+    return {
+        "method": recipe.method,
+        "task": recipe.task,
+        "data": PurePath(recipe.data.source).name,
+        "examples": len(examples),
+        "steps": recipe.train.steps,
+        "batch size": recipe.train.batch_size,
+        "dtype": recipe.model.dtype,
+    }
 
 
 def _audit(context: Context, before: Any, tuned: Any, selection: Selection) -> dict[str, Any]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
+from neuroglot.tuner.adapter import Adapter
 from neuroglot.tuner.config import NEUROGLOT, NeuroglotConfig
+from neuroglot.tuner.grow import drop_pairs, grow, keep_pairs, without_held
 from neuroglot.tuner.layer import NeuroglotLinear
+from neuroglot.tuner.lora import export_lora
 from neuroglot.tuner.model import NeuroglotModel, modes, park, refresh, selection_of
 from neuroglot.tuner.routing import active_pair, has_router
 
@@ -16,13 +19,19 @@ PEFT_TYPE_TO_PREFIX_MAPPING[NEUROGLOT] = NeuroglotModel.prefix  # type: ignore[i
 
 __all__ = [
     "NEUROGLOT",
+    "Adapter",
     "NeuroglotConfig",
     "NeuroglotLinear",
     "NeuroglotModel",
     "active_pair",
+    "drop_pairs",
+    "export_lora",
+    "grow",
     "has_router",
+    "keep_pairs",
     "modes",
     "park",
     "refresh",
     "selection_of",
+    "without_held",
 ]

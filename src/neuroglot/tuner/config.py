@@ -56,6 +56,7 @@ class NeuroglotConfig(PeftConfig):
             columns of a Linear and the outputs of a matrix that is stored as [in, out].
         rank: None trains the units' deltas [k, width] themselves; a number trains them as products [k, rank] x
             [rank, width]. A group of no more units than that stays dense, which is smaller.
+        quantised: whether the base was quantised when the adapter was trained; the tuner sets it.
         mode: `sliced` keeps the current units in the weight itself, `additive` adds their product to the base's
             output; `auto` takes `sliced` wherever the weight is a dense floating tensor.
         init_weights: start with deltas of zero; False fills them at random, for tests.
@@ -74,6 +75,7 @@ class NeuroglotConfig(PeftConfig):
     rank: int | None = field(default=None, metadata={"help": "Rank of a group's delta; null for dense units."})
     mode: str = field(default="auto", metadata={"help": "auto, sliced or additive."})
     init_weights: bool = field(default=True, metadata={"help": "Start with deltas of zero."})
+    quantised: bool = field(default=False, metadata={"help": "Whether the base was quantised in training."})
     trained_on: dict[str, Any] | None = field(default=None, metadata={"help": "What it was trained on."})
     rows: InitVar[Mapping[str, Sequence[int] | torch.Tensor] | None] = None
 
@@ -81,8 +83,15 @@ class NeuroglotConfig(PeftConfig):
         super().__post_init__()
         self.peft_type = NEUROGLOT
         self._check()
+        given = {module: list(groups.values()) for module, groups in self.layout.items()}
+        order = {m: sorted(range(len(groups)), key=list(groups).__getitem__) for m, groups in self.layout.items()}
+        # PEFT sorts the keys of the JSON, and the rows follow the order of the groups
+        self.layout = {module: dict(sorted(groups.items())) for module, groups in self.layout.items()}
         # held beside the fields, because PEFT writes every field into the JSON
-        self.units: dict[str, torch.Tensor] | None = None if rows is None else self._checked_rows(rows)
+        self.units: dict[str, torch.Tensor] | None = None
+        if rows is not None:
+            parts = {module: index.split(given[module]) for module, index in self._checked_rows(rows).items()}
+            self.units = {module: torch.cat([parts[module][i] for i in order[module]]) for module in parts}
         self.bare: dict[str, str] = {}  # module -> the layout's name of the bare matrix in it; the model tells
 
     def _check(self) -> None:
@@ -93,6 +102,8 @@ class NeuroglotConfig(PeftConfig):
         known = set(self.pairs)
         for module, groups in self.layout.items():
             for group, count in groups.items():
+                if group != group_name(frozenset(group.split(","))):
+                    raise UserError(f"layout: {module} has group {group!r}; expected its pairs sorted and each once")
                 unknown = set(group.split(",")) - known
                 if unknown:
                     raise UserError(

@@ -68,7 +68,7 @@ class NeuroglotModel(BaseTuner):
         for name, parameter in model.named_parameters(remove_duplicate=False):
             users[id(parameter)].add(name.replace(".base_layer.", "."))
         for name, groups in peft_config.layout.items():
-            module, weight = _matrix(name, modules)
+            module, weight = matrix_of(name, modules)
             if weight != "weight" and peft_config.bare.setdefault(name.rpartition(".")[0], name) != name:
                 raise UserError(
                     f"{name} and {peft_config.bare[name.rpartition('.')[0]]} are bare matrices of one module; "
@@ -91,6 +91,8 @@ class NeuroglotModel(BaseTuner):
             if peft_config.units is not None:
                 _check_rows(name, peft_config.units[name], size)
             reason = why_not_sliced(module, weight)
+            if reason is not None and "quantised" in reason:
+                peft_config.quantised = True
             if reason is not None and weight != "weight":
                 raise UserError(f"{name}: {reason}; expected a dense bare matrix; leave it out of the selection")
             if reason is not None and peft_config.mode == "sliced":
@@ -189,7 +191,7 @@ class NeuroglotModel(BaseTuner):
         return mapped
 
 
-def _matrix(name: str, modules: dict[str, nn.Module]) -> tuple[nn.Module, str]:
+def matrix_of(name: str, modules: dict[str, nn.Module]) -> tuple[nn.Module, str]:
     """Return the module of a name and its matrix's attribute, looking through our own wrappers.
 
     Raises:

@@ -19,6 +19,7 @@ from torch import nn
 
 from neuroglot.errors import UserError
 from neuroglot.tuner.deltas import UnitLayer
+from neuroglot.tuner.quantised import Quantised, readable
 
 
 def why_not_sliced(layer: nn.Module, name: str = "weight") -> str | None:
@@ -203,6 +204,12 @@ class HeldWeight(UnitLayer):
         if any(not torch.isfinite(value).all() or value.abs().max() > most for value in found if value is not None):
             raise ValueError(f"{self.module_name}: merging adapter {adapter!r} gives NaN or infinity; nothing merged")
 
+    def get_base_weight(self) -> torch.Tensor:
+        """Return the base's weight as floating values; of a quantised one, what its numbers stand for."""
+        if self.quantization_backend is None:
+            return super().get_base_weight()
+        return self.quantization_backend.get_base_weight(readable(self.get_base_layer()))
+
     @torch.no_grad()
     def _merge_one(self, adapter: str) -> None:
         layout = self.neuroglot_layout[adapter]
@@ -219,14 +226,13 @@ class HeldWeight(UnitLayer):
         before = target.index_select(0, units)
         bias_before = bias.data[units] if bias is not None and bias_delta is not None else None
         new, new_bias = _sums(before, delta, bias_before, bias_delta)
-        whole = self.base_layer if backend is not None else None
-        old_weight = whole.weight if whole is not None else None
+        whole = Quantised(self.base_layer) if backend is not None else None
         target.index_copy_(0, units, new)
         if new_bias is not None:
             bias.data.index_copy_(0, units, new_bias)
         if backend is not None:
             self.set_base_weight(stored)
-        self._replaced.append((layout.axis, units, before, bias_before, whole, old_weight))
+        self._replaced.append((layout.axis, units, before, bias_before, whole))
 
     @torch.no_grad()
     def unmerge(self) -> None:
@@ -236,10 +242,9 @@ class HeldWeight(UnitLayer):
             return
         while self.merged_adapters:
             self.merged_adapters.pop()
-            axis, units, before, bias_before, whole, old_weight = self._replaced.pop()
+            axis, units, before, bias_before, whole = self._replaced.pop()
             if whole is not None:
-                self.base_layer = whole
-                whole.weight = old_weight
+                self.base_layer = whole.restored()
             else:
                 target = self._target(axis)
                 target.index_copy_(0, units.to(target.device), before.to(target))
