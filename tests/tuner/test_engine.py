@@ -376,6 +376,32 @@ def test_reading_the_state_shows_the_base_and_the_weight_shows_what_runs() -> No
     assert torch.equal(logits(merged), out)
 
 
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_what_a_fused_optimiser_moves_between_two_forwards_is_seen(mode: str) -> None:
+    """Accumulated over two pairs, the second has no rows in the lowest layer and wrote it before the step."""
+    rows = {"0": {FR: torch.arange(3)}, "1": {OWN: torch.arange(3)}}
+    model = attach(nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 4)), "sliced", rows, ("en-de", "en-fr"))
+    model.train(mode == "train")
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1, fused=True)
+    x = torch.randn(5, 6)
+    for _ in range(2):
+        for pair in ("en-fr", "en-de"):
+            with active_pair(model, pair):
+                (model(x) ** 2).sum().backward()
+        with torch.no_grad():
+            model(x)
+        optimizer.step()
+        optimizer.zero_grad()
+        with active_pair(model, "en-de"):
+            seen = model(x).detach()
+        with torch.no_grad():
+            again = model(x)
+        park(model)
+        plain = copy.deepcopy(model).merge_and_unload()
+        assert torch.equal(seen, plain(x))
+        assert torch.equal(again, seen)
+
+
 def test_a_base_weight_that_trains_too_gets_its_gradient() -> None:
     model = attach(nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 4)), "auto", {"0": {OWN: torch.arange(2)}}).train()
     model.base_model.model[0].base_layer.weight.requires_grad_(True)

@@ -129,18 +129,18 @@ class HeldWeight(UnitLayer):
         if bias_K is not None:
             self.bias.data.index_copy_(0, kept.units, bias_K)
 
-    def _versions(self, adapter: str | None) -> tuple[int, ...]:
-        if adapter is None:
-            return ()
-        parameters = (p for name in self.adapter_layer_names for p in getattr(self, name)[adapter].parameters())
-        return tuple(0 if p.is_inference() else p._version for p in parameters)
-
     def settle(self, adapter: str | None) -> None:
-        """Hold an adapter's units for forwards that train nothing; written only when they may have changed."""
-        now = self._versions(adapter)
+        """Hold an adapter's units for forwards that train nothing; written only when they may have changed.
+
+        In train mode, and as long as a gradient waits for an optimiser, they may always have.
+        """
+        names = self.adapter_layer_names if adapter is not None else ()
+        parameters = [p for name in names for p in getattr(self, name)[adapter].parameters()]
+        now = tuple(0 if p.is_inference() else p._version for p in parameters)
         if (self._kept.adapter if self._kept else None) != adapter or self._written is None or self._written != now:
             self.hold(adapter)
-            self._written = now
+            waiting = self.training or any(p.grad is not None for p in parameters)
+            self._written = None if waiting and adapter is not None else now
 
     def refresh(self) -> None:
         """Write the units again before the next forward."""
@@ -198,10 +198,14 @@ class HeldWeight(UnitLayer):
         """Raise a ValueError when an adapter's deltas would make this layer's weight infinite or no number."""
         if adapter not in self.neuroglot_layout:
             return
-        found = self.unit_deltas(adapter, list(self.neuroglot_layout[adapter].groups))
-        kind = getattr(self.base_layer, self.weight_name).dtype
-        most = torch.finfo(kind).max if kind.is_floating_point else torch.inf
-        if any(not torch.isfinite(value).all() or value.abs().max() > most for value in found if value is not None):
+        self.hold(None)
+        layout = self.neuroglot_layout[adapter]
+        found = self.unit_deltas(adapter, list(layout.groups))
+        if why_not_sliced(self.base_layer, self.weight_name) is None:  # a half-precision weight may overflow
+            units = self._indices(adapter).long()
+            before = self._target(layout.axis).index_select(0, units)
+            found = _sums(before, found[0], None if found[1] is None else self.bias.data[units], found[1])
+        if not all(torch.isfinite(value).all() for value in found if value is not None):
             raise ValueError(f"{self.module_name}: merging adapter {adapter!r} gives NaN or infinity; nothing merged")
 
     def get_base_weight(self) -> torch.Tensor:
