@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from neuroglot.training.groups import parameter_groups
 from neuroglot.training.methods import METHODS, prepare
 from neuroglot.training.options import TrainOptions, TrainResult
 from neuroglot.training.sampler import OnePairBatchSampler
@@ -17,6 +18,7 @@ __all__ = [
     "TrainResult",
     "audit",
     "changed",
+    "parameter_groups",
     "prepare",
     "snapshot",
     "train",

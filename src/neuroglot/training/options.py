@@ -20,6 +20,7 @@ class TrainOptions:
         steps: optimiser steps.
         batch_size: samples per micro-batch.
         lr: the highest learning rate.
+        specific_lr: that of the neurons which not all pairs train; None for the same.
         warmup: share of the steps over which the rate rises to `lr`.
         weight_decay: towards zero; towards the base's weights for the deltas of chosen rows.
         accumulation: micro-batches per step; these may be of different pairs.
@@ -47,6 +48,7 @@ class TrainOptions:
     gradient_checkpointing: bool = False
     save_steps: int = 0
     log_steps: int = 10
+    specific_lr: float | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("batch_size", 1), ("accumulation", 1), ("save_steps", 0), ("log_steps", 1)):
@@ -54,6 +56,8 @@ class TrainOptions:
                 raise UserError(f"train.{name} must be {least} or more, got {getattr(self, name)}")
         if not self.lr > 0:
             raise UserError(f"train.lr must be above 0, got {self.lr}")
+        if self.specific_lr is not None and not self.specific_lr > 0:
+            raise UserError(f"train.specific_lr must be above 0, got {self.specific_lr}; leave it out for train.lr")
         if not 0 <= self.warmup < 1:
             raise UserError(f"train.warmup must be in [0, 1), got {self.warmup}; it is a share of the steps")
 

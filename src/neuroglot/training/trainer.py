@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer
 from neuroglot.artefact import CHECKPOINT, MANIFEST, unseal
 from neuroglot.errors import UserError
 from neuroglot.training.callbacks import LogFile, Progress, ProgressFunction, Seal
+from neuroglot.training.groups import specific_parameters
 from neuroglot.training.options import TrainOptions, TrainResult, arguments
 from neuroglot.training.sampler import OnePairBatchSampler
 from neuroglot.tuner import active_pair, has_router
@@ -33,7 +34,11 @@ _log = logging.getLogger(__name__)
 LOG_NAME = "train_log.jsonl"
 
 Collate = Callable[[list[Any]], dict[str, Any]]
-"""Items of one pair -> tensors for the model's forward, `labels` among them, and the pair's text under `pair`."""
+"""Items of one pair -> tensors for the model's forward, `labels` among them, and the pair's text under `pair`.
+
+A batch of several pairs has a list of them there, one per sample, and optionally the samples' numbers of images under
+`images`.
+"""
 
 
 class PairTrainer(Trainer):
@@ -42,18 +47,23 @@ class PairTrainer(Trainer):
     Models without a neuroglot adapter are trained on the same batches in the same order.
 
     Args:
-        pairs: the pair of each item of `train_dataset`.
-        kwargs: of `transformers.Trainer`; the collator's output carries the pair's text under `pair`.
+        pairs: the pair of each item of `train_dataset`; it makes the batches. A collator may mix pairs all the same.
+        specific_lr: learning rate of the neurons that not all pairs train; None for that of the arguments.
+        kwargs: of `transformers.Trainer`; the collator's output carries the pair's text under `pair`, or a list of
+            texts, one per sample, and then optionally under `images` how many images each sample brings.
     """
 
-    def __init__(self, *args: Any, pairs: Sequence[str], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, pairs: Sequence[str], specific_lr: float | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._pairs = pairs
+        self._specific_lr = specific_lr
         self._routed = has_router(cast(nn.Module, self.model))
+        if self._routed and self.args.ddp_find_unused_parameters is None:
+            self.args.ddp_find_unused_parameters = True  # a step leaves the rows of other pairs alone
 
     def get_train_dataloader(self) -> DataLoader:
         """Return a loader over one-pair batches; accelerate and the Trainer set its epoch and skip on resume."""
-        sampler = OnePairBatchSampler(self._pairs, self._train_batch_size, self.args.seed)
+        sampler = OnePairBatchSampler(self._pairs, self._train_batch_size, self.args.seed, self.args.world_size)
         loader = DataLoader(
             cast(Dataset, self.train_dataset),
             batch_sampler=sampler,
@@ -63,16 +73,31 @@ class PairTrainer(Trainer):
         )
         return self.accelerator.prepare(loader)
 
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Make the optimiser; the specific neurons' parameters stand in groups of their own if their rate differs."""
+        optimizer = super().create_optimizer(model)
+        if self._specific_lr is not None:
+            specific = specific_parameters(cast(nn.Module, self.model if model is None else model))
+            groups = []
+            for group in optimizer.param_groups:
+                for kind, lr in ((False, group["lr"]), (True, self._specific_lr)):
+                    parameters = [p for p in group["params"] if (id(p) in specific) is kind]
+                    groups += [{**group, "params": parameters, "lr": lr}] if parameters else []
+            optimizer.param_groups[:] = groups
+        return optimizer
+
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """Run forward and backward of one micro-batch with its pair active."""
-        tensors = {key: value for key, value in inputs.items() if key != "pair"}
+        """Run forward and backward of one micro-batch with its pair, or its samples' pairs, active."""
         if self._routed and "pair" not in inputs:
             raise UserError(
                 'the collator returned no "pair"; expected the text of the batch\'s pair beside its tensors'
             )
-        with active_pair(model, inputs["pair"]) if self._routed else nullcontext():
+        tensors = _for_model(inputs)
+        images = None if "images" in tensors else inputs.get("images")
+        counts = images.tolist() if torch.is_tensor(images) else images
+        with active_pair(model, inputs["pair"], images=counts) if self._routed else nullcontext():
             return super().training_step(model, tensors, num_items_in_batch)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -91,7 +116,13 @@ class PairTrainer(Trainer):
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Evaluate one batch; no pair is needed for that."""
-        return super().prediction_step(model, {k: v for k, v in inputs.items() if k != "pair"}, *args, **kwargs)
+        return super().prediction_step(model, _for_model(inputs), *args, **kwargs)
+
+
+def _for_model(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what the collator says about the batch; `images` only beside pairs, since a model may take it."""
+    ours = ("pair", "images") if isinstance(inputs.get("pair"), list | tuple) else ("pair",)
+    return {key: value for key, value in inputs.items() if key not in ours}
 
 
 def last_checkpoint(output_dir: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -156,6 +187,7 @@ def train(
         train_dataset=dataset,
         data_collator=collate,
         pairs=pairs,
+        specific_lr=options.specific_lr,
         callbacks=[log, Seal(before["seconds"]), *([Progress(progress)] if progress else [])],
     )
     trainer.remove_callback(PrinterCallback)
