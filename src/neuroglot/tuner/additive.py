@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from neuroglot.tuner.engine import picked
+
 if TYPE_CHECKING:
     from neuroglot.tuner.deltas import UnitLayer
     from neuroglot.tuner.units import Route
@@ -60,7 +62,7 @@ def _product(x: Tensor, layer: UnitLayer, adapter: str, groups: Sequence[str], u
     if all(len(delta) == 1 for delta in deltas):  # one matmul for all of them
         deltas, sizes = [(deltas[0][0] if len(deltas) == 1 else torch.cat([d[0] for d in deltas]),)], [sum(sizes)]
     if not outputs:
-        slices = x.index_select(-1, units).split(sizes, dim=-1)
+        slices = picked(x, units).split(sizes, dim=-1)
         return sum((unit_product(own, delta, False) for own, delta in zip(slices, deltas)), start=x.new_zeros(()))
     products = [unit_product(x, delta, True) for delta in deltas]
     product = products[0] if len(products) == 1 else torch.cat(products, dim=-1)
@@ -86,7 +88,7 @@ def _constant(
             return F.linear(product, first_KR, bias)
         return product if bias is None else product + bias.to(product.dtype)
     if first_KR is None:
-        slices = x.index_select(-1, units)
+        slices = picked(x, units)
     else:
         scattered = first_KR.new_zeros(x.shape[-1], first_KR.shape[1]).index_copy_(0, units, first_KR)
         slices = F.linear(x, scattered.t().contiguous())

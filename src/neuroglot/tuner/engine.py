@@ -38,7 +38,7 @@ class _SlicedLinear(torch.autograd.Function):
         ctx.layer, ctx.adapter, ctx.route, ctx.dtype = layer, adapter, route, x.dtype
         if adapter is not None and route is not None and any(ctx.needs_input_grad[4:]):
             outputs = layer.units_are_outputs(adapter)
-            ctx.save_for_backward(x if outputs else x.index_select(-1, route.own))
+            ctx.save_for_backward(x if outputs else picked(x, route.own))
         return layer.base_layer(x)
 
     @staticmethod
@@ -62,7 +62,7 @@ def _gradients(layer: NeuroglotLinear, adapter: str, route: Route, kept: Tensor,
     """
     kept = kept.to(grad.dtype)  # under autocast the gradient is narrower than the input
     outputs = layer.units_are_outputs(adapter)
-    left, right = (grad.index_select(-1, route.own), kept) if outputs else (kept, grad)
+    left, right = (picked(grad, route.own), kept) if outputs else (kept, grad)
     deltas, biases = [], []
     for share in route.shares:
         own, other = left[..., share.start : share.stop], right
@@ -81,6 +81,11 @@ def _gradients(layer: NeuroglotLinear, adapter: str, route: Route, kept: Tensor,
         if outputs and layer.bias is not None:
             biases += own_Tk.sum(0, dtype=dtype).split(sizes)
     return deltas + biases
+
+
+def picked(x: Tensor, units: Tensor) -> Tensor:
+    """Return x[..., units]; through two dimensions, where index_select on the last one is several times faster."""
+    return x.reshape(-1, x.shape[-1]).index_select(-1, units).view(*x.shape[:-1], len(units))
 
 
 def unit_gradients(left_Tk: Tensor, right_Tw: Tensor, delta: Sequence[Tensor]) -> list[Tensor]:
