@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 METHODS = ["full", "mask", "compose", "lora", "shira", "additive", "sliced", "sliced-lowrank"]
 WHOLE = ("full", "mask")

@@ -153,6 +153,7 @@ save_file({"logits": logits}, out)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["four groups", "dense and low rank mixed", "ffn neurons"])
 def test_stock_peft_loads_it_without_neuroglot(tmp_path: Path, case: str) -> None:
     chosen, rank, _ = CASES[case]

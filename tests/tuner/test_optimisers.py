@@ -70,7 +70,7 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 
 @each_optimizer
-@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize("rank", [None, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", ["sliced", "additive"])
 def test_foreign_groups_stay_bit_identical_with_their_state(name: str, rank: int | None, mode: str) -> None:
     model = tuned(rank, mode).train()
@@ -90,7 +90,7 @@ def test_foreign_groups_stay_bit_identical_with_their_state(name: str, rank: int
 
 
 @each_optimizer
-@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize("rank", [None, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("training", [True, False])
 def test_the_live_model_is_what_its_deltas_say(name: str, rank: int | None, training: bool) -> None:
     """Trained in train mode, or in eval mode all the time, with a look at the logits between the steps."""

@@ -33,7 +33,9 @@ KINDS = {
     },
     "int8": {"load_in_8bit": True},
 }
-each_kind = pytest.mark.parametrize("kind", KINDS)
+each_kind = pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if "nested" in kind else kind for kind in KINDS]
+)
 MODULES = {
     "model.vision_tower.encoder.layers.0.mlp.fc1": 2 * WIDTH,
     "model.multi_modal_projector.linear_2": WIDTH,
