@@ -375,7 +375,7 @@ def test_compiled_block(family: str) -> None:
 
 
 @pytest.mark.slow
-@each_family
+@pytest.mark.parametrize("family", ["llava", "gemma3"])
 def test_compiled_whole(family: str) -> None:
     compiled_equals_eager(family, functools.partial(torch.compile, backend="aot_eager"))
 

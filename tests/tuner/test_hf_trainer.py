@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import FAMILIES, Inputs, build, selection
 from peft import PeftModel, get_peft_model
 from tiny_llava import ALL, batch, deltas, logits, tiny_llava, tiny_selection
 from torch import nn
@@ -24,10 +25,13 @@ def items(first: int, count: int) -> list[dict[str, torch.Tensor]]:
     return [{key: value[0] for key, value in batch(first + i, 1).items()} for i in range(count)]
 
 
-def trainer(model: nn.Module, folder: Path, **options: object) -> Trainer:
+def trainer(
+    model: nn.Module, folder: Path, whole: dict[str, torch.Tensor] | None = None, **options: object
+) -> Trainer:
+    """Return a Trainer over single items, or over one whole batch again and again."""
     arguments = TrainingArguments(
         str(folder),
-        per_device_train_batch_size=2,
+        per_device_train_batch_size=2 if whole is None else 1,
         learning_rate=options.pop("lr", 1e-2),
         weight_decay=0.1,
         logging_steps=1,
@@ -37,6 +41,8 @@ def trainer(model: nn.Module, folder: Path, **options: object) -> Trainer:
         use_cpu=True,
         **options,
     )
+    if whole is not None:
+        return Trainer(model, arguments, lambda batches: dict(batches[0]), train_dataset=[whole] * 8)
     return Trainer(model, arguments, train_dataset=items(0, 8), eval_dataset=items(50, 4))
 
 
@@ -69,3 +75,24 @@ def test_the_best_model_is_the_one_that_runs_at_the_end(tmp_path: Path, mode: st
     assert run.evaluate()["eval_loss"] == pytest.approx(losses[best], rel=1e-6)
     loaded = PeftModel.from_pretrained(tiny_llava(), str(tmp_path / f"checkpoint-{best}"))
     assert torch.allclose(logits(model), logits(loaded), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "family", [name if name == "qwen2_5_vl" else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+)
+def test_every_family_resumes_where_it_was(tmp_path: Path, family: str) -> None:
+    def fresh() -> tuple[PeftModel, Inputs]:
+        base, inputs = build(family)
+        config = NeuroglotConfig.from_selection(selection(base, pairs=("en-de",), bare=family == "gemma3"))
+        return get_peft_model(base, config), inputs
+
+    whole, inputs = fresh()
+    trainer(whole, tmp_path / "whole", inputs, max_steps=4, save_steps=2).train()
+    again, _ = fresh()
+    trainer(again, tmp_path / "again", inputs, max_steps=4, save_steps=2).train(
+        resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2")
+    )
+    before = deltas(fresh()[0])
+    assert all(not torch.equal(value, before[name]) for name, value in deltas(whole).items() if "k_proj" not in name)
+    for name, value in deltas(whole).items():
+        assert torch.equal(deltas(again)[name], value), name
