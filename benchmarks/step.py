@@ -253,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, help="of the decoder's batch; by default 256 on the CPU, 4,096 on CUDA")
     parser.add_argument("--size", choices=("small", "full"), default="full")
     parser.add_argument("--model", choices=("tiny", "decoder", "both"), default="both")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, metavar="METHOD", help="with spaces between; all by default")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, metavar="METHOD")
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args(arguments)
     cuda = asked.device == "cuda"
