@@ -54,10 +54,12 @@ def _product(x: Tensor, layer: UnitLayer, adapter: str, groups: Sequence[str], u
     outputs = layer.units_are_outputs(adapter)
     deltas = [layer.delta(adapter, group) for group in groups]
     biases = [bias for group in groups if (bias := layer.bias_delta(adapter, group)) is not None]
+    if detach:  # each by itself: compiled code gives a parameter that it detaches later a gradient of zeros
+        deltas = [tuple(factor.detach() for factor in delta) for delta in deltas]
+        biases = [bias.detach() for bias in biases]
     bias = torch.cat(biases) if biases else None
     if detach:
-        deltas = [tuple(factor.detach() for factor in delta) for delta in deltas]
-        return _constant(x, deltas, units, None if bias is None else bias.detach().to(x.dtype), outputs)
+        return _constant(x, deltas, units, None if bias is None else bias.to(x.dtype), outputs)
     sizes = [layer.group_size(adapter, group) for group in groups]
     if all(len(delta) == 1 for delta in deltas):  # one matmul for all of them
         deltas, sizes = [(deltas[0][0] if len(deltas) == 1 else torch.cat([d[0] for d in deltas]),)], [sum(sizes)]
