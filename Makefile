@@ -27,7 +27,7 @@ test: install
 	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadscope
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n auto --dist loadscope
 
 lint: install
 	$(BIN)/ruff check .
