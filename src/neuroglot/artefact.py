@@ -94,7 +94,7 @@ TRAINING = Format("training", 1, "train")
 CHECKPOINT = Format("checkpoint", 1, "train")
 SCORES = Format("scores", 2, "evaluate")
 LOSSES = Format("losses", 1, "compare")
-COMPARISON = Format("comparison", 1, "compare")
+COMPARISON = Format("comparison", 2, "compare")
 
 
 # ---- files that are there whole or not at all -------------------------------------------------------------------

@@ -82,6 +82,9 @@ def test_cells_differ_from_the_recipe_in_what_they_must():
 
     neumt = load_recipe("quickstart", ["method=neumt"])
     layers = recipe_of(Cell(Contender("random-layers", 0.1), 0.01, 0), neumt, widths)
+    scenes = load_recipe("quickstart-multimodal")  # which names the share of layers that the budget now is
+    assert scenes.select.layers
+    assert recipe_of(Cell(Contender("neumt", 0.1), 0.01, 0), scenes, widths).select.layers is None
     assert layers.select.like == "neumt"  # a control is like the recipe's own method
     assert layers.needs_probe
 

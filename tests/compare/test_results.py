@@ -85,6 +85,16 @@ def test_marks_say_better_or_worse_whichever_way_a_figure_goes():
     assert {c["of"] for c in found.values()} == {"mnaft 10 %"}  # a reference is not compared with itself
 
 
+def test_without_random_rows_random_layers_are_what_chance_does():
+    draws = np.random.default_rng(0).normal(1, 0.1, 50)
+    values = {Contender(method, 0.4): {"nll": draws} for method in ("random-layers", "neumt", "lora")}
+    assert {(c["of"], c["to"]) for c in compare_all(values, 6)} == {
+        ("neumt 40 %", "random-layers 40 %"), ("lora 40 %", "random-layers 40 %"),
+    }  # fmt: skip
+    values[Contender("random", 0.4)] = {"nll": draws}
+    assert {c["to"] for c in compare_all(values, 6)} == {"random 40 %"}
+
+
 def test_matched_quality_is_read_off_the_lines():
     base = {"nll": 2.0, "retention_nll": 0.1}
     entries = [

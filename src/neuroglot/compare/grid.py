@@ -94,9 +94,12 @@ def recipe_of(cell: Cell, recipe: Recipe, widths: Sequence[tuple[int, int]]) -> 
         tree["train"] |= {"seed": cell.seed, "lr": cell.rate}
     if contender.method in NEURON_METHODS:
         tree["select"] |= {"budget": contender.budget, "seed": cell.seed}
+    like = contender.method
     if contender.method in CONTROLS:
         like = recipe.select.like or (recipe.method if recipe.method in PRESETS else "mnaft")
         tree["select"]["like"] = like
+    if contender.budget is not None and like.startswith("neumt"):
+        tree["select"]["layers"] = None  # there the budget is the share of layers
     if contender.method == "lora" and contender.budget is not None:
         tree["train"]["rank"] = equal_rank(contender.budget, widths)
     return check(tree, f"cell {cell.name}")

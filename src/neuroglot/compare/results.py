@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from neuroglot.compare.grid import Contender
 from neuroglot.compare.runner import Grid, Outcome, cell_folder
 from neuroglot.evaluation.resample import Array, Draws, Row, resample
 
-REFERENCES = ("random", "full")
+CHANCE = ("random", "random-layers")
+"""The controls that a choice is held against: the first that the grid has."""
 LEVEL = 0.05
 FEWEST = 6
 """Seeds from which on p-values are given."""
@@ -122,13 +123,13 @@ def _cost(folders: Sequence[Path]) -> dict[str, float] | None:
 
 
 def compare_all(values: Mapping[Contender, Mapping[str, Array]], seeds: int) -> list[dict[str, Any]]:
-    """Return every contender's difference to `random` of its budget and to `full`, corrected per figure."""
+    """Return every contender's difference to the chance control of its budget and to `full`, corrected per figure."""
     found: list[dict[str, Any]] = []
+    chance = chance_of(values)
     for contender, own in values.items():
         if not contender.trained:
             continue
-        for method in REFERENCES:
-            other = Contender(method, contender.budget if method == "random" else None)
+        for other in (Contender(chance, contender.budget), Contender("full")):
             if other == contender or other not in values:
                 continue
             for name, draws in own.items():
@@ -142,6 +143,12 @@ def compare_all(values: Mapping[Contender, Mapping[str, Array]], seeds: int) -> 
             better = (entry["difference"]["mean"] < 0) == (name in LOWER_IS_BETTER)
             entry["survives"] = ("better" if better else "worse") if kept else None
     return found
+
+
+def chance_of(contenders: Iterable[Contender]) -> str:
+    """Return the control that choices are held against: `random`, or `random-layers` where there is no `random`."""
+    methods = {contender.method for contender in contenders}
+    return next((method for method in CHANCE if method in methods), CHANCE[0])
 
 
 def p_value(draws: Array, seeds: int) -> float | None:
@@ -172,11 +179,11 @@ def holm(ps: Sequence[float | None], level: float = LEVEL) -> list[bool]:
 
 
 def wins(runs: Mapping[Contender, Sequence[Sequence[Row]]], figures: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return in how many seeds a contender was ahead of `random` of the same budget and seed, per figure."""
-    found = []
+    """Return in how many seeds a contender was ahead of the chance control of its budget and seed, per figure."""
+    found, chance = [], chance_of(runs)
     for contender, own in runs.items():
-        other = Contender("random", contender.budget)
-        if contender.method == "random" or contender.budget is None or other not in runs:
+        other = Contender(chance, contender.budget)
+        if contender.method == chance or contender.budget is None or other not in runs:
             continue
         for name, (metric, splits) in figures.items():
             ahead = []
@@ -186,7 +193,8 @@ def wins(runs: Mapping[Contender, Sequence[Sequence[Row]]], figures: Mapping[str
                 if mine is not None and theirs is not None:
                     ahead.append((mine[0] < theirs[0]) if name in LOWER_IS_BETTER else (mine[0] > theirs[0]))
             if ahead:
-                found.append({"of": contender.name, "figure": name, "won": int(sum(ahead)), "seeds": len(ahead)})
+                found.append({"of": contender.name, "than": chance, "figure": name, "won": int(sum(ahead)),
+                              "seeds": len(ahead)})  # fmt: skip
     return found
 
 

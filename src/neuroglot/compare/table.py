@@ -14,11 +14,11 @@ LABELS = {
     "retention_nll": "kept, nll",
 }  # fmt: skip
 NLL = ("nll", "retention_nll", "heldout_nll")
-MARKS = {("random", "better"): "▲", ("random", "worse"): "▼", ("full", "better"): "△", ("full", "worse"): "▽"}
+MARKS = {("chance", "better"): "▲", ("chance", "worse"): "▼", ("full", "better"): "△", ("full", "worse"): "▽"}
 LEGEND = (
-    "Mean [95 % interval] over {seeds} seeds and the source items, both resampled. ▲ better, ▼ worse than `random` of "
-    "the same budget; △ better, ▽ worse than `full`: differences that survive Holm's correction over all comparisons "
-    "of the figure (from six seeds on). A rate marked * was the lowest or highest tried. kept: the mean over {kept}."
+    "Mean [95 % interval] over {seeds} seeds and the source items, both resampled. ▲ better, ▼ worse than `{chance}` "
+    "of the same budget; △ better, ▽ worse than `full`: differences that survive Holm's correction over all "
+    "comparisons of the figure (from six seeds on). A rate marked * was the lowest or highest tried. kept: the mean over {kept}."
 )
 
 
@@ -45,11 +45,11 @@ def cost(comparison: Mapping[str, Any]) -> list[list[str]]:
 
 
 def won(comparison: Mapping[str, Any]) -> list[list[str]]:
-    """Return in how many seeds each contender beat `random` of its budget, header first; empty without any."""
+    """Return in how many seeds each contender beat the chance control of its budget, header first."""
     names = [n for n in LABELS if any(w["figure"] == n for w in comparison["wins"])]
     counts = {(w["of"], w["figure"]): f"{w['won']} of {w['seeds']}" for w in comparison["wins"]}
     systems = dict.fromkeys(w["of"] for w in comparison["wins"])
-    return [["ahead of random", *(LABELS[name] for name in names)],
+    return [[f"ahead of {_chance(comparison)}", *(LABELS[name] for name in names)],
             *([system, *(counts.get((system, name), "") for name in names)] for system in systems)]  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def _figure(entry: Mapping[str, Any], name: str, comparisons: Sequence[Mapping[s
         return ""
     digits = 3 if name in NLL else 1
     marks = "".join(
-        MARKS[c["to"].split()[0], c["survives"]]
+        MARKS["full" if c["to"] == "full" else "chance", c["survives"]]
         for c in comparisons
         if c["of"] == entry["name"] and c["figure"] == name and c["survives"]
     )
@@ -83,14 +83,19 @@ def _figure(entry: Mapping[str, Any], name: str, comparisons: Sequence[Mapping[s
 def legend(comparison: Mapping[str, Any]) -> str:
     """Return what the marks mean."""
     kept = ", ".join(comparison["kept"]) or "nothing"
-    return LEGEND.format(seeds=comparison["seeds"], kept=kept)
+    return LEGEND.format(seeds=comparison["seeds"], kept=kept, chance=_chance(comparison))
+
+
+def _chance(comparison: Mapping[str, Any]) -> str:
+    """Return the control that choices were held against."""
+    return next((w["than"] for w in comparison["wins"]), "random")
 
 
 def markdown(comparison: Mapping[str, Any]) -> str:
     """Return the whole comparison as Markdown."""
     parts = [_markdown(quality(comparison)), legend(comparison), _markdown(cost(comparison))]
     if comparison["wins"]:
-        parts += ["How many seeds a contender was ahead of `random` of the same budget and seed:",
+        parts += [f"How many seeds a contender was ahead of `{_chance(comparison)}` of the same budget and seed:",
                   _markdown(won(comparison))]  # fmt: skip
     if comparison["matched"]:
         parts += ["Retention at matched quality, read off the sweeps of the first seed on dev:",
@@ -109,7 +114,7 @@ def show(comparison: Mapping[str, Any], console: Console) -> None:
 
     titles = {"quality and retention on test": quality, "cost of training": cost}
     if comparison["wins"]:
-        titles["seeds ahead of random"] = won
+        titles[f"seeds ahead of {_chance(comparison)}"] = won
     if comparison["matched"]:
         titles["retention at matched quality, on dev"] = at_matched_quality
     for title, make in titles.items():
