@@ -18,8 +18,8 @@ MARKS = {("chance", "better"): "▲", ("chance", "worse"): "▼", ("full", "bett
 LEGEND = (
     "Mean [95 % interval] over {seeds} seeds and the source items, both resampled. ▲ better, ▼ worse than `{chance}` "
     "of the same budget; △ better, ▽ worse than `full`: differences that survive Holm's correction over all "
-    "comparisons of the figure (from six seeds on). A rate marked * was the lowest or highest tried. kept: the mean over "
-    "{kept}."
+    "comparisons of the figure (from six seeds on). A rate marked * was the lowest or highest tried. kept: the mean "
+    "over {kept}."
 )
 
 
