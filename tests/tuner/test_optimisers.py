@@ -91,7 +91,7 @@ def test_foreign_groups_stay_bit_identical_with_their_state(name: str, rank: int
 
 @each_optimizer
 @pytest.mark.parametrize("rank", [None, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_live_model_is_what_its_deltas_say(name: str, rank: int | None, training: bool) -> None:
     """Trained in train mode, or in eval mode all the time, with a look at the logits between the steps."""
     model = tuned(rank).train(training)
@@ -141,7 +141,7 @@ def test_changed_deltas_reach_the_next_training_forward(name: str) -> None:
 
 
 @each_optimizer
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_averaged_weights_swapped_in_through_data(name: str, training: bool) -> None:
     model = tuned().train(training)
     optimizer = OPTIMIZERS[name](trainable(model))
