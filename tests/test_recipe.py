@@ -7,9 +7,9 @@ import yaml
 from pydantic import BaseModel
 
 from neuroglot.errors import UserError
-from neuroglot.neurons.importance import SCORES as MEASURED
-from neuroglot.neurons.select import METHODS as SELECTIONS
-from neuroglot.neurons.select import Options
+from neuroglot.neurons.profiling.importance import SCORES as MEASURED
+from neuroglot.neurons.selecting.select import METHODS as SELECTIONS
+from neuroglot.neurons.selecting.select import Options
 from neuroglot.recipe import METHODS, NEURON_METHODS, SCORES, Recipe, SelectSection, check, dump
 from neuroglot.recipes import SMOKE, load_recipe, shipped
 

@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from neuroglot.errors import UserError
 from neuroglot.models.families import FAMILIES, Family, family_of, image_token_id
-from neuroglot.neurons.importance import profile
 from neuroglot.neurons.inventory import inventory
+from neuroglot.neurons.profiling.importance import profile
 
 
 def on_meta(model_type: str, prune: bool = True):

@@ -9,7 +9,7 @@ import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from neuroglot.neurons.inventory import Layer
-from neuroglot.neurons.profile import Profile
+from neuroglot.neurons.profiling.profile import Profile
 from neuroglot.pair import Condition
 
 IMAGE, PAD, PLACES = 5, 0, 9  # placeholder id, padding id, placeholders per image (3 x 3 patches, CLS dropped)

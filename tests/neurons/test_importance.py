@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from neuroglot.errors import UserError
-from neuroglot.neurons.importance import SCORES, profile
 from neuroglot.neurons.inventory import inventory
-from neuroglot.neurons.profile import merge
+from neuroglot.neurons.profiling.importance import SCORES, profile
+from neuroglot.neurons.profiling.profile import merge
 from neuroglot.pair import Condition
 
 DE, FR = "image_translation:en-de", "image_translation:en-fr"

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from neuroglot.errors import UserError
-from neuroglot.neurons.importance import profile
-from neuroglot.neurons.profile import Profile
+from neuroglot.neurons.profiling.importance import profile
+from neuroglot.neurons.profiling.profile import Profile
 from neuroglot.pair import Condition
 
 DE, FR = "image_translation:en-de", "image_translation:en-fr"

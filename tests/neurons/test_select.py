@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuroglot.errors import UserError
-from neuroglot.neurons.controls import CONTROLS
-from neuroglot.neurons.importance import profile
-from neuroglot.neurons.rows import dispersion, quotas, ranked
-from neuroglot.neurons.select import METHODS, select
+from neuroglot.neurons.profiling.importance import profile
+from neuroglot.neurons.selecting.controls import CONTROLS
+from neuroglot.neurons.selecting.rows import dispersion, quotas, ranked
+from neuroglot.neurons.selecting.select import METHODS, select
 from neuroglot.selection import Selection
 
 SIX = "fr cs de lv hi tr"

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from neuroglot.artefact import LAYERS, TRAINING, write_json
 from neuroglot.evaluation import write_hypotheses, write_scores
 from neuroglot.neurons.inventory import Layer
-from neuroglot.neurons.profile import Profile
+from neuroglot.neurons.profiling.profile import Profile
 from neuroglot.pair import Condition
 from neuroglot.selection import Selection
 

@@ -5,11 +5,11 @@ Read in this order: `inventory` (which layers and neurons there are), `importanc
 """
 
 from neuroglot.neurons.ffn import FeedForward, feed_forwards, ffn_selection
-from neuroglot.neurons.importance import profile
 from neuroglot.neurons.inventory import Layer, inventory
 from neuroglot.neurons.layers import activation_similarity, keep, mean_similarity, relevance
-from neuroglot.neurons.profile import Profile
-from neuroglot.neurons.select import select
+from neuroglot.neurons.profiling.importance import profile
+from neuroglot.neurons.profiling.profile import Profile
+from neuroglot.neurons.selecting.select import select
 
 __all__ = [
     "FeedForward",

@@ -19,14 +19,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Layer:
-    """One weight matrix of a model.
+    """One weight matrix of a model, or one feed-forward block whose units are taken as its neurons.
 
     Attributes:
-        name: the full module name.
+        name: the full name of the module, of a bare matrix that of its parameter.
         part: `vision`, `connector` or `language`.
-        neurons: rows of the matrix, which are the outputs of the layer.
-        inputs: columns.
+        neurons: outputs of the matrix, which are its rows; of a block, its intermediate units.
+        inputs: columns; of a block, how many weights one unit holds.
         bias: whether each neuron has a bias entry as well.
+        axis: 1 where the matrix is stored as [inputs, neurons].
+        reads: of a block, the matrices whose rows its units are; a fused one holds two rows of each.
+        writes: of a block, the matrix whose columns they are; empty for a matrix.
     """
 
     name: str
@@ -34,6 +37,9 @@ class Layer:
     neurons: int
     inputs: int
     bias: bool
+    axis: int = 0
+    reads: tuple[str, ...] = ()
+    writes: str = ""
 
 
 def check_parts(parts: Iterable[str]) -> tuple[str, ...]:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from neuroglot.errors import UserError, nearest
 from neuroglot.models.families import PARTS, family_of
 from neuroglot.neurons.inventory import Layer, inventory
-from neuroglot.neurons.positions import Positions, check_vision_rows, forward_inputs, unpack
-from neuroglot.neurons.profile import Profile
+from neuroglot.neurons.profiling.positions import Positions, check_vision_rows, forward_inputs, unpack
+from neuroglot.neurons.profiling.profile import Profile
 from neuroglot.pair import Condition
 
 EPSILON = 1e-8
@@ -115,7 +115,7 @@ def activation_similarity(
 
     Args:
         model: a transformers model in either state; with a PEFT adapter, `peft_model.get_base_model()`.
-        batches: as for `neuroglot.neurons.importance.profile`.
+        batches: as for `neuroglot.neurons.profiling.importance.profile`.
         before: makes a context in which the model is as before fine-tuning, such as `peft_model.disable_adapter`.
         after: the same for after, such as `contextlib.nullcontext`.
         layers: which layers, by default the whole inventory; to be taken before an adapter wraps the model.

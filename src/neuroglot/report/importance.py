@@ -68,7 +68,7 @@ def importance_view(profile_path: Path, selection_path: Path | None, task: str) 
         selection_path: selection.safetensors; its layers are the kept ones, all are without it.
         task: the split that the run is judged by; where the profile lacks the task, its most profiled one.
     """
-    from neuroglot.neurons.profile import Profile
+    from neuroglot.neurons.profiling.profile import Profile
     from neuroglot.selection import Selection
 
     profile = Profile.load(profile_path)

@@ -21,12 +21,12 @@ from torch import Tensor
 from neuroglot.errors import UserError
 from neuroglot.neurons.inventory import Layer
 from neuroglot.neurons.layers import keep, mean_similarity, relevance
-from neuroglot.neurons.profile import Profile
+from neuroglot.neurons.profiling.profile import Profile
 from neuroglot.pair import Condition
 from neuroglot.selection import Group
 
 if TYPE_CHECKING:
-    from neuroglot.neurons.select import Options
+    from neuroglot.neurons.selecting.select import Options
 
 CONTRAST = ("ocr", "describe")
 

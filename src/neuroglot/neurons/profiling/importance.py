@@ -21,9 +21,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from neuroglot.errors import UserError, nearest
 from neuroglot.models.families import PARTS, family_of
 from neuroglot.neurons.inventory import Layer, fingerprint, inventory, linear, row_norms
-from neuroglot.neurons.moments import Blocks, Totals
-from neuroglot.neurons.positions import CLASSES, Positions, check_vision_rows, forward_inputs, unpack
-from neuroglot.neurons.profile import Profile
+from neuroglot.neurons.profiling.moments import Blocks, Totals
+from neuroglot.neurons.profiling.positions import CLASSES, Positions, check_vision_rows, forward_inputs, unpack
+from neuroglot.neurons.profiling.profile import Profile
 from neuroglot.pair import Condition
 
 

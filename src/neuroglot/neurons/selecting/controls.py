@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from neuroglot.neurons.inventory import Layer
-from neuroglot.neurons.profile import Profile
-from neuroglot.neurons.rows import Rows, kept_layers, ranked, sets
+from neuroglot.neurons.profiling.profile import Profile
+from neuroglot.neurons.selecting.rows import Rows, kept_layers, ranked, sets
 
 if TYPE_CHECKING:
-    from neuroglot.neurons.select import Options
+    from neuroglot.neurons.selecting.select import Options
 
 Ranking = Callable[[Profile, "Options"], Mapping[str, tuple[Tensor, Tensor]]]
 """Yields, per layer, a key [N] whose highest rows are taken and an importance [K, N]."""

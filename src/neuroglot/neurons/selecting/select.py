@@ -13,11 +13,11 @@ from typing import Any
 
 from neuroglot.errors import UserError, nearest
 from neuroglot.models.families import PARTS
-from neuroglot.neurons.controls import CONTROLS
 from neuroglot.neurons.inventory import check_parts
 from neuroglot.neurons.layers import layer_fractions
-from neuroglot.neurons.profile import Profile
-from neuroglot.neurons.rows import Rows, sets
+from neuroglot.neurons.profiling.profile import Profile
+from neuroglot.neurons.selecting.controls import CONTROLS
+from neuroglot.neurons.selecting.rows import Rows, sets
 from neuroglot.selection import Selection
 
 TRANSLATION = ("image_translation", "multimodal_translation", "text_translation")

@@ -27,7 +27,7 @@ class Profile:
         fingerprint: hash of the layers' names, shapes and a sample of their weights.
         layers: the profiled layers.
         conditions: task and pair of each row below.
-        scores: names of the scores, see `neuroglot.neurons.importance.SCORES`.
+        scores: names of the scores, see `neuroglot.neurons.profiling.importance.SCORES`.
         classes: names of the token classes.
         counts: [K, C], samples that hold a token of the class.
         sums: layer -> [K, S, C, N] float64, sum over samples of the score.

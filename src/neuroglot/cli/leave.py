@@ -1,0 +1,61 @@
+"""Verbs that write something for elsewhere: a plain model, a LoRA, a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuroglot.cli.app import Trust, app
+
+Place = Annotated[Path, typer.Argument(help="A run's folder, or an adapter's.")]
+Out = Annotated[Path, typer.Argument(help="The folder to write; it must not hold anything yet.")]
+Base = Annotated[str | None, typer.Option("--base", help="The base model, if it is not where the adapter says.")]
+
+
+@app.command()
+def merge(
+    adapter: Place,
+    out: Out,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, float16, or auto.")] = None,
+    base: Base = None,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Write a plain model folder that needs neither peft nor neuroglot."""
+    from neuroglot.leave import merge as write
+
+    write(adapter, out, dtype, base, trust_remote_code)
+    print(out)
+
+
+@app.command()
+def export(
+    adapter: Place,
+    out: Out,
+    form: Annotated[str, typer.Option("--format", help="`lora`: for PEFT without neuroglot.")] = "lora",
+    base: Base = None,
+    biases: Annotated[
+        str, typer.Option("--biases", help="`everywhere`: also beside layers without one; PEFT cannot merge that.")
+    ] = "strict",
+    trust_remote_code: Trust = False,
+) -> None:
+    """Write an adapter for programs that do not know neuroglot."""
+    from neuroglot.leave import export as write
+
+    write(adapter, out, form, base, trust_remote_code, biases)
+    print(out)
+
+
+@app.command()
+def init(
+    data: Annotated[Path, typer.Option("--data", help="Your examples, a JSONL file.")],
+    model: Annotated[str, typer.Option("--model", help="`embedded`, a folder, or a name on the hub.")] = "embedded",
+    out: Annotated[Path, typer.Option("--out", help="The recipe to write.")] = Path("recipe.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Write over an existing recipe.")] = False,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Write a commented recipe for your own data and model."""
+    from neuroglot.init import write_recipe
+
+    print(write_recipe(model, data, out, force, trust_remote_code))

@@ -1,0 +1,36 @@
+"""Verbs that look at things: runs, and images to translate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuroglot.cli.app import Json, Trust, app, show_run
+
+
+@app.command()
+def show(run: Annotated[Path, typer.Argument(help="A run's folder.")], as_json: Json = False) -> None:
+    """Show what a run trained, and what came of it."""
+    show_run(run, as_json)
+
+
+@app.command()
+def translate(
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    to: Annotated[str, typer.Option("--to", help="Target language, such as de.")],
+    source: Annotated[str, typer.Option("--from", help="Language of the text in the image.")] = "en",
+    run: Annotated[Path | None, typer.Option("--run", help="A run's folder.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="A model instead of a run.")] = None,
+    adapter: Annotated[Path | None, typer.Option("--adapter", help="An adapter for --model.")] = None,
+    text: Annotated[str | None, typer.Option("--text", help="The text, if images only show what it means.")] = None,
+    as_json: Json = False,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Translate the text in images, or a text by what an image shows."""
+    from neuroglot.translate import translate_images
+
+    for line in translate_images(images, source, to, run, model, adapter, trust_remote_code, text):
+        print(json.dumps(line, ensure_ascii=False) if as_json else f"{line['image']}\t{line['translation']}")

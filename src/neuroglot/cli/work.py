@@ -1,0 +1,112 @@
+"""Verbs that run recipes: whole, by stage, as a grid over methods, and the demo."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuroglot.cli.app import (
+    Force,
+    Json,
+    Overrides,
+    RecipeName,
+    Runs,
+    Scale,
+    Trust,
+    app,
+    bars,
+    execute,
+    numbers,
+    show_run,
+    wide,
+)
+from neuroglot.errors import UserError
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    force: Force = False,
+    scale: Scale = "full",
+    trust_remote_code: Trust = False,
+) -> None:
+    """Run a recipe from data to report; what is done and unchanged is skipped."""
+    show_run(execute(recipe, overrides, runs, force, scale, trust_remote_code), as_json=False)
+
+
+def _stage_verb(name: str, does: str) -> None:
+    def verb(
+        recipe: RecipeName,
+        overrides: Overrides = None,
+        runs: Runs = Path("runs"),
+        force: Force = False,
+        scale: Scale = "full",
+        trust_remote_code: Trust = False,
+    ) -> None:
+        print(execute(recipe, overrides, runs, force, scale, trust_remote_code, name))
+
+    verb.__doc__ = f"{does} (one stage of `run`)."
+    app.command(name)(verb)
+
+
+for _name, _does in {
+    "profile": "Measure what every neuron does for every pair",
+    "probe": "Tune briefly, to see which layers it moves",
+    "select": "Choose the neurons",
+    "train": "Train them, or a competitor",
+    "evaluate": "Score the base, the cascade and the trained model",
+    "report": "Make the page",
+}.items():
+    _stage_verb(_name, _does)
+
+
+@app.command()
+def compare(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    methods: Annotated[
+        str, typer.Option("--methods", help="Comma-separated.")
+    ] = "base,cascade,full,lora,random,mnaft",
+    budgets: Annotated[str, typer.Option("--budgets", help="Shares of trainable neurons.")] = "0.1",
+    seeds: Annotated[int, typer.Option("--seeds", help="Trainings per contender.")] = 6,
+    sweep: Annotated[str, typer.Option("--sweep", help="`lr`: choose the learning rate on dev; or `none`.")] = "lr",
+    rates: Annotated[str, typer.Option("--rates", help="Learning rates to sweep; searched for by default.")] = "",
+    jobs: Annotated[int, typer.Option("--jobs", help="Cells at a time.")] = 1,
+    runs: Runs = Path("runs"),
+    scale: Scale = "full",
+    as_json: Json = False,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Compare methods: learning rates swept on dev, several seeds, matched controls, the test split used once."""
+    from neuroglot.recipes import load_recipe
+
+    if sweep not in ("lr", "none"):
+        raise UserError(f"--sweep must be lr or none, got {sweep!r}")
+    loaded = load_recipe(recipe, overrides, scale)
+    shares, tried = numbers("--budgets", budgets), numbers("--rates", rates)
+    from rich.console import Console
+
+    from neuroglot.compare import compare as run_comparison
+    from neuroglot.compare.table import show as show_comparison
+
+    with bars() as (track, say):
+        names, swept = [name.strip() for name in methods.split(",") if name.strip()], sweep == "lr"
+        found = run_comparison(loaded, runs, names, shares, seeds, swept, tried, jobs, trust_remote_code, track, say)
+    if as_json:
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+    else:
+        show_comparison(found, wide(Console()))
+        print(f"\nThe same in {runs / loaded.name / 'comparison.md'}, with a picture in comparison.svg")
+
+
+@app.command()
+def demo(runs: Runs = Path("runs"), force: Force = False, scale: Scale = "full") -> None:
+    """Teach the embedded model to translate signs into six languages: the whole pipeline, in a few minutes."""
+    folder = execute("quickstart", ["name=demo"], runs, force, scale)
+    show_run(folder, as_json=False)
+    print(f"\nThe evidence on one page: {folder / 'report.html'}")
