@@ -2,6 +2,7 @@
 
     python benchmarks/step.py --json out/step.json                     about ten minutes on two idle cores, 10 GB
     python benchmarks/step.py --json out/step-cuda.json --device cuda  minutes on one GPU
+    python benchmarks/step.py --json out/step-rank.json --rows 0.4 --rank 16 --methods full lora sliced-lowrank
 
 A step is forward, backward, AdamW (not fused) and zero_grad. The decoder is a random Llama with 101 M parameters in
 its Linear layers (10 blocks of 896, MLPs of 2,432, an untied head for 4,096 tokens): float32 and 256 tokens on the
@@ -12,7 +13,8 @@ of all three parts), or of the upper 40 % of the blocks (`top40`).
     full             those Linears whole and nothing else, in the base's dtype
     mask             the same, with a hook that zeroes the gradients of the other rows
     compose          a compact delta, added to a copy of the weight in every forward, under autograd
-    lora, shira      PEFT's, in the same layers; r such that their parameters come nearest to those of the rows
+    lora, shira      PEFT's, in the same layers; r (without --rank) such that their parameters come nearest to those of
+                     the rows
     additive, sliced neuroglot's modes
     sliced-lowrank   the deltas of the same rows as products of rank r, below their number; r as near to LoRA's
                      parameters as that comes
@@ -154,15 +156,17 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def measure(work: Workload, share: float, layers: str, methods: Sequence[str], rounds: int) -> list[dict[str, Any]]:
-    """Return the records of one setting."""
+def measure(
+    work: Workload, share: float, layers: str, methods: Sequence[str], rounds: int, rank: int | None = None
+) -> list[dict[str, Any]]:
+    """Return the records of one setting; `rank` is LoRA's, by default that of as many parameters as the rows have."""
     generator = torch.Generator().manual_seed(0)
     rows = {}
     for name in work.layers[layers]:
         outputs = work.base.get_submodule(name).out_features
         some = torch.randperm(outputs, generator=generator)[: max(1, round(share * outputs))]
         rows[name] = some.sort().values.to(work.device)
-    setting = Setting(work.base, rows)
+    setting = Setting(work.base, rows, rank)
     trials = {method: Trial(method, setting, work) for method in methods}
     times: dict[str, list[float]] = {method: [] for method in methods}
     for turn in range(WARM_UP + rounds):
@@ -254,6 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", choices=("small", "full"), default="full")
     parser.add_argument("--model", choices=("tiny", "decoder", "both"), default="both")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, metavar="METHOD")
+    parser.add_argument("--rows", nargs="+", type=float, default=ROWS, metavar="SHARE")
+    parser.add_argument("--rank", type=int, help="of LoRA and SHiRA; by default that of as many parameters")
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args(arguments)
     cuda = asked.device == "cuda"
@@ -270,8 +276,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for make in makers.values() if asked.model == "both" else (makers[asked.model],):
         work = make()
         for layers in work.layers:
-            for share in ROWS:
-                records += measure(work, share, layers, asked.methods, rounds)
+            for share in asked.rows:
+                records += measure(work, share, layers, asked.methods, rounds, asked.rank)
                 console.print(f"{work.name}, {layers}, {100 * share:g} % of rows: done", highlight=False)
                 if asked.json:
                     asked.json.parent.mkdir(parents=True, exist_ok=True)

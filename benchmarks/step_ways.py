@@ -121,12 +121,14 @@ class Setting:
     Attributes:
         base: the model.
         rows: layer -> row indices.
-        rank: of LoRA and SHiRA.
+        asked: the rank that LoRA and SHiRA shall have; by default that of as many parameters as the rows have.
+        rank: what they have.
         lowrank: of low-rank rows; below the fewest rows of a layer, since the tuner keeps a layer dense from there on.
     """
 
     base: nn.Module
     rows: Mapping[str, Tensor]
+    asked: int | None = None
     rank: int = field(init=False)
     lowrank: int = field(init=False)
 
@@ -134,7 +136,7 @@ class Setting:
         linears = {name: self.base.get_submodule(name) for name in self.rows}
         shapes = [(len(self.rows[n]), m.in_features, m.out_features, m.bias is not None) for n, m in linears.items()]
         entries = sum(k * (i + biased) for k, i, _, biased in shapes)
-        self.rank = max(1, round(entries / sum(i + o for _, i, o, _ in shapes)))
+        self.rank = self.asked or max(1, round(entries / sum(i + o for _, i, o, _ in shapes)))
         lora = self.rank * sum(i + o for _, i, o, _ in shapes)
         fewest = min(k for k, *_ in shapes)
         low = {

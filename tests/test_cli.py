@@ -31,6 +31,7 @@ VERBS = (
     "translate",
     "init",
     "compare",
+    "evidence",
     "merge",
     "export",
 )

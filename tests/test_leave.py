@@ -19,7 +19,7 @@ import neuroglot.tuner
 from neuroglot.data.batch import Batcher
 from neuroglot.data.corpus import Sizes, load_corpus
 from neuroglot.models.load import embedded_folder, load_model, load_processor
-from neuroglot.tuner.weight import HeldWeight
+from neuroglot.tuner.engines.weight import HeldWeight
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +103,7 @@ save_file({"logits": logits}, out)
 """
 
 
+@pytest.mark.slow
 def test_transformers_alone_loads_it(cli, filled, tmp_path, inputs):
     done(cli("merge", filled / "adapter", tmp_path / "merged"), tmp_path / "merged")
     save_file(inputs, tmp_path / "inputs")
@@ -188,7 +189,7 @@ MISTAKES = {
     "a file in the way": ("merge {run} {taken}/file", "file is a file; expected the name of a new folder"),
     "a file above": ("export {run} {taken}/file/out", "taken/file is a file; expected the name of a new folder"),
     "no base": ("merge {run} out --base ./none", "model folder ./none does not exist"),
-    "another base": ("merge {run} out --base {other}", "was made for another model: ... --base"),
+    "another base": ("merge {run} out --base {other}", "was made for another model: ... load it on embedded"),
     "another base, no seal": (
         "merge {unsealed} out --base {other}",
         "cannot be merged into ... rows, but the adapter trains",

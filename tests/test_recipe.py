@@ -30,7 +30,7 @@ def test_every_field_of_a_section_has_a_default():
 def test_names_here_and_in_the_other_rooms_agree():
     assert set(NEURON_METHODS) == set(SELECTIONS)
     assert set(SCORES) == set(MEASURED)
-    assert set(SelectSection.model_fields) <= set(Options.__dataclass_fields__)
+    assert set(SelectSection.model_fields) - {"file"} <= set(Options.__dataclass_fields__)
 
 
 def wrong(*overrides, source="quickstart"):
@@ -76,7 +76,14 @@ def test_unknown_key_at_every_depth_is_refused_with_path_and_nearest_name(path, 
         ("select.layers=2", "select.layers: must be less than or equal to 1, got 2"),
         ("select.parts=[vision, eye]", "select.parts.1: must be 'vision', 'connector' or 'language', got 'eye'"),
         ("select.score=gradeint", "profile.scores has no 'gradeint', which select needs"),
-        ("profile.scores=[gradeint]", "profile.scores: score 'gradeint' cannot be profiled; did you mean gradient?"),
+        ("profile.scores=[gradeint]", "profile.scores: score 'gradeint' cannot be profiled; did you mean gradient"),
+        ("select.budget=1.5", "select.budget: must be less than or equal to 1, got 1.5"),
+        ("select.budget={vision: 0}", "select.budget.vision: must be greater than 0, got 0"),
+        ("select.specific={en-de: 2}", "select.specific.en-de: must be less than or equal to 1, got 2"),
+        ("select.rank=layer", "select.rank: must be 'per-layer', 'per-part' or 'global', got 'layer'"),
+        ("select.keep=[text_translation]", "profile.contrast has no 'text_translation', which select.keep names"),
+        ("select.neuron=ffn", "select.neuron is ffn and profile.neurons only rows; make the latter both"),
+        ("method=lape", "profile.scores has no 'activation_probability', which select needs"),
         ("profile.contrast=[orc]", "profile.contrast: task 'orc' is not known; did you mean ocr?"),
         ("method=mnatf", "method: method 'mnatf' is not known; did you mean mnaft?"),
         ("name=../up", "name: a run's name is letters, digits, dots, hyphens and underscores, got '../up'"),
@@ -175,6 +182,8 @@ def test_smoke_scale_shrinks_every_size_and_overrides_still_win():
 @pytest.mark.parametrize("method", METHODS)
 def test_dump_and_load_are_inverse(tmp_path, method):
     overrides = [f"method={method}", "train.lr=1e-5", "select.layers={vision: 0.25}", "select.seed=3"]
+    if method == "lape":
+        overrides.append("profile.scores=[taylor_token, activation_probability]")
     recipe = load_recipe("quickstart", overrides)
     file = tmp_path / "recipe.yaml"
     file.write_text(dump(recipe), encoding="utf-8")
@@ -221,3 +230,21 @@ def test_methods_know_whether_they_need_a_probe_and_their_learning_rate():
     assert not recipe("method=lora", "select.ranking=similarity").needs_probe
     assert recipe("method=full").learning_rate < recipe("method=lora").learning_rate == 1e-3
     assert recipe("method=full", "train.lr=3e-4").learning_rate == 3e-4
+
+
+def test_a_selection_that_is_made_already_lies_beside_the_recipe_and_has_no_options(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("data: {pairs: [en-de]}\nselect: {file: rows.yaml}\n", encoding="utf-8")
+    recipe = load_recipe(file)
+    assert recipe.select.file == str((tmp_path / "rows.yaml").resolve())
+    assert not load_recipe(file, ["method=neumt"]).needs_probe
+    message = wrong("select.file=rows.yaml", "select.budget=0.2")
+    assert "file is a selection made already, to which budget says nothing; leave one of them out" in message
+
+
+def test_shares_may_differ_by_part_and_by_pair():
+    changes = ["select.budget={vision: 0.1, connector: 0.5, language: 0.4}", "select.specific={en-de: 0.2}"]
+    recipe = load_recipe("quickstart", [*changes, "select.rank=per-part", "select.keep=[ocr]"])
+    assert recipe.select.budget == {"vision": 0.1, "connector": 0.5, "language": 0.4}
+    assert recipe.select.specific == {"en-de": 0.2}
+    assert load_recipe("quickstart", ["select.specific=auto", "select.effect=0.3"]).select.specific == "auto"

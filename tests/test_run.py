@@ -273,9 +273,13 @@ def test_another_method_in_the_same_folder_leaves_nothing_of_the_first(tmp_path)
 
 def test_every_method_has_stages_that_read_only_what_earlier_ones_write():
     own = set()
-    for method in METHODS:
+    for changes in (
+        *([f"method={method}"] for method in METHODS),
+        ["train.parameters=0.1"],
+        ["select.score=movement"],
+    ):
         there = set()
-        for stage in stages(load_recipe("quickstart", [f"method={method}"])):
+        for stage in stages(load_recipe("quickstart", changes)):
             assert set(stage.reads) <= there
             assert not set(stage.replaces) & (there | set(stage.writes))
             there |= set(stage.writes)

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from neuroglot.artefact import MANIFEST
 from neuroglot.cli import main
 from neuroglot.errors import UserError
+from neuroglot.recipe import ModelSection
 from neuroglot.stages import load_trained
 from neuroglot.translate import image_files, translate_images
 
@@ -61,7 +62,7 @@ def test_an_adapter_that_was_saved_outside_of_a_run_needs_no_manifest(folder, sm
     assert list(translate_images(image, "en", "de", None, "embedded", adapter)) == sealed
     weights = adapter / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-9])
-    with pytest.raises(UserError, match="adapter cannot be loaded on this model"):
+    with pytest.raises(UserError, match="adapter cannot be merged into this model"):
         list(translate_images(image, "en", "de", None, "embedded", adapter))
 
 
@@ -117,4 +118,4 @@ def test_an_unreadable_image_is_named_before_the_model_is_loaded(folder, tmp_pat
 def test_an_unfinished_run_says_what_is_missing(smoke_run, tmp_path):
     (tmp_path / "recipe.yaml").write_text((smoke_run / "recipe.yaml").read_text())
     with pytest.raises(UserError, match="adapter holds no adapter .*expected what the train stage writes"):
-        load_trained("embedded", "float32", tmp_path)
+        load_trained(ModelSection(), tmp_path)

@@ -85,8 +85,10 @@ class Format:
         return UserError(f"{path} does not exist; run the {self.stage} stage first")
 
 
-PROFILE = Format("profile", 2, "profile")
+PROFILE = Format("profile", 3, "profile")
+PROFILING = Format("profiling", 1, "profile")
 LAYERS = Format("layers", 1, "probe")
+MOVEMENT = Format("movement", 1, "probe")
 SELECTION = Format("selection", 3, "select")
 ADAPTER = Format("adapter", 1, "train")
 MODEL = Format("model", 1, "train")
@@ -95,6 +97,7 @@ CHECKPOINT = Format("checkpoint", 1, "train")
 SCORES = Format("scores", 2, "evaluate")
 LOSSES = Format("losses", 1, "compare")
 COMPARISON = Format("comparison", 2, "compare")
+EVIDENCE = Format("evidence", 1, "evidence")
 
 
 # ---- files that are there whole or not at all -------------------------------------------------------------------
@@ -208,6 +211,24 @@ def load_tensors(path: Path | str, kind: Format) -> tuple[dict[str, Tensor], dic
     if head.pop("checksum", None) != _checksum(head, _hash(tensors)):
         raise kind.damaged(path, "its content does not match its checksum")
     return tensors, head
+
+
+def kind_of(path: Path | str) -> str:
+    """Return the name of the format that a safetensors file says it has, such as `profile`.
+
+    Raises:
+        UserError: the file is missing, or none of ours.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            name = re.fullmatch(r"neuroglot-(\w+)-\d+", json.loads((file.metadata() or {})[_HEAD])["format"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        name = None
+    if name is None:
+        raise UserError(f"{path} is no file of neuroglot; expected a selection or a profile, or a run's folder")
+    return name[1]
 
 
 def _hash(tensors: Mapping[str, Tensor]) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from neuroglot.artefact import ADAPTER, MANIFEST, unseal, write_text
 from neuroglot.errors import UserError, nearest
 
-FORMATS = ("lora",)
+FORMATS = ("lora", "rows")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -21,13 +21,11 @@ class Source:
         folder: where it is.
         base: its base model, as models are named on the command line.
         fields: of its configuration.
-        fingerprint: of its base model; None where nothing says so.
     """
 
     folder: Path
     base: str
     fields: dict[str, Any]
-    fingerprint: str | None
 
     @property
     def pairs(self) -> tuple[str, ...]:
@@ -62,7 +60,7 @@ def find(place: Path, base: str | None = None) -> Source:
     base = base or facts.get("base") or named
     if not base:
         raise UserError(f"adapter {folder} does not name its base model; give it with --base")
-    return Source(folder, str(base), fields, (facts.get("made_from") or {}).get("model"))
+    return Source(folder, str(base), fields)
 
 
 def merge(place: Path, out: Path, dtype: str | None = None, base: str | None = None, trust: bool = False) -> None:
@@ -79,8 +77,8 @@ def merge(place: Path, out: Path, dtype: str | None = None, base: str | None = N
     Raises:
         UserError: whatever the user can mend; nothing is written then.
     """
-    from neuroglot.stages import placed, quiet
-    from neuroglot.tuner.adapter import check_free, new_folder
+    from neuroglot.stages import placed, quiet, with_adapter
+    from neuroglot.tuner.formats.adapter import check_free, new_folder
 
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"--dtype {dtype!r} is not known; {nearest(dtype, DTYPES)}")
@@ -93,55 +91,43 @@ def merge(place: Path, out: Path, dtype: str | None = None, base: str | None = N
     processor = load_processor(source.base, trust)
     trained_in = (source.fields.get("trained_on") or {}).get("dtype")
     trained_in = "bfloat16" if source.fields.get("quantised") else trained_in
-    model = merged(placed(load_model(source.base, dtype or trained_in or "auto", trust)), source)
+    plain = placed(load_model(source.base, dtype or trained_in or "auto", trust))
+    model = with_adapter(plain, source.folder, safe_merge=True, base=source.base)
     with new_folder(out) as part:
         model.save_pretrained(part)
         processor.save_pretrained(part)
         write_text(part / "README.md", _card(source, model))
 
 
-def merged(model: Any, source: Source) -> Any:
-    """Return a model with an adapter merged into its weights.
-
-    Raises:
-        UserError: it was made for another model, or holds values that are not finite.
-    """
-    from peft import PeftModel
-    from safetensors import SafetensorError
-
-    import neuroglot.tuner  # noqa: F401  (registers the adapter type)
-
-    _check_base(source, model)
-    try:
-        return PeftModel.from_pretrained(model, str(source.folder)).merge_and_unload(safe_merge=True).eval()
-    except (ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        why = " ".join(" ".join(str(error).split())[:300].split())
-        raise UserError(f"adapter {source.folder} cannot be merged into {source.base}: {why}") from None
-
-
 def export(
     place: Path, out: Path, form: str, base: str | None = None, trust: bool = False, biases: str = "strict"
 ) -> None:
-    """Write an adapter in another format.
+    """Write an adapter, or what it trains, in another format.
 
     Args:
-        place: a run's folder, or an adapter's.
+        place: a run's folder, or an adapter's; for `rows`, a run's or a selection's file.
         out: where to; it must not hold anything yet.
-        form: `lora`.
+        form: `lora`; or `rows`, the selection as text, to a .yaml or .json file.
         base: another place of the base model.
         trust: let the model's own code run.
-        biases: `strict` or `everywhere`, see `neuroglot.tuner.lora.to_lora`.
+        biases: `strict` or `everywhere`, see `neuroglot.tuner.formats.lora.to_lora`.
 
     Raises:
         UserError: whatever the user can mend; nothing is written then.
     """
     from neuroglot.stages import quiet
-    from neuroglot.tuner.adapter import check_free
-    from neuroglot.tuner.lora import export_lora
+    from neuroglot.tuner.formats.adapter import check_free
+    from neuroglot.tuner.formats.lora import export_lora
 
     if form not in FORMATS:
         raise UserError(f"--format {form!r} is not known; {nearest(form, FORMATS)}")
     check_free(out)
+    if form == "rows":
+        from neuroglot.readable import write_rows
+        from neuroglot.selection import open_selection
+
+        write_rows(open_selection(place), out)
+        return
     source = find(place, base)
     quiet()
     from neuroglot.models.load import load_skeleton
@@ -156,16 +142,6 @@ def _check_dense(source: Source, config: Any) -> None:
             f"base {source.base} is stored quantised; expected dense weights to merge into; "
             "give the model that it was made from with --base (and --dtype bfloat16)"
         )
-
-
-def _check_base(source: Source, model: Any) -> None:
-    from neuroglot.neurons import inventory
-    from neuroglot.neurons.inventory import fingerprint
-    from neuroglot.stages.context import made_for
-
-    if source.fingerprint is not None:
-        found = fingerprint(model, inventory(model))
-        made_for(f"adapter {source.folder}", source.fingerprint, found, "give its own base model with --base")
 
 
 def _card(source: Source, model: Any) -> str:

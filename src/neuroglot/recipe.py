@@ -12,13 +12,14 @@ from neuroglot.errors import UserError, nearest
 from neuroglot.pair import TASKS, Pair
 
 PRESETS = ("mnaft", "neumt", "neumt-paper")
-CONTROLS = ("random", "gradient", "activation", "weight", "least", "random-layers")
+CONTROLS = ("random", "gradient", "activation", "weight", "lape", "least", "random-layers")
 NEURON_METHODS = (*PRESETS, *CONTROLS)
 METHODS = (*NEURON_METHODS, "full", "lora")
-SCORES = ("taylor_token", "taylor_sample", "gradient", "activation")
+SCORES = ("taylor_token", "taylor_sample", "gradient", "activation", "activation_probability", "row_gradient")
 
 PartName = Literal["vision", "connector", "language"]
 Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
 Side = Literal["pair", "source", "target"]
 
 
@@ -31,6 +32,9 @@ class ModelSection(_Section):
 
     path: str = Field("embedded", description="`embedded`, a folder, or a name on the hub")
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field("float32", description="of the frozen weights")
+    parts: dict[PartName, tuple[str, ...]] = Field(
+        {}, description="module prefixes of a part, where the table of families does not know or the guess is wrong"
+    )
 
 
 class DataSection(_Section):
@@ -73,6 +77,12 @@ class ProfileSection(_Section):
     )
     scores: tuple[str, ...] = Field(("taylor_token", "gradient", "activation"), description="collected in one pass")
     tokens: Literal["all", "image", "prompt", "target"] = Field("all", description="positions that count")
+    neurons: Literal["rows", "ffn", "both"] = Field(
+        "rows", description="rows of matrices, units of feed-forward blocks, or both"
+    )
+    save_batches: int = Field(
+        100, ge=1, description="batches between one saving of an unfinished profile and the next"
+    )
 
     @field_validator("contrast")
     @classmethod
@@ -90,11 +100,19 @@ class ProfileSection(_Section):
                 raise ValueError(f"score {score!r} cannot be profiled; {nearest(score, SCORES)}")
         return scores
 
+    @model_validator(mode="after")
+    def _fit(self) -> ProfileSection:
+        if "row_gradient" in self.scores and self.neurons != "rows":
+            raise ValueError(f"score row_gradient is one of rows, got neurons={self.neurons}; use neurons=rows")
+        return self
+
 
 class ProbeSection(_Section):
     """The short tuning before and after which layers are compared (only where they are ranked by similarity)."""
 
-    estimator: Literal["lora", "full"] = "lora"
+    estimator: Literal["lora", "full", "neurons"] = Field(
+        "lora", description="what is tuned: low-rank factors, everything, or a tenth of every layer's neurons"
+    )
     steps: int = Field(40, ge=1)
     batch_size: int = Field(24, ge=1)
     lr: float = Field(1e-3, gt=0)
@@ -104,30 +122,56 @@ class ProbeSection(_Section):
 class SelectSection(_Section):
     """Which neurons are trained; unset fields take the method's defaults."""
 
-    budget: float | None = Field(
-        None, gt=0, le=1, description="share of all neurons of the eligible parts that is trained"
+    file: str | None = Field(
+        None, description="a selection to train as it is, relative to the recipe: safetensors, or YAML or JSON by hand"
+    )
+    neuron: Literal["rows", "ffn"] | None = Field(None, description="rows of matrices, or feed-forward units")
+    budget: Fraction | dict[PartName, Fraction] | None = Field(
+        None, description="share of all neurons of the eligible parts that is trained, one number or one a part"
+    )
+    budget_of: Literal["neurons", "weights"] | None = Field(None, description="what the budget is a share of")
+    rank: Literal["per-layer", "per-part", "global"] | None = Field(
+        None, description="every layer gives the same share of its rows, or the best of a part or of all are taken"
+    )
+    cost: Literal["none", "weights"] | None = Field(
+        None, description="`weights`: rows are ranked over layers by importance per weight"
     )
     layers: Share | dict[PartName, Share] | None = Field(
         None, description="share of layers kept, one number or one a part"
     )
-    specific: Share | None = Field(None, description="share of the trained neurons that is language-specific")
+    specific: Share | Literal["auto"] | dict[str, Fraction] | None = Field(
+        None, description="share of the trained neurons that is language-specific, `auto` by test, or one a pair"
+    )
+    effect: float | None = Field(
+        None, ge=0, description="with `auto`: least coefficient of variation over pairs, by its lower bound"
+    )
     specific_to: Side | dict[PartName, Side] | None = Field(
         None, description="what a specific neuron is specific to, one word or one a part"
     )
-    share: float | None = Field(
-        None, gt=0, le=1, description="a neuron serves every pair within this share of its best"
-    )
+    share: Fraction | None = Field(None, description="a neuron serves every pair within this share of its best")
     floor: Share | None = Field(None, description="least importance of a specific neuron, of its layer's mean best")
     ranking: Literal["relevance", "similarity"] | None = Field(None, description="of layers")
     normalise: Literal["pair", "none"] | None = None
     dispersion: Literal["cv", "variance"] | None = None
     contrast: Literal["subtract", "none"] | None = None
+    keep: tuple[str, ...] | None = Field(
+        None, description="tasks not to be forgotten: importance is held against that for them"
+    )
     score: str | None = None
     parts: tuple[PartName, ...] | None = None
     like: Literal["mnaft", "neumt", "neumt-paper"] | None = Field(
         None, description="of a control: the method whose layers and numbers of rows it takes over"
     )
     seed: int = Field(0, description="of what `random` and `random-layers` draw")
+
+    @model_validator(mode="after")
+    def _file_alone(self) -> SelectSection:
+        given = [name for name, value in self if name not in ("file", "seed") and value is not None]
+        if self.file is not None and given:
+            raise ValueError(
+                f"file is a selection made already, to which {given[0]} says nothing; leave one of them out"
+            )
+        return self
 
 
 class TrainSection(_Section):
@@ -145,6 +189,20 @@ class TrainSection(_Section):
     max_grad_norm: float = Field(1.0, ge=0)
     rank: int = Field(16, ge=1, description="of LoRA")
     neuron_rank: int | None = Field(None, ge=1, description="of a group's delta; unset: each row trains by itself")
+    parameters: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of all layers' weights that is trained, as low-rank deltas of the chosen rows that start "
+        "along the gradient; layers get ranks by their gradient; instead of neuron_rank",
+    )
+    rows: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="with parameters: of the rows that select chose in a layer, the share with the largest gradients "
+        "that is trained",
+    )
     mode: Literal["auto", "sliced", "additive"] = Field("auto", description="how chosen rows are computed")
     gradient_checkpointing: bool = False
     bf16: bool = False
@@ -204,10 +262,24 @@ class Recipe(_Section):
         if self.data.domains and self.data.source != "scenes":
             raise ValueError(f"data.domains is for the scenes; data.source is {self.data.source}; leave it out")
         if self.uses_neurons:
-            own = (self.method,) if self.method in SCORES else ()
-            for score in (self.select.score or "taylor_token", *own):
-                if score not in (*self.profile.scores, "weight"):
+            own = "activation_probability" if self.method == "lape" else self.method
+            needed = [self.select.score or "taylor_token", *([own] if own in SCORES else [])]
+            for score in needed if self.select.file is None else ():
+                if score not in (*self.profile.scores, "weight", "movement"):
                     raise ValueError(f"profile.scores has no {score!r}, which select needs; add it to the list")
+            neuron = self.select.neuron or self.profile.neurons
+            if self.profile.neurons not in (neuron, "both"):
+                raise ValueError(
+                    f"select.neuron is {neuron} and profile.neurons only {self.profile.neurons}; make the latter both"
+                )
+            for task in self.select.keep or ():
+                if task not in self.profile.contrast:
+                    raise ValueError(f"profile.contrast has no {task!r}, which select.keep names; add it to the list")
+        if self.train.parameters is not None and self.train.neuron_rank is not None:
+            raise ValueError(
+                "train.parameters gives each layer a rank of its own and train.neuron_rank all of them the same; "
+                "give one of them"
+            )
         if self._preset.startswith("neumt") and self.select.budget is not None and self.select.layers is not None:
             raise ValueError(
                 f"{self._preset} trains every row of the layers it keeps, so select.budget and select.layers say the "
@@ -226,10 +298,26 @@ class Recipe(_Section):
         return self.method in ("random", "random-layers")
 
     @property
+    def aligned(self) -> bool:
+        """Whether neurons are trained as low-rank deltas that start along the gradient."""
+        return self.uses_neurons and self.train.parameters is not None
+
+    @property
     def needs_probe(self) -> bool:
-        """Whether layers are ranked by how far a short tuning moves them."""
+        """Whether a short tuning is part of choosing."""
+        return self.ranks_by_similarity or self.needs_movement
+
+    @property
+    def needs_movement(self) -> bool:
+        """Whether rows are chosen by how far a short tuning moves them."""
+        return self.uses_neurons and self.select.file is None and self.select.score == "movement"
+
+    @property
+    def ranks_by_similarity(self) -> bool:
+        """Whether layers are ranked by how far a short tuning moves what they put out."""
         default = "similarity" if self._preset.startswith("neumt") else "relevance"
-        return self.uses_neurons and (self.select.ranking or default) == "similarity"
+        chosen = self.uses_neurons and self.select.file is None
+        return chosen and (self.select.ranking or default) == "similarity"
 
     @property
     def _preset(self) -> str:

@@ -77,11 +77,15 @@ class Selection:
 
     @classmethod
     def load(cls, path: Path | str) -> Selection:
-        """Read what `save` wrote.
+        """Read what `save` wrote, or a selection as text (`neuroglot.readable`) by the file's suffix.
 
         Raises:
             UserError: the file is missing, damaged, or not a selection of this format version.
         """
+        from neuroglot.readable import is_readable, read_rows
+
+        if is_readable(path):
+            return read_rows(path)
         tensors, head = load_tensors(path, SELECTION)
         rows: dict[str, dict[Group, torch.Tensor]] = {}
         for key, index in tensors.items():
@@ -91,3 +95,20 @@ class Selection:
             return cls(tuple(head["pairs"]), rows, head["meta"], head.get("axes", {}))
         except UserError as error:
             raise SELECTION.damaged(path, error) from None
+
+
+def open_selection(place: Path | str) -> Selection:
+    """Read the selection of a run's folder, or a file that holds one.
+
+    Raises:
+        UserError: there is none.
+    """
+    place = Path(place)
+    if not place.is_dir():
+        return Selection.load(place)
+    file = place / "selection.safetensors"
+    if not file.is_file():
+        raise UserError(
+            f"{place} holds no selection ({file.name} is missing); expected a run whose neurons were chosen"
+        )
+    return Selection.load(file)

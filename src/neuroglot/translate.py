@@ -103,7 +103,7 @@ def _trained(run: Path, pair: Pair, task: str, trust: bool) -> tuple[Any, Recipe
 
     from neuroglot.stages import load_trained
 
-    return load_trained(recipe.model.path, recipe.model.dtype, run, trust), recipe
+    return load_trained(recipe.model, run, trust), recipe
 
 
 def _bare(model: str, adapter: Path | None, pair: Pair, trust: bool) -> tuple[Any, Recipe]:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from neuroglot.artefact import LOSSES, write_json
 from neuroglot.compare.grid import (
     MOST_RATES,
     Cell,
@@ -18,7 +19,7 @@ from neuroglot.compare.grid import (
     rate,
     recipe_of,
 )
-from neuroglot.compare.runner import make_grid
+from neuroglot.compare.runner import _Sweeps, make_grid
 from neuroglot.errors import UserError
 from neuroglot.recipes import load_recipe
 
@@ -93,6 +94,31 @@ def test_cells_differ_from_the_recipe_in_what_they_must():
     assert trained == pytest.approx(0.5 * sum(a * b for a, b in widths), rel=0.05)
     assert equal_rank(1e-6, widths) == 1
 
+    low = load_recipe("quickstart", ["train.parameters=0.5", "select.budget=0.4"])
+    for method in ("mnaft", "random"):  # at the budget as many parameters as LoRA, among the recipe's share of rows
+        own = recipe_of(Cell(Contender(method, 0.3), 0.01, 0), low, widths)
+        lora = recipe_of(Cell(Contender("lora", 0.3), 0.01, 0), low, widths)
+        assert own.select.budget == 0.4
+        assert own.train.parameters == pytest.approx(
+            lora.train.rank * sum(a + b for a, b in widths) / sum(a * b for a, b in widths)
+        )
+
+
+def test_a_rate_that_forgets_too_much_is_not_chosen(tmp_path):
+    grid = make_grid(QUICK, ["mnaft"], [0.1], 2, True, [1e-3, 3e-3, 1e-2], retain=0.1)
+    sweeps = _Sweeps(grid, tmp_path, [(64, 64)], lambda done: None)
+    contender = grid.contenders[0]
+    found = {1e-3: (0.9, 0.05), 3e-3: (0.8, 0.09), 1e-2: (0.7, 0.2)}
+    sweeps.tried[contender], sweeps.wanted[contender] = {}, list(found)
+    for lr, (task, kept) in found.items():
+        name = Cell(contender, lr, 0).name
+        (tmp_path / "cells" / name).mkdir(parents=True)
+        losses = {"image_translation": task, "ocr": kept, "text_translation": kept}
+        write_json(tmp_path / "cells" / name / "dev.json", LOSSES, {"nll": losses})
+        more = sweeps._follow(sweeps._task(Cell(contender, lr, 0), False))
+    assert sweeps.chosen[contender] == 3e-3
+    assert [task.recipe.train.lr for task in more] == [3e-3, 3e-3]
+
 
 @pytest.mark.parametrize(
     ("change", "message"),
@@ -105,6 +131,8 @@ def test_cells_differ_from_the_recipe_in_what_they_must():
         ({"rates": [-1.0]}, "must be above 0, got -1"),
         ({"rates": [1e-3], "sweep": False}, "leave one of them out"),
         ({"recipe": load_recipe("quickstart", ["data.dev=0"])}, "data.dev is 0"),
+        ({"retain": -0.1}, "got -0.1; expected a number above 0"),
+        ({"retain": 0.1, "sweep": False}, "expected a number above 0, a sweep"),
     ],
 )
 def test_a_wrong_grid_is_refused(change, message):

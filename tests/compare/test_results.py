@@ -12,7 +12,7 @@ from neuroglot.compare.grid import Contender
 from neuroglot.compare.picture import draw
 from neuroglot.compare.results import compare_all, holm, interval, matched, p_value, summarise
 from neuroglot.compare.runner import Grid, Outcome, cell_folder
-from neuroglot.compare.table import at_matched_quality, markdown, quality, won
+from neuroglot.compare.table import against_lora, at_matched_quality, markdown, quality, won
 from neuroglot.evaluation.resample import Draws, resample
 from neuroglot.recipes import load_recipe
 
@@ -90,9 +90,26 @@ def test_without_random_rows_random_layers_are_what_chance_does():
     values = {Contender(method, 0.4): {"nll": draws} for method in ("random-layers", "neumt", "lora")}
     assert {(c["of"], c["to"]) for c in compare_all(values, 6)} == {
         ("neumt 40 %", "random-layers 40 %"), ("lora 40 %", "random-layers 40 %"),
+        ("neumt 40 %", "lora 40 %"), ("random-layers 40 %", "lora 40 %"),
     }  # fmt: skip
     values[Contender("random", 0.4)] = {"nll": draws}
-    assert {c["to"] for c in compare_all(values, 6)} == {"random 40 %"}
+    assert {c["to"] for c in compare_all(values, 6)} == {"random 40 %", "lora 40 %"}
+
+
+def test_the_difference_to_lora_is_a_table_of_its_own():
+    rng = np.random.default_rng(0)
+    values = {Contender("lora", 0.1): {"nll": 1 + rng.normal(0, 0.01, 400), "retention": 60 + rng.normal(0, 1, 400)}}
+    values[Contender("mnaft", 0.1)] = {"nll": values[Contender("lora", 0.1)]["nll"] - 0.2,
+                                       "retention": 60 + rng.normal(0, 1, 400)}  # fmt: skip
+    values[Contender("random", 0.1)] = {"nll": 1.5 + rng.normal(0, 0.01, 400)}
+    comparison = {"comparisons": compare_all(values, 6)}
+    head, *rows = against_lora(comparison)
+    of = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    assert of.keys() == {"mnaft 10 %", "random 10 %"}
+    assert of["mnaft 10 %"]["nll"] == "-0.200 [-0.200, -0.200]▲"
+    assert of["random 10 %"]["nll"].endswith("▼")
+    assert not of["mnaft 10 %"]["kept, exact"].endswith(("▲", "▼"))
+    assert of["random 10 %"]["kept, exact"] == ""
 
 
 def test_matched_quality_is_read_off_the_lines():

@@ -87,6 +87,7 @@ def brute_force(model, samples: list[dict], layers, token_class: str = "all") ->
         model(**inputs, labels=labels).loss.backward()
         for hook in hooks:
             hook.remove()
+        rows = {x.name: model.get_submodule(x.name).weight.grad for x in layers}
         model.zero_grad()
         for layer in layers:
             output = outputs[layer.name]
@@ -102,10 +103,21 @@ def brute_force(model, samples: list[dict], layers, token_class: str = "all") ->
                 "taylor_sample": (a * g).mean(0).abs(),
                 "gradient": g.abs().mean(0),
                 "activation": a.abs().mean(0) * bool(g.any()),
+                "activation_probability": (a > 0).double().mean(0) * bool(g.any()),
             }
+            if token_class == "all":
+                weight = rows[layer.name]
+                values["row_gradient"] = a[0] * 0 if weight is None else weight.norm(dim=1)
             for score, value in values.items():
                 out.setdefault(score, {}).setdefault(layer.name, []).append(value)
     return {s: {n: torch.stack(v) for n, v in by_layer.items()} for s, by_layer in out.items()}
+
+
+def shares(each: dict[str, torch.Tensor], layers) -> dict[str, torch.Tensor]:
+    """Layer -> [samples, N] divided by each sample's sum over the part."""
+    total = {part: sum(each[x.name].sum(1, keepdim=True) for x in layers if x.part == part)
+             for part in {layer.part for layer in layers}}  # fmt: skip
+    return {layer.name: each[layer.name] / total[layer.part].where(total[layer.part] != 0, 1) for layer in layers}
 
 
 def assert_relatively_close(
@@ -118,18 +130,28 @@ def assert_relatively_close(
     assert float(error) <= tolerance, f"{what}: relative error {float(error):.2e}"
 
 
-def make_profile(means: dict[str, torch.Tensor], conditions: list[str], parts: dict[str, str] | None = None, **scores):
-    """A profile whose `taylor_token` means are given: layer -> [K, N]; more scores by name."""
+def make_profile(
+    means: dict[str, torch.Tensor],
+    conditions: list[str],
+    parts: dict[str, str] | None = None,
+    samples: int = 10,
+    **scores,
+) -> Profile:  # fmt: skip
+    """A profile of samples all alike whose `taylor_token` means are given: layer -> [K, N]; more scores by name."""
     kinds = {"taylor_token": means, **scores}
     parts = parts or {}
     layers = tuple(Layer(n, parts.get(n, "language"), x.shape[1], 4, False) for n, x in means.items())
-    sums = {n: torch.stack([kind[n].double() for kind in kinds.values()], 1).unsqueeze(2) * 10 for n in means}
+    mean = {n: torch.stack([kind[n].double() for kind in kinds.values()], 1).unsqueeze(2) for n in means}
+    total = {part: sum(x.sum(3, keepdim=True) for n, x in mean.items() if parts.get(n, "language") == part)
+             for part in {layer.part for layer in layers}}  # fmt: skip
+    share = {layer.name: mean[layer.name] / total[layer.part].where(total[layer.part] != 0, 1) for layer in layers}
     return Profile(
         model="made-up", fingerprint="f", layers=layers, conditions=tuple(map(Condition.parse, conditions)),
-        scores=tuple(kinds), classes=("all",), counts=torch.full((len(conditions), 1), 10), sums=sums,
-        squares={n: x**2 / 10 for n, x in sums.items()},
-        norms={n: torch.arange(x.shape[1], 0, -1).double() for n, x in means.items()},
-        blocks={}, block_counts={},
+        scores=tuple(kinds), classes=("all",), counts=torch.full((len(conditions), 1), samples),
+        sums={n: x * samples for n, x in mean.items()}, squares={n: x**2 * samples for n, x in mean.items()},
+        share_sums={n: x * samples for n, x in share.items()},
+        share_squares={n: x**2 * samples for n, x in share.items()},
+        static={"weight": {n: torch.arange(x.shape[1], 0, -1).double() for n, x in means.items()}},
     )  # fmt: skip
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 
 from neuroglot.errors import UserError
 from neuroglot.neurons.inventory import inventory
 from neuroglot.neurons.profiling.importance import SCORES, profile
-from neuroglot.neurons.profiling.profile import merge
+from neuroglot.neurons.profiling.pieces import merge
 from neuroglot.pair import Condition
 
 DE, FR = "image_translation:en-de", "image_translation:en-fr"
@@ -19,8 +21,8 @@ def same(a, b, tolerance=1e-6):
     assert a.conditions == b.conditions
     assert torch.equal(a.counts, b.counts)
     for name in a.sums:
-        torch.testing.assert_close(a.sums[name], b.sums[name], rtol=tolerance, atol=1e-14)
-        torch.testing.assert_close(a.squares[name], b.squares[name], rtol=tolerance, atol=1e-20)
+        for kind, least in (("sums", 1e-14), ("squares", 1e-20), ("share_sums", 1e-12), ("share_squares", 1e-16)):
+            torch.testing.assert_close(getattr(a, kind)[name], getattr(b, kind)[name], rtol=tolerance, atol=least)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -149,7 +151,7 @@ def test_blocks_equal_brute_force(kit, llava):
     """Two complete blocks of two pairs, then an incomplete one and a contrast task between them."""
     layers = inventory(llava)
     pairs = {DE: kit.make_samples(4, seed=1), FR: kit.make_samples(4, seed=2)}
-    each = {c: kit.brute_force(llava, s, layers)["taylor_token"] for c, s in pairs.items()}
+    parts = {c: kit.shares(kit.brute_force(llava, s, layers)["taylor_token"], layers) for c, s in pairs.items()}
 
     def batch(condition, a, b, items):
         return kit.collate(pairs[condition][a:b]), condition, items
@@ -164,7 +166,7 @@ def test_blocks_equal_brute_force(kit, llava):
     assert list(found.blocks) == ["image_translation"]
     assert found.block_counts["image_translation"].tolist() == [3]
     for layer in layers:
-        mean = (each[DE][layer.name][:3] + each[FR][layer.name][:3]) / 2
+        mean = (parts[DE][layer.name][:3] + parts[FR][layer.name][:3]) / 2
         kit.assert_relatively_close(
             found.blocks["image_translation"][layer.name][0, 0], (mean**2).sum(0), what=layer.name
         )
@@ -182,7 +184,7 @@ def test_blocks_count_only_items_that_hold_the_token_class_in_every_pair(kit, ll
     batches = [(kit.collate(de), DE, ("x", "y")), (kit.collate(fr), FR, ("x", "y"))]
     found = profile(llava, batches, classes=("all", "image"))
     assert found.block_counts["image_translation"].tolist() == [2, 1]
-    each = [kit.brute_force(llava, s[:1], layers, "image")["taylor_token"] for s in (de, fr)]
+    each = [kit.shares(kit.brute_force(llava, s[:1], layers, "image")["taylor_token"], layers) for s in (de, fr)]
     for layer in layers:
         expected = ((each[0][layer.name] + each[1][layer.name]) / 2)[0] ** 2
         kit.assert_relatively_close(found.blocks["image_translation"][layer.name][0, 1], expected, what=layer.name)
@@ -208,8 +210,11 @@ def test_merge_is_the_profile_of_both(kit, llava):
         merge(both, profile(kit.make_llava(seed=1), b))
 
 
-def test_an_output_changed_in_place_keeps_its_activation(kit):
+@pytest.mark.parametrize("checkpointing", [None, False, True], ids=["off", "non-reentrant", "reentrant"])
+def test_an_output_changed_in_place_keeps_its_activation(kit, checkpointing):
     model = kit.make_llava()
+    if checkpointing is not None:
+        model.gradient_checkpointing_enable({"use_reentrant": checkpointing})
     batch = (kit.collate(kit.make_samples(3)), DE)
     expected = profile(model, [batch], SCORE_NAMES)
     for block in model.model.language_model.layers:
@@ -276,6 +281,20 @@ def test_dropout_is_off_and_no_weight_gradient_is_computed(kit):
         parameter.register_hook(lambda g: touched.append(1))
     same(profile(model, [batch]), profile(model, [batch]), tolerance=0)
     assert not touched
+
+
+def test_nothing_of_a_batch_is_left_behind_it(kit):
+    """The tower's last layer has no gradient here, so that no backward pass lets go of what its graph holds."""
+    model = kit.make_llava(-2)
+    held = []
+
+    def count(done):
+        gc.collect()
+        tensors = [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor)]
+        held.append(sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values()))
+
+    profile(model, [(kit.collate(kit.make_samples(3)), DE)] * 5, SCORE_NAMES, progress=count)
+    assert held[4] == held[3] == held[2]
 
 
 def test_parts_and_include(kit, llava):

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from neuroglot.errors import UserError
 from neuroglot.neurons.profiling.importance import profile
+from neuroglot.neurons.selecting.allocation import quotas, ranked
 from neuroglot.neurons.selecting.controls import CONTROLS
-from neuroglot.neurons.selecting.rows import dispersion, quotas, ranked
+from neuroglot.neurons.selecting.rows import dispersion
 from neuroglot.neurons.selecting.select import METHODS, select
 from neuroglot.selection import Selection
 
@@ -28,7 +29,9 @@ def random_profile(kit, seed=0, conditions=None, sizes=None, **extra):
     def draw():
         return {n: torch.rand(len(conditions), size, generator=g) + 0.01 for n, size in sizes.items()}
 
-    return kit.make_profile(draw(), conditions, PARTS, gradient=draw(), activation=draw(), **extra)
+    return kit.make_profile(
+        draw(), conditions, PARTS, gradient=draw(), activation=draw(), activation_probability=draw(), **extra
+    )
 
 
 def planted(kit, pairs=6, neurons=600, specific=60, seed=0):
@@ -407,7 +410,7 @@ def test_a_real_profile_goes_all_the_way(kit):
     model = kit.make_llava()
     samples = kit.make_samples(4)
     batches = [(kit.collate(samples[i : i + 2]), c) for i, c in enumerate(kit.conditions_of("de fr cs"))]
-    found = profile(model, batches, ("taylor_token", "gradient", "activation"))
+    found = profile(model, batches, ("taylor_token", "gradient", "activation", "activation_probability"))
     for method in METHODS:
         chosen = select(found, method, ranking="relevance")
         for module, _, index in chosen:

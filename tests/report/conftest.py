@@ -87,9 +87,8 @@ def make_profile(layers: tuple[Layer, ...], pairs: tuple[str, ...] = PAIRS, seed
         counts=torch.full((len(conditions), 1), 50),
         sums=sums,
         squares={name: value**2 / 25 for name, value in sums.items()},
-        norms={layer.name: torch.ones(layer.neurons, dtype=torch.float64) for layer in layers},
-        blocks={},
-        block_counts={},
+        share_sums={name: value * 0 for name, value in sums.items()},
+        share_squares={name: value * 0 for name, value in sums.items()},
     )
 
 

@@ -104,7 +104,9 @@ class PowerCutError(Exception):
     """Ends a run in the middle."""
 
 
-@pytest.mark.parametrize("method", ["neurons", pytest.param("lora", marks=pytest.mark.slow), "full"])
+@pytest.mark.parametrize(
+    "method", ["neurons", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lora", "full"))]
+)
 def test_a_resumed_run_ends_bit_identical(tmp_path: Path, method: str) -> None:
     """Three epochs, accumulation, dropout; cut in the middle of the second epoch, after a checkpoint."""
     chosen = options(steps=14, accumulation=2, save_steps=3, weight_decay=0.1)

@@ -106,6 +106,41 @@ def _llava_next() -> tuple[nn.Module, Inputs]:
     }
 
 
+def _llava_onevision() -> tuple[nn.Module, Inputs]:
+    config = hf.LlavaOnevisionConfig(
+        vision_config=_siglip(),
+        text_config=hf.Qwen2Config(**TEXT),
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        vision_feature_layer=-1,
+        image_grid_pinpoints=[[16, 32], [32, 32], [32, 16]],
+        tie_word_embeddings=False,
+    )
+    # (1 + 2) and (1 + 4) tiles of 4 x 4 tokens; the picture put together again has a newline token after each row
+    inputs = _text([16 + 2 * 16 + 4, 16 + 4 * 16 + 8])
+    sizes = torch.tensor([[16, 32], [32, 32]])
+    model = _roughen(hf.LlavaOnevisionForConditionalGeneration(config))
+    return model, {**inputs, "pixel_values": _pixels(2, 5, 3, 16, 16), "image_sizes": sizes}
+
+
+def _mistral3() -> tuple[nn.Module, Inputs]:
+    config = hf.Mistral3Config(
+        vision_config=hf.PixtralVisionConfig(**TOWER, image_size=32, patch_size=4, head_dim=16),
+        text_config=hf.MistralConfig(**TEXT, head_dim=8),
+        image_token_index=IMAGE,
+        vision_feature_layer=-1,
+        spatial_merge_size=2,
+        tie_word_embeddings=False,
+    )
+    # images of 16 x 16 and 16 x 32 pixels in one frame; four patches to a token
+    inputs = {
+        **_text([4, 8]),
+        "pixel_values": _pixels(2, 3, 16, 32),
+        "image_sizes": torch.tensor([[16, 16], [16, 32]]),
+    }
+    return _roughen(hf.Mistral3ForConditionalGeneration(config)), inputs
+
+
 def _packed(patches: int) -> Inputs:
     """Return Qwen's inputs: images of 4 x 4 and 4 x 8 patches on one axis, four patches to a token."""
     inputs = _text([4, 8], wrap=True)
@@ -146,6 +181,15 @@ def _qwen2_5_vl() -> tuple[nn.Module, Inputs]:
     )
     text = hf.Qwen2_5_VLTextConfig(**TEXT, rope_parameters=dict(MROPE))
     model = hf.Qwen2_5_VLForConditionalGeneration(_qwen(hf.Qwen2_5_VLConfig, vision, text))
+    return _roughen(model), _packed(3 * 2 * 4 * 4)
+
+
+def _qwen2_vl() -> tuple[nn.Module, Inputs]:
+    vision = hf.models.qwen2_vl.configuration_qwen2_vl.Qwen2VLVisionConfig(
+        depth=LAYERS, embed_dim=WIDTH, hidden_size=WIDTH, num_heads=2, mlp_ratio=2, patch_size=4
+    )
+    text = hf.Qwen2VLTextConfig(**TEXT, rope_parameters=dict(MROPE))
+    model = hf.Qwen2VLForConditionalGeneration(_qwen(hf.Qwen2VLConfig, vision, text))
     return _roughen(model), _packed(3 * 2 * 4 * 4)
 
 
@@ -242,11 +286,14 @@ def _gemma3() -> tuple[nn.Module, Inputs]:
 _BUILDERS: dict[str, Callable[[], tuple[nn.Module, Inputs]]] = {
     "llava": _llava,
     "llava_next": _llava_next,
+    "llava_onevision": _llava_onevision,
+    "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen3_vl": _qwen3_vl,
     "internvl": _internvl,
     "smolvlm": _smolvlm,
     "idefics3": _idefics3,
+    "mistral3": _mistral3,
     "paligemma": _paligemma,
     "gemma3": _gemma3,
 }
@@ -267,7 +314,7 @@ def selection(
         pairs: the pairs of the selection.
         share: of a layer's neurons, over all groups; at least one neuron a group where the layer has that many.
         seed: of the draw.
-        bare: also take Gemma3's projection, a parameter [in, out] that no Linear holds.
+        bare: also take Gemma3's projection, a parameter [in, out] that no Linear holds and LoRA cannot express.
     """
     g = torch.Generator().manual_seed(seed)
     groups = [frozenset(pairs), *(frozenset({pair}) for pair in pairs)]
@@ -278,11 +325,6 @@ def selection(
         parts = {group: order[i * count : (i + 1) * count].sort().values for i, group in enumerate(groups)}
         return {group: index for group, index in parts.items() if len(index)}
 
-    projection = getattr(getattr(model.model, "multi_modal_projector", None), "mm_input_projection_weight", None)
-    # the inventory refuses a part that has no Linear
-    parts = ("vision", "connector", "language") if projection is None else ("vision", "language")
-    rows = {layer.name: draw(layer.neurons) for layer in inventory(model, parts)}
-    axes: dict[str, int] = {}
-    if bare and projection is not None:
-        rows[BARE], axes[BARE] = draw(projection.shape[1]), 1
-    return Selection(tuple(pairs), rows, **({"axes": axes} if axes else {}))
+    layers = [layer for layer in inventory(model) if bare or not layer.axis]
+    rows = {layer.name: draw(layer.neurons) for layer in layers}
+    return Selection(tuple(pairs), rows, axes={layer.name: 1 for layer in layers if layer.axis})

@@ -15,8 +15,8 @@ from neuroglot.artefact import ADAPTER, seal, unseal
 from neuroglot.errors import UserError
 from neuroglot.selection import Selection
 from neuroglot.tuner import NeuroglotConfig, active_pair, selection_of
-from neuroglot.tuner.adapter import Adapter
-from neuroglot.tuner.grow import drop_pairs, grow, keep_pairs, without_held
+from neuroglot.tuner.formats.adapter import Adapter
+from neuroglot.tuner.formats.grow import drop_pairs, grow, keep_pairs, without_held
 
 OLD = ("en-de", "en-fr")
 BOTH, CS = frozenset(OLD), frozenset({"en-cs"})

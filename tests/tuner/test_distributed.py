@@ -8,13 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import family_ranks
 import pytest
 import torch
+from families import FAMILIES
+from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_llava import GROUPS, PAIRS, group_of, tiny_llava
 from worker import ALIKE, ITEMS, MIXED, WORLD, Record, fit, state, tuned
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::FutureWarning")]
 
 HERE = Path(__file__).parent
 OPTIMIZERS = ("adamw", "momentum")
@@ -105,8 +108,6 @@ def test_fsdp2_saves_the_adapter_of_one_process(out: Path, tmp_path: Path) -> No
     assert (out / "adapter_adamw" / "adapter_config.json").read_text() == (
         tmp_path / "adapter_config.json"
     ).read_text()
-    from peft import PeftModel
-
     again = PeftModel.from_pretrained(tiny_llava(bias=True), out / "adapter_adamw")
     assert all(torch.equal(value["value"], last[key]["value"]) for key, value in state(again).items())
 
@@ -141,3 +142,76 @@ def test_the_trainer_gives_all_ranks_one_pair(out: Path) -> None:
         moved += touched
         assert torch.equal(value["value"], first["before"][name]["value"]) is not touched, name
     assert moved
+
+
+# --- every family
+
+
+def both(out: Path, family: str, scenario: str) -> list[dict[str, Any]]:
+    """Return what the two ranks left of a family's scenario."""
+    found = load(out, f"{family}-{scenario}")
+    assert not [one["failed"] for one in found if "failed" in one]
+    return found
+
+
+def as_alone(found: list[dict[str, Any]], alone: family_ranks.Fit, schedule: Any) -> None:
+    """Check two ranks against one process on the same samples, and that groups without a pair in a step kept still."""
+    for rank, own in enumerate(family_ranks.Fit(**one["fit"]) for one in found):
+        losses = [[step[rank]] for step in alone.losses]
+        torch.testing.assert_close(torch.tensor(own.losses), torch.tensor(losses), rtol=1e-5, atol=1e-6)
+        for step, pairs in enumerate(schedule):
+            old, new = own.values[step], own.values[step + 1]
+            for name, grad in own.grads[step].items():
+                if not group_of(name) & set(pairs):
+                    assert grad is None, (step, name)
+                    assert torch.equal(new[name], old[name]), (step, name)
+                    was = own.state[step - 1][name] if step else {}
+                    assert was.keys() == own.state[step][name].keys(), (step, name)
+                    assert all(torch.equal(value, was[key]) for key, value in own.state[step][name].items())
+                    continue
+                assert not torch.equal(new[name], old[name]), (step, name)
+                torch.testing.assert_close(grad, alone.grads[step][name], rtol=1e-4, atol=1e-6)
+                torch.testing.assert_close(new[name], alone.values[step + 1][name], rtol=1e-4, atol=1e-5)
+    idle = [name for name, grad in alone.grads[1].items() if grad is None]
+    assert idle, "no group was to stay as it was"
+    assert all(alone.state[1][name] for name in idle), "momentum was to tempt it"
+
+
+def loads(family: str, folder: Path, last: dict[str, torch.Tensor]) -> None:
+    """Check that an adapter that one of two ranks saved holds what they trained, to the bit, on a model of its own."""
+    model, inputs = family_ranks.base(family)
+    with torch.no_grad():
+        plain = model(**family_ranks.doubled(inputs)).logits
+        again = PeftModel.from_pretrained(model, folder).eval()
+        changed = again(**family_ranks.doubled(inputs)).logits
+    found = {name: value["value"] for name, value in state(again).items()}
+    assert found.keys() == last.keys()
+    assert all(torch.equal(value, last[name]) for name, value in found.items())
+    assert (changed - plain).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ddp_of_every_family(out: Path, family: str) -> None:
+    found = both(out, family, "ddp")
+    model, inputs = family_ranks.tuned(family)
+    as_alone(found, family_ranks.fit(model, model, inputs, family_ranks.MIXED), family_ranks.MIXED)
+    for one in found:
+        assert one["moved"] == [], "the base moved"
+        assert "additive" not in one["modes"]
+    first, second = (one["fit"]["values"][-1] for one in found)
+    assert all(torch.equal(value, second[name]) for name, value in first.items()), "the ranks part"
+    loads(family, out / f"{family}-ddp", first)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fsdp2_of_every_family(out: Path, family: str) -> None:
+    found = both(out, family, "fsdp")
+    model, inputs = family_ranks.tuned(family)
+    as_alone(found, family_ranks.fit(model, model, inputs, family_ranks.ALIKE), family_ranks.ALIKE)
+    for rank, one in enumerate(found):
+        assert one["modes"].endswith("layers additive (its weight is sharded)")
+        assert one["shards"] > 0
+        assert one["moved"] == [], "the base moved"
+        pair = family_ranks.MIXED[0][rank]
+        assert f"rank {rank} trains {pair}, another rank another pair" in one["refused"]
+    loads(family, out / f"{family}-fsdp", found[0]["fit"]["values"][-1])

@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from neuroglot.errors import UserError
 from neuroglot.selection import Selection
 from neuroglot.tuner import NeuroglotConfig, active_pair, modes, park
-from neuroglot.tuner.engine import unit_gradients
+from neuroglot.tuner.engines.sliced import unit_gradients
 
 ONE = ("en-de",)
 OWN = frozenset(ONE)
@@ -88,7 +88,7 @@ class DenseReference:
         return losses
 
 
-@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("bias", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_sliced_additive_and_a_dense_reference_give_the_same_losses(bias: bool) -> None:
     selection = tiny_selection()
     reference = DenseReference(tiny_llava(bias).double(), selection, lr=3e-3)

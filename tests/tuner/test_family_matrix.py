@@ -17,9 +17,6 @@ from torch import Tensor, nn
 from neuroglot.models.families import PARTS, family_of
 from neuroglot.tuner import NeuroglotConfig, NeuroglotLinear, active_pair
 
-BARE = True
-"""Whether Gemma3's connector, a bare matrix, is trained as well: True once the tuner takes one."""
-
 DE, FR = "en-de", "en-fr"
 TRIO = ("llava", "qwen2_5_vl", "gemma3")
 """A plain one, one with packed vision inputs, one with a bare matrix: what is heavy runs fast on these alone."""
@@ -45,7 +42,7 @@ def base(family: str) -> nn.Module:
 
 
 def config(family: str, seed: int = 0) -> NeuroglotConfig:
-    return NeuroglotConfig.from_selection(selection(original(family)[0], seed=seed, bare=BARE))
+    return NeuroglotConfig.from_selection(selection(original(family)[0], seed=seed, bare=True))
 
 
 def fill(model: nn.Module, adapter: str = "default", seed: int = 1) -> nn.Module:
@@ -105,11 +102,6 @@ def part_of(model: nn.Module, name: str) -> str | None:
     return family_of(model.get_base_model()).part_of(module)
 
 
-def expected_parts(family: str) -> set[str]:
-    # Gemma3's connector holds no Linear, only the bare matrix
-    return set(PARTS) - ({"connector"} if family == "gemma3" and not BARE else set())
-
-
 # --- training
 
 
@@ -120,7 +112,7 @@ def test_every_part_learns_and_only_the_active_pairs_groups_move(family: str) ->
     assert far(logits(model, inputs), base_logits)
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert set(trainable) == set(deltas(model))
-    assert {part_of(model, name) for name in trainable} == expected_parts(family)
+    assert {part_of(model, name) for name in trainable} == set(PARTS)
 
     optimiser = torch.optim.AdamW(trainable.values(), lr=0.05, weight_decay=0.1)
     for pair in (FR, DE):  # the first step leaves momentum behind, which the second must not use

@@ -1,5 +1,7 @@
 """Run by torchrun on two processes: each scenario trains the tiny Llava and leaves what it came to in a folder.
 
+What is asked of every family of models is in `family_ranks.py`, and runs last, in the same two processes.
+
 The scenarios are functions of (rank, wrap), so that the test runs the same schedule in one process to compare with.
 """
 
@@ -11,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import family_ranks
 import torch
 import torch.distributed as dist
 from peft import PeftModel, get_peft_model
@@ -233,6 +236,7 @@ def main(out: Path) -> None:
     }.items():
         torch.save(function(), out / f"{name}-{rank}.pt")
         dist.barrier()
+    family_ranks.run(rank, out)
     dist.destroy_process_group()
 
 

@@ -18,7 +18,7 @@ from neuroglot.cli.app import app
 from neuroglot.errors import UserError
 
 # isort: off
-from neuroglot.cli import work, look, leave  # noqa: F401  (they put their verbs into the help in this order)
+from neuroglot.cli import work, profiles, look, diff, inspect, evidence, leave  # noqa: F401  (in the order of the help)
 # isort: on
 
 INTERRUPTED, TERMINATED = 130, 143

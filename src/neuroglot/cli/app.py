@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -93,3 +93,35 @@ def show_run(folder: Path, as_json: bool) -> None:
         print(json.dumps(facts(folder), indent=1, ensure_ascii=False))
     else:
         show_tables(folder, wide(Console()))
+
+
+def show_facts(facts: Mapping[str, Any], as_json: bool) -> None:
+    """Print values as lines and mappings as tables; of a mapping of mappings, each is a row."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if as_json:
+        print(json.dumps(facts, indent=1, ensure_ascii=False))
+        return
+    console = wide(Console())
+
+    def cell(value: Any) -> str:
+        if isinstance(value, list):
+            return ", ".join(map(str, value))
+        if isinstance(value, float):
+            return f"{value:.3f}"
+        return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+    for name, value in facts.items():
+        title = name.replace("_", " ")
+        if not isinstance(value, Mapping):
+            console.print(f"{title}: {cell(value)}", highlight=False, markup=False)
+            continue
+        rows = value if all(isinstance(row, Mapping) for row in value.values()) else {"": value}
+        columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+        if not columns:
+            continue
+        table = Table(title, *(column.replace("_", " ") for column in columns))
+        for label, row in rows.items():
+            table.add_row(str(label), *(cell(row.get(column)) for column in columns))
+        console.print(table)

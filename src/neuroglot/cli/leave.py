@@ -10,7 +10,7 @@ import typer
 from neuroglot.cli.app import Trust, app
 
 Place = Annotated[Path, typer.Argument(help="A run's folder, or an adapter's.")]
-Out = Annotated[Path, typer.Argument(help="The folder to write; it must not hold anything yet.")]
+Out = Annotated[Path, typer.Argument(help="What to write; it must not be there yet.")]
 Base = Annotated[str | None, typer.Option("--base", help="The base model, if it is not where the adapter says.")]
 
 
@@ -33,14 +33,17 @@ def merge(
 def export(
     adapter: Place,
     out: Out,
-    form: Annotated[str, typer.Option("--format", help="`lora`: for PEFT without neuroglot.")] = "lora",
+    form: Annotated[
+        str,
+        typer.Option("--format", help="`lora`: for PEFT without neuroglot; `rows`: what is trained, as YAML or JSON."),
+    ] = "lora",
     base: Base = None,
     biases: Annotated[
         str, typer.Option("--biases", help="`everywhere`: also beside layers without one; PEFT cannot merge that.")
     ] = "strict",
     trust_remote_code: Trust = False,
 ) -> None:
-    """Write an adapter for programs that do not know neuroglot."""
+    """Write an adapter, or the rows that it trains, for programs that do not know neuroglot."""
     from neuroglot.leave import export as write
 
     write(adapter, out, form, base, trust_remote_code, biases)

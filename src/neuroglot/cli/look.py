@@ -8,13 +8,21 @@ from typing import Annotated
 
 import typer
 
-from neuroglot.cli.app import Json, Trust, app, show_run
+from neuroglot.cli.app import Json, Trust, app, show_facts, show_run
 
 
 @app.command()
-def show(run: Annotated[Path, typer.Argument(help="A run's folder.")], as_json: Json = False) -> None:
-    """Show what a run trained, and what came of it."""
-    show_run(run, as_json)
+def show(
+    place: Annotated[Path, typer.Argument(help="A run's folder, or a selection's or a profile's file.")],
+    as_json: Json = False,
+) -> None:
+    """Show what a run trained and what came of it, or what a selection or a profile holds."""
+    if not place.is_file():
+        show_run(place, as_json)
+        return
+    from neuroglot.neurons.summary import summary
+
+    show_facts(summary(place), as_json)
 
 
 @app.command()

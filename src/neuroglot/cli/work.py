@@ -58,6 +58,7 @@ for _name, _does in {
     "profile": "Measure what every neuron does for every pair",
     "probe": "Tune briefly, to see which layers it moves",
     "select": "Choose the neurons",
+    "align": "Let low-rank neurons start along the gradient",
     "train": "Train them, or a competitor",
     "evaluate": "Score the base, the cascade and the trained model",
     "report": "Make the page",
@@ -76,6 +77,9 @@ def compare(
     seeds: Annotated[int, typer.Option("--seeds", help="Trainings per contender.")] = 6,
     sweep: Annotated[str, typer.Option("--sweep", help="`lr`: choose the learning rate on dev; or `none`.")] = "lr",
     rates: Annotated[str, typer.Option("--rates", help="Learning rates to sweep; searched for by default.")] = "",
+    retain: Annotated[
+        float | None, typer.Option("--retain", help="Most loss on dev of what should be kept at a chosen rate.")
+    ] = None,
     jobs: Annotated[int, typer.Option("--jobs", help="Cells at a time.")] = 1,
     runs: Runs = Path("runs"),
     scale: Scale = "full",
@@ -96,7 +100,9 @@ def compare(
 
     with bars() as (track, say):
         names, swept = [name.strip() for name in methods.split(",") if name.strip()], sweep == "lr"
-        found = run_comparison(loaded, runs, names, shares, seeds, swept, tried, jobs, trust_remote_code, track, say)
+        found = run_comparison(
+            loaded, runs, names, shares, seeds, swept, tried, jobs, retain, trust_remote_code, track, say
+        )
     if as_json:
         print(json.dumps(found, indent=1, ensure_ascii=False))
     else:

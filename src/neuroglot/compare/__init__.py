@@ -22,6 +22,7 @@ def compare(
     sweep: bool = True,
     rates: Sequence[float] = (),
     jobs: int = 1,
+    retain: float | None = None,
     trust_remote_code: bool = False,
     track: Track = lambda label, total: lambda done: None,
     say: Callable[[str], None] = lambda text: None,
@@ -37,6 +38,7 @@ def compare(
         sweep: choose the learning rate per contender on dev; otherwise the recipe's, or the method's default.
         rates: to sweep; none to search from each method's own.
         jobs: cells at a time.
+        retain: most nats per character on what should be kept, on dev, at which a rate may be chosen.
         trust_remote_code: let code that comes with the model run.
         track: makes progress bars.
         say: prints a line.
@@ -52,7 +54,7 @@ def compare(
     from neuroglot.compare.runner import make_grid, run_grid
     from neuroglot.compare.table import markdown
 
-    grid = make_grid(recipe, methods, budgets, seeds, sweep, rates)
+    grid = make_grid(recipe, methods, budgets, seeds, sweep, rates, retain)
     outcomes = run_grid(grid, runs, jobs, track, say, trust_remote_code)
     folder = runs / recipe.name
     found = summarise(grid, folder, outcomes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def cell_stages(system: str, examined: bool) -> Callable[[Recipe], list[Stage]]:
     def table(recipe: Recipe) -> list[Stage]:
         whole = {stage.name: stage for stage in stages(recipe)}
         tested, reads = whole["evaluate"].fields, whole["evaluate"].reads
-        made = [whole[name] for name in ("profile", "probe", "select", "train") if name in whole]
+        made = [whole[name] for name in ("profile", "probe", "select", "align", "train") if name in whole]
         if system in YARDSTICKS:
             made, reads = [], ()
         fields = tuple(field for field in tested if field not in ("method", "report"))
@@ -90,8 +90,7 @@ def _system(context: Context, system: str) -> Any:
     from neuroglot.systems import Cascade
 
     if system not in YARDSTICKS:
-        model = context.recipe.model
-        tuned = load_trained(model.path, model.dtype, context.folder, context.trust_remote_code)
+        tuned = load_trained(context.recipe.model, context.folder, context.trust_remote_code)
         return context.system(tuned, system)
     base = context.system(context.model(), "base")
     return Cascade(base, base) if system == "cascade" else base
@@ -127,3 +126,9 @@ def read_losses(folder: Path) -> dict[str, float | None]:
     """Read what `develop` wrote."""
     losses: dict[str, float | None] = read_json(folder / "dev.json", LOSSES)["nll"]
     return losses
+
+
+def mean_of(losses: Mapping[str, float | None], task: str) -> float | None:
+    """Return the mean loss over the tasks that should be kept; None without any, or where one diverged."""
+    kept = [loss for split, loss in losses.items() if split != task]
+    return None if not kept or None in kept else sum(kept) / len(kept)  # type: ignore[arg-type]

@@ -17,6 +17,8 @@ from neuroglot.recipe import CONTROLS, METHODS, NEURON_METHODS, PRESETS, Recipe,
 
 YARDSTICKS = ("base", "cascade")
 KNOWN = (*YARDSTICKS, *METHODS)
+DEFAULT_BUDGET = 0.4
+"""Of `mnaft`, where a recipe says nothing."""
 MOST_RATES = 6
 """Tried for one contender; a best rate that is still at the edge then is marked."""
 
@@ -93,7 +95,17 @@ def recipe_of(cell: Cell, recipe: Recipe, widths: Sequence[tuple[int, int]]) -> 
         tree["method"] = contender.method
         tree["train"] |= {"seed": cell.seed, "lr": cell.rate}
     if contender.method in NEURON_METHODS:
-        tree["select"] |= {"budget": contender.budget, "seed": cell.seed}
+        tree["select"]["seed"] = cell.seed
+        if recipe.train.parameters is None:
+            tree["select"]["budget"] = contender.budget
+        else:  # to the parameter what LoRA trains at the budget; the recipe says among which rows
+            tree["train"]["parameters"] = lora_share(contender.budget or 0, widths)
+        if recipe.aligned and contender.method in CONTROLS:  # a control does not look at the gradient for its rows
+            given = recipe.select.budget or DEFAULT_BUDGET
+            by_part = given if isinstance(given, dict) else {"": given}
+            shares = {str(part): recipe.train.rows * share for part, share in by_part.items()}
+            tree["select"]["budget"] = shares if isinstance(given, dict) else shares[""]
+            tree["train"]["rows"] = 1.0
     like = contender.method
     if contender.method in CONTROLS:
         like = recipe.select.like or (recipe.method if recipe.method in PRESETS else "mnaft")
@@ -115,6 +127,16 @@ def equal_rank(budget: float, widths: Sequence[tuple[int, int]]) -> int:
     return max(1, round(rows / sum(inputs + outputs for inputs, outputs in widths)))
 
 
+def lora_share(budget: float, widths: Sequence[tuple[int, int]]) -> float:
+    """Return LoRA's parameters at the rank of a budget as a share of all layers' weights.
+
+    >>> lora_share(0.5, [(64, 64), (64, 64)])
+    0.5
+    """
+    trained = equal_rank(budget, widths) * sum(inputs + outputs for inputs, outputs in widths)
+    return min(1.0, trained / sum(inputs * outputs for inputs, outputs in widths))
+
+
 def rate(step: int) -> float:
     """Return a learning rate of the ladder ..., 1e-3, 3e-3, 1e-2, 3e-2, ...; step 0 is 1e-3.
 
@@ -124,11 +146,11 @@ def rate(step: int) -> float:
     return float(f"{(3 if step % 2 else 1)}e{step // 2 - 3}")
 
 
-def first_steps(contender: Contender) -> list[int]:
+def first_steps(contender: Contender, low_rank: bool = False) -> list[int]:
     """Return the steps of the ladder to begin with: few parameters want high rates."""
     if contender.method == "full":
         middle = -1
-    elif contender.method == "lora":
+    elif contender.method == "lora" or low_rank:
         middle = 1
     else:
         middle = 0 if (contender.budget or 1) > 0.2 else 1 if (contender.budget or 1) > 0.03 else 2

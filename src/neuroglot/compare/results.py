@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from neuroglot.artefact import TRAINING, read_json
-from neuroglot.compare.cells import read_losses
+from neuroglot.compare.cells import mean_of, read_losses
 from neuroglot.compare.grid import Contender
 from neuroglot.compare.runner import Grid, Outcome, cell_folder
 from neuroglot.evaluation.resample import Array, Draws, Row, resample
@@ -86,6 +86,7 @@ def summarise(grid: Grid, folder: Path, outcomes: Sequence[Outcome], draws: int 
     return {
         "task": task,
         "seeds": grid.seeds,
+        "retain": grid.retain,
         "draws": draws,
         "kept": list(figures.get("retention", ("", ()))[1]),
         "contenders": entries,
@@ -99,12 +100,6 @@ def summarise(grid: Grid, folder: Path, outcomes: Sequence[Outcome], draws: int 
 def _rows(folder: Path) -> list[dict[str, Any]]:
     with (folder / "hypotheses.jsonl").open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]
-
-
-def mean_of(losses: Mapping[str, float | None], task: str) -> float | None:
-    """Return the mean loss over the tasks that should be kept; None without any, or where one diverged."""
-    kept = [loss for split, loss in losses.items() if split != task]
-    return None if not kept or None in kept else sum(kept) / len(kept)  # type: ignore[arg-type]
 
 
 def interval(draws: Array) -> dict[str, float]:
@@ -123,13 +118,13 @@ def _cost(folders: Sequence[Path]) -> dict[str, float] | None:
 
 
 def compare_all(values: Mapping[Contender, Mapping[str, Array]], seeds: int) -> list[dict[str, Any]]:
-    """Return every contender's difference to the chance control of its budget and to `full`, corrected per figure."""
+    """Return every contender's difference to chance and LoRA of its budget and to `full`, corrected per figure."""
     found: list[dict[str, Any]] = []
     chance = chance_of(values)
     for contender, own in values.items():
         if not contender.trained:
             continue
-        for other in (Contender(chance, contender.budget), Contender("full")):
+        for other in (Contender(chance, contender.budget), Contender("lora", contender.budget), Contender("full")):
             if other == contender or other not in values:
                 continue
             for name, draws in own.items():

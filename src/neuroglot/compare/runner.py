@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuroglot.compare.cells import read_losses
+from neuroglot.compare.cells import mean_of, read_losses
 from neuroglot.compare.grid import Cell, Contender, contenders, first_steps, next_steps, rate, recipe_of
 from neuroglot.compare.workers import Task, drain
 from neuroglot.errors import UserError
@@ -36,6 +36,8 @@ class Grid:
         seeds: how many, from 0.
         rates: the learning rates of every sweep; none to search from each method's own.
         sweep: whether the rate is swept; otherwise it is the recipe's, or the method's default.
+        retain: the most that what should be kept may cost on dev, nats per character, at a rate that is chosen; None
+            for any.
     """
 
     recipe: Recipe
@@ -43,6 +45,7 @@ class Grid:
     seeds: int
     rates: tuple[float, ...] = ()
     sweep: bool = True
+    retain: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,13 @@ class Outcome:
 
 
 def make_grid(
-    recipe: Recipe, methods: Sequence[str], budgets: Sequence[float], seeds: int, sweep: bool, rates: Sequence[float]
+    recipe: Recipe,
+    methods: Sequence[str],
+    budgets: Sequence[float],
+    seeds: int,
+    sweep: bool,
+    rates: Sequence[float],
+    retain: float | None = None,
 ) -> Grid:
     """Check a grid.
 
@@ -76,7 +85,12 @@ def make_grid(
         raise UserError("--rates are given, but --sweep is none; leave one of them out")
     if sweep and not recipe.data.dev:
         raise UserError("data.dev is 0, but the learning rate is chosen on dev; set data.dev, or --sweep none")
-    return Grid(recipe, tuple(contenders(methods, budgets)), seeds, tuple(sorted(set(rates))), sweep)
+    if retain is not None and (not retain > 0 or not sweep or not recipe.data.retention):
+        raise UserError(
+            f"--retain is the most nats per character that what should be kept may cost on dev, got {retain:g}; "
+            "expected a number above 0, a sweep, and data.retention above 0"
+        )
+    return Grid(recipe, tuple(contenders(methods, budgets)), seeds, tuple(sorted(set(rates))), sweep, retain)
 
 
 def run_grid(
@@ -120,7 +134,7 @@ def _widths(recipe: Recipe, trust: bool) -> list[tuple[int, int]]:
     from neuroglot.models.load import load_skeleton
     from neuroglot.neurons import inventory
 
-    layers = inventory(load_skeleton(recipe.model.path, trust))
+    layers = inventory(load_skeleton(recipe.model.path, trust, recipe.model.parts))
     return [(layer.inputs + layer.bias, layer.neurons) for layer in layers]
 
 
@@ -195,7 +209,7 @@ class _Sweeps:
                 own = recipe_of(Cell(contender, self.grid.recipe.train.lr, 0), self.grid.recipe, self.widths)
                 self.wanted[contender] = [own.learning_rate]
             else:
-                self.wanted[contender] = list(self.grid.rates) or [rate(step) for step in first_steps(contender)]
+                self.wanted[contender] = list(self.grid.rates) or [rate(step) for step in self._first(contender)]
             tasks += [self._task(Cell(contender, lr, 0), False) for lr in self.wanted[contender]]
         drain(tasks, self.folder, jobs, trust, self._follow)
         found = []
@@ -227,20 +241,32 @@ class _Sweeps:
         if more:
             self.wanted[contender] += more
             return [self._task(Cell(contender, lr, 0), False) for lr in more]
-        best = min(tried, key=lambda lr: (_loss(tried[lr], self.grid.recipe.task), lr))
+        # where no rate retains enough, the one that retains most
+        best = min(tried, key=lambda lr: (self._loss(tried[lr]), _kept(tried[lr], self.grid.recipe.task), lr))
         self.chosen[contender] = best
         return [self._task(Cell(contender, best, seed), True) for seed in range(self.grid.seeds)]
+
+    def _first(self, contender: Contender) -> list[int]:
+        own = recipe_of(Cell(contender, 1e-3, 0), self.grid.recipe, self.widths)
+        return first_steps(contender, own.aligned)
 
     def _further(self, contender: Contender) -> list[float]:
         if self.grid.rates or not self.grid.sweep:
             return []
-        steps = {round(2 * math.log10(lr * 1e3)): _loss(x, self.grid.recipe.task)
-                 for lr, x in self.tried[contender].items()}  # fmt: skip
+        steps = {round(2 * math.log10(lr * 1e3)): self._loss(x) for lr, x in self.tried[contender].items()}
         return [rate(step) for step in next_steps(steps)]
 
+    def _loss(self, losses: dict[str, float | None]) -> float:
+        """Return what a rate is chosen by: the task's loss, infinite where too little is retained."""
+        task, retain = self.grid.recipe.task, self.grid.retain
+        found = losses[task]
+        spent = retain is not None and _kept(losses, task) > retain
+        return math.inf if found is None or spent else found
 
-def _loss(losses: dict[str, float | None], task: str) -> float:
-    found = losses[task]
+
+def _kept(losses: dict[str, float | None], task: str) -> float:
+    """Return the mean loss on what should be kept."""
+    found = mean_of(losses, task)
     return math.inf if found is None else found
 
 

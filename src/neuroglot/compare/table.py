@@ -54,6 +54,27 @@ def won(comparison: Mapping[str, Any]) -> list[list[str]]:
             *([system, *(counts.get((system, name), "") for name in names)] for system in systems)]  # fmt: skip
 
 
+def against_lora(comparison: Mapping[str, Any]) -> list[list[str]]:
+    """Return each contender's difference to LoRA of its budget, header first; only the header where there is none."""
+    found = {(c["of"], c["figure"]): c for c in comparison["comparisons"] if _of_lora(c)}
+    names = [n for n in LABELS if any(figure == n for _, figure in found)]
+
+    def cell(own: Mapping[str, Any] | None, name: str) -> str:
+        if own is None:
+            return ""
+        digits, difference = 3 if name in NLL else 1, own["difference"]
+        text = f"{difference['mean']:+.{digits}f} [{difference['low']:+.{digits}f}, {difference['high']:+.{digits}f}]"
+        return text + ({"better": "▲", "worse": "▼"}[own["survives"]] if own["survives"] else "")
+
+    systems = dict.fromkeys(of for of, _ in found)
+    return [["less lora", *(LABELS[name] for name in names)],
+            *([system, *(cell(found.get((system, name)), name) for name in names)] for system in systems)]  # fmt: skip
+
+
+def _of_lora(comparison: Mapping[str, Any]) -> bool:
+    return str(comparison["to"]).startswith("lora")
+
+
 def at_matched_quality(comparison: Mapping[str, Any]) -> list[list[str]]:
     """Return the loss on what should be kept at equal loss on the task, header first; a row per budget."""
     rows = []
@@ -76,7 +97,7 @@ def _figure(entry: Mapping[str, Any], name: str, comparisons: Sequence[Mapping[s
     marks = "".join(
         MARKS["full" if c["to"] == "full" else "chance", c["survives"]]
         for c in comparisons
-        if c["of"] == entry["name"] and c["figure"] == name and c["survives"]
+        if c["of"] == entry["name"] and c["figure"] == name and c["survives"] and not _of_lora(c)
     )
     return f"{found['mean']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]{marks}"
 
@@ -84,7 +105,10 @@ def _figure(entry: Mapping[str, Any], name: str, comparisons: Sequence[Mapping[s
 def legend(comparison: Mapping[str, Any]) -> str:
     """Return what the marks mean."""
     kept = ", ".join(comparison["kept"]) or "nothing"
-    return LEGEND.format(seeds=comparison["seeds"], kept=kept, chance=_chance(comparison))
+    text = LEGEND.format(seeds=comparison["seeds"], kept=kept, chance=_chance(comparison))
+    if comparison.get("retain") is not None:
+        text += f" Rates were chosen among those that keep what should be kept at {comparison['retain']:g} nll on dev."
+    return text
 
 
 def _chance(comparison: Mapping[str, Any]) -> str:
@@ -95,6 +119,9 @@ def _chance(comparison: Mapping[str, Any]) -> str:
 def markdown(comparison: Mapping[str, Any]) -> str:
     """Return the whole comparison as Markdown."""
     parts = [_markdown(quality(comparison)), legend(comparison), _markdown(cost(comparison))]
+    if any(map(_of_lora, comparison["comparisons"])):
+        parts += ["Difference to LoRA with as many parameters; ▲ better, ▼ worse where it survives the correction:",
+                  _markdown(against_lora(comparison))]  # fmt: skip
     if comparison["wins"]:
         parts += [f"How many seeds a contender was ahead of `{_chance(comparison)}` of the same budget and seed:",
                   _markdown(won(comparison))]  # fmt: skip
@@ -114,6 +141,8 @@ def show(comparison: Mapping[str, Any], console: Console) -> None:
     from rich.table import Table
 
     titles = {"quality and retention on test": quality, "cost of training": cost}
+    if any(map(_of_lora, comparison["comparisons"])):
+        titles["difference to LoRA of as many parameters"] = against_lora
     if comparison["wins"]:
         titles[f"seeds ahead of {_chance(comparison)}"] = won
     if comparison["matched"]:

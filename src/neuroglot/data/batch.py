@@ -68,6 +68,14 @@ class Batcher:
         image = getattr(self.processor, "image_token", None)
         return (*special, *([str(image)] if image else []))
 
+    @cached_property
+    def _segments(self) -> bool:
+        """Whether token types tell the prompt, which sees all of itself, from the target, which does not (PaliGemma).
+
+        Such a processor makes labels out of them, and so has them among its outputs; Gemma3's token types mark images.
+        """
+        return "labels" in getattr(self.processor, "model_input_names", ())
+
     def _prompt_text(self, example: Example, paraphrase: int) -> str:
         asked = instruction(example, paraphrase)
         if shows_source(example.task):
@@ -89,13 +97,16 @@ class Batcher:
             self._check_text(example)
         texts = [self._prompt_text(e, p) for e, p in zip(examples, paraphrases, strict=True)]
         images = [[open_image(i) for i in e.images] for e in examples]
-        options: dict[str, Any] = {"images": images} if any(images) else {}
         # The chat template has written the special tokens already.
-        inputs = dict(
-            self.processor(
-                text=texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False, **options
-            )
-        )
+        options = {"return_tensors": "pt", "padding": True, "padding_side": "left", "add_special_tokens": False}
+        if any(images):
+            inputs = dict(self.processor(text=texts, images=images, **options))
+        elif self._segments:  # PaliGemma's processor takes nothing without an image
+            begun = [f"{self.tokenizer.bos_token}{text}\n" for text in texts]
+            inputs = dict(self.tokenizer(begun, return_token_type_ids=True, **options))
+        else:
+            inputs = dict(self.processor(text=texts, **options))
+        inputs.pop("labels", None)
         real = inputs["attention_mask"].bool()
         for example, turn, ids, mask in zip(examples, paraphrases, inputs["input_ids"], real, strict=True):
             self._check(example, ids[mask], f"{example.source or ''} {instruction(example, turn)}")
@@ -193,8 +204,8 @@ class Batcher:
             input_ids[b, : len(row)] = row
             labels[b, start : len(row)] = row[start:]
             attention[b, : len(row)] = 1
-        for key in [k for k in inputs if k.endswith("token_type_ids")]:  # Gemma, PaliGemma: one a token, 0 for text
-            types = torch.zeros((len(rows), length), dtype=torch.long)
+        for key in [k for k in inputs if k.endswith("token_type_ids")]:
+            types = torch.full((len(rows), length), int(self._segments))
             for b, (kinds, real) in enumerate(zip(inputs[key], mask, strict=True)):
                 types[b, : int(real.sum())] = kinds[real]
             inputs[key] = types

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import torch
 from torch import nn
 
-from neuroglot.errors import UserError
+from neuroglot.errors import UserError, nearest
 
 PARTS = ("vision", "connector", "language")
 
@@ -32,10 +34,12 @@ class Family:
         connector: module prefixes of what maps image features into the language model.
         language: module prefixes of the language model, its head included.
         image_token: the config attribute that holds the id of the image placeholder token; None if unknown.
-        vision_rows: how the vision part's activations map to samples. `even`: the first axis is images (or tiles) and
-            each stands for the same number of placeholder tokens, so that placeholders say whose it is; `tiles`: the
-            first axis is tiles, whose number per sample the batch must state (`images_per_sample`); `packed`: all
-            tokens of all images lie on one axis, which needs a function of the inputs that no row has yet.
+        vision_rows: how the vision part's rows map to samples. `even`: each image (or tile, or crop) stands for the
+            same number of placeholder tokens; `tiles`: images are cut into tiles and put together again, so that
+            their sizes say how many rows and tokens each has; `packed`: the patches of all images lie on one axis.
+        bare: parameters that act as a layer without being one, with the axis of their neurons: 1 is [inputs, neurons].
+            The output of the module that holds one must be that of the matrix.
+        guessed: whether the row comes from module names and not from the table.
     """
 
     model_type: str
@@ -44,6 +48,8 @@ class Family:
     language: tuple[str, ...] = ("language_model", "lm_head")
     image_token: str | None = "image_token_id"
     vision_rows: Literal["even", "tiles", "packed"] = "even"
+    bare: tuple[tuple[str, int], ...] = ()
+    guessed: bool = False
 
     def prefixes(self, part: str) -> tuple[str, ...]:
         """Return the module prefixes of a part."""
@@ -66,31 +72,84 @@ class Family:
 
 
 _TEXT_MODEL = ("text_model", "lm_head")
+_TOWER, _PROJECTOR = ("vision_tower",), ("multi_modal_projector",)
 
 _ROWS = (
-    Family("llava", ("vision_tower",), ("multi_modal_projector",)),
-    Family("llava_next", ("vision_tower",), ("multi_modal_projector",), vision_rows="tiles"),
+    Family("llava", _TOWER, _PROJECTOR),
+    Family("llava_next", _TOWER, _PROJECTOR, vision_rows="tiles"),
+    Family("llava_onevision", _TOWER, _PROJECTOR, vision_rows="tiles"),
+    Family("qwen2_vl", ("visual",), ("visual.merger",), vision_rows="packed"),
     Family("qwen2_5_vl", ("visual",), ("visual.merger",), vision_rows="packed"),
     Family("qwen3_vl", ("visual",), ("visual.merger", "visual.deepstack_merger_list"), vision_rows="packed"),
-    Family("internvl", ("vision_tower",), ("multi_modal_projector",)),
+    Family("internvl", _TOWER, _PROJECTOR),
     Family("idefics3", ("vision_model",), ("connector",), _TEXT_MODEL),
     Family("smolvlm", ("vision_model",), ("connector",), _TEXT_MODEL),
-    Family("paligemma", ("vision_tower",), ("multi_modal_projector",)),
-    Family("gemma3", ("vision_tower",), ("multi_modal_projector",)),
+    Family("paligemma", _TOWER, _PROJECTOR),
+    Family("gemma3", _TOWER, _PROJECTOR, bare=(("multi_modal_projector.mm_input_projection_weight", 1),)),
+    Family("mistral3", _TOWER, _PROJECTOR, vision_rows="packed"),
 )
 
 FAMILIES = {row.model_type: row for row in _ROWS}
 
 
 def family_of(model: nn.Module) -> Family:
-    """Return the family of a transformers model: its row, or a guess from the module names, which is logged.
+    """Return the family of a transformers model: what `set_parts` said, its row, or a guess, which is logged once.
 
     Raises:
         UserError: no row, and a part cannot be recognised by its name.
     """
-    config = getattr(model, "config", None)
-    model_type = getattr(config, "model_type", None) or type(model).__name__
-    return FAMILIES.get(model_type) or _guess(model, model_type)
+    said = getattr(model, "neuroglot_family", None)
+    if isinstance(said, Family):
+        return said
+    model_type = _type_of(model)
+    family = FAMILIES.get(model_type)
+    if family is None:
+        family = _guess(model, model_type, {})
+        _tell(family)
+    return family
+
+
+def set_parts(model: nn.Module, parts: Mapping[str, Sequence[str]]) -> Family:
+    """Say where the parts of a model are, where the table does not know or the guess is wrong.
+
+    Args:
+        model: a transformers model.
+        parts: part -> module prefixes, with or without a leading `model.`; parts left out stay as they were.
+
+    Raises:
+        UserError: an unknown part, a prefix that is no module with a layer in it, or one that is given to two parts.
+    """
+    names = {name.removeprefix("model.") for name in _linear_names(model)}
+    modules = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}
+    found: dict[str, tuple[str, ...]] = {}
+    for part, prefixes in parts.items():
+        if part not in PARTS:
+            raise UserError(f"model.parts names part {part!r}; {nearest(part, PARTS)}")
+        found[part] = tuple(prefix.removeprefix("model.") for prefix in prefixes)
+        for prefix in found[part]:
+            if prefix not in modules:
+                # the nearest of the names that are not blocks
+                near = nearest(prefix, [m for m in modules if m.count(".") < max(2, prefix.count(".") + 1)])
+                raise UserError(f"model.parts: {part} names {prefix!r}, where this model has no layer; {near}")
+            other = next((p for p in found if p != part and prefix in found[p]), None)
+            if other is not None:
+                raise UserError(f"model.parts: {prefix!r} is given to {other} and to {part}; expected one part each")
+    known = FAMILIES.get(_type_of(model)) or _guess(model, _type_of(model), found)
+    claimed = {prefix for prefixes in found.values() for prefix in prefixes}
+    for part in PARTS:
+        found.setdefault(part, tuple(prefix for prefix in known.prefixes(part) if prefix not in claimed))
+    vision, connector, language = (found[part] for part in PARTS)
+    family = replace(known, vision=vision, connector=connector, language=language, guessed=False)
+    model.neuroglot_family = family  # type: ignore[assignment]
+    return family
+
+
+def _type_of(model: nn.Module) -> str:
+    return getattr(getattr(model, "config", None), "model_type", None) or type(model).__name__
+
+
+def _linear_names(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
 
 
 # The order matters: `vision_projector` is a connector.
@@ -102,8 +161,9 @@ _NAMES = (
 _DEPTH = 3  # deeper names are blocks, where `projection` or `adapter` mean something else
 
 
-def _guess(model: nn.Module, model_type: str) -> Family:
-    names = {name.removeprefix("model.") for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+def _guess(model: nn.Module, model_type: str, given: Mapping[str, Sequence[str]]) -> Family:
+    """Return a family by the names of a model's modules; the parts in `given` need not be found."""
+    names = {name.removeprefix("model.") for name in _linear_names(model)}
     found: dict[str, list[str]] = {part: [] for part in PARTS}
     for name in sorted(names):
         components = name.split(".")
@@ -118,18 +178,35 @@ def _guess(model: nn.Module, model_type: str) -> Family:
             if prefix not in found[part]:
                 found[part].append(prefix)
     for part, prefixes in found.items():
-        if not prefixes:
+        if not prefixes and part not in given:
             tops = sorted({".".join(name.split(".")[:2]) for name in names})
             raise UserError(
                 f"model type {model_type!r} is not in the table of families and its {part} part cannot be recognised "
-                f"among {', '.join(tops[:8]) or 'no linear layers'}; expected one of {', '.join(FAMILIES)}; "
-                "add a row to neuroglot.models.families"
+                f"among {', '.join(tops[:8]) or 'no linear layers'}; expected one of {', '.join(FAMILIES)}; say where "
+                f"it is with model.parts={{{part}: [PREFIX]}} in the recipe, or with --{part} PREFIX of inspect"
             )
     config = getattr(model, "config", None)
     token = next((name for name in ("image_token_id", "image_token_index") if hasattr(config, name)), None)
-    _log.warning("model type %r is not in the table of families; guessed by name: %s", model_type, found)
+    tower = getattr(config, "vision_config", None)
+    # Whose tower names how many neighbours are merged gets patches and not images.
+    rows: Literal["even", "packed"] = "packed" if hasattr(tower, "spatial_merge_size") else "even"
     vision, connector, language = (tuple(found[part]) for part in PARTS)
-    return Family(model_type, vision, connector, language, token)
+    return Family(model_type, vision, connector, language, token, rows, guessed=True)
+
+
+def described(family: Family) -> str:
+    """Return in one line where a family's parts are."""
+    return ", ".join(f"{part} {' '.join(family.prefixes(part)) or 'nowhere'}" for part in PARTS)
+
+
+@lru_cache
+def _tell(family: Family) -> None:
+    _log.warning(
+        "model type %r is not in the table of families; guessed by name: %s; if that is wrong, say "
+        "model.parts={vision: [PREFIX], ...} in the recipe, or --vision PREFIX and so on to `neuroglot inspect`",
+        family.model_type,
+        described(family),
+    )
 
 
 def image_token_id(model: nn.Module, family: Family | None = None) -> int | None:

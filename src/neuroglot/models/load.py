@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from neuroglot.errors import UserError
 
 EMBEDDED = "embedded"
 IMAGE_TEXT = "an image-text-to-text model"
+
+Parts = Mapping[Any, Sequence[str]]
+"""Part -> module prefixes."""
 
 
 def embedded_folder() -> Path:
@@ -38,8 +42,14 @@ def resolve(model: str) -> str:
     return model
 
 
-def load_model(model: str, dtype: str = "float32", trust_remote_code: bool = False) -> Any:
+def load_model(model: str, dtype: str = "float32", trust_remote_code: bool = False, parts: Parts | None = None) -> Any:
     """Return an image-text-to-text model of transformers, in eval mode.
+
+    Args:
+        model: `embedded`, a folder, or a name on the hub.
+        dtype: of its weights.
+        trust_remote_code: let the model's own code run.
+        parts: part -> module prefixes, where the table of families does not say it; see `families.set_parts`.
 
     Raises:
         UserError: it cannot be loaded; the message says why.
@@ -52,10 +62,10 @@ def load_model(model: str, dtype: str = "float32", trust_remote_code: bool = Fal
     kind = dtype if dtype == "auto" else getattr(torch, dtype)
     # only safetensors: every other format of weights is a pickle
     options = {"dtype": kind, "trust_remote_code": trust_remote_code, "use_safetensors": True}
-    return _from_pretrained(AutoModelForImageTextToText, IMAGE_TEXT, model, **options).eval()
+    return _parted(_from_pretrained(AutoModelForImageTextToText, IMAGE_TEXT, model, **options).eval(), parts)
 
 
-def load_skeleton(model: str, trust_remote_code: bool = False) -> Any:
+def load_skeleton(model: str, trust_remote_code: bool = False, parts: Parts | None = None) -> Any:
     """Return the model as its configuration describes it, without weights.
 
     Raises:
@@ -66,7 +76,16 @@ def load_skeleton(model: str, trust_remote_code: bool = False) -> Any:
 
     config = _from_pretrained(AutoConfig, IMAGE_TEXT, model, trust_remote_code=trust_remote_code)
     with torch.device("meta"), _explained(model, IMAGE_TEXT):
-        return AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
+        skeleton = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
+    return _parted(skeleton, parts)
+
+
+def _parted(model: Any, parts: Parts | None) -> Any:
+    if parts:
+        from neuroglot.models.families import set_parts
+
+        set_parts(model, parts)
+    return model
 
 
 def load_processor(model: str, trust_remote_code: bool = False) -> Any:
@@ -111,6 +130,9 @@ def _explained(model: str, what: str) -> Iterator[None]:
             why = "it brings code of its own, which runs only if you say so; read it, then add --trust-remote-code"
         elif "Unrecognized configuration class" in text:
             why = "it is of another kind, such as a text model without a vision part; give a model that reads images"
+        elif missing := re.search(r"requires the (\w+) library|Package `(\w+)` is required", text):
+            package = (missing[1] or missing[2]).lower()
+            why = f"it needs the package {package}; pip install {package}"
         else:
             why = text.strip().splitlines()[0] if text.strip() else type(error).__name__
         raise UserError(f"{model} cannot be loaded as {what}: {why}") from None

@@ -8,6 +8,7 @@ from neuroglot.neurons.ffn import FeedForward, feed_forwards, ffn_selection
 from neuroglot.neurons.inventory import Layer, inventory
 from neuroglot.neurons.layers import activation_similarity, keep, mean_similarity, relevance
 from neuroglot.neurons.profiling.importance import profile
+from neuroglot.neurons.profiling.pieces import shard
 from neuroglot.neurons.profiling.profile import Profile
 from neuroglot.neurons.selecting.select import select
 
@@ -24,4 +25,5 @@ __all__ = [
     "profile",
     "relevance",
     "select",
+    "shard",
 ]

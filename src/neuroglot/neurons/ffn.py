@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
 
 from neuroglot.errors import UserError, nearest
 from neuroglot.models.families import PARTS, family_of
-from neuroglot.neurons.inventory import check_parts
+from neuroglot.neurons.inventory import Layer, check_parts
 from neuroglot.selection import Group, Selection
 
-DOWN = ("down_proj", "fc2", "linear_fc2", "c_proj", "w2", "dense_4h_to_h", "linear_2")
-"""What the matrix that writes is called."""
+DOWN = ("down_proj", "fc2", "linear_fc2", "c_proj", "w2", "dense_4h_to_h", "linear_2", "2")
+"""What the matrix that writes is called; "2" is the third of an `nn.Sequential` (Qwen's mergers)."""
 
 FUSED = ("gate_up_proj", "gate_up", "w12", "dense_h_to_4h_gated")
 """What a matrix is called that holds the gate rows and, below them, the up rows."""
@@ -47,6 +48,10 @@ class FeedForward:
         """Return a reading matrix's rows of some units: i, and of a fused matrix i + units as well."""
         fused = module.rpartition(".")[2] in FUSED
         return torch.cat([units, units + self.units]) if fused else units
+
+    def size(self, module: str) -> int:
+        """Return how many rows a reading matrix has, or columns the writing one."""
+        return int(self.rows(module, torch.arange(self.units)).numel())
 
 
 def feed_forwards(model: nn.Module, parts: Sequence[str] = PARTS) -> tuple[FeedForward, ...]:
@@ -78,6 +83,18 @@ def feed_forwards(model: nn.Module, parts: Sequence[str] = PARTS) -> tuple[FeedF
     return tuple(found)
 
 
+def ffn_layers(model: nn.Module, parts: Sequence[str] = PARTS) -> tuple[Layer, ...]:
+    """Return the feed-forward blocks of a model's parts as layers whose neurons are their units."""
+    found = []
+    for block in feed_forwards(model, parts):
+        reads = [cast(nn.Linear, model.get_submodule(name)) for name in block.reads]
+        writes = cast(nn.Linear, model.get_submodule(block.writes))
+        held = sum(x.in_features * x.out_features // block.units for x in reads) + writes.out_features
+        bias = any(x.bias is not None for x in reads)
+        found.append(Layer(block.name, block.part, block.units, held, bias, 0, block.reads, block.writes))
+    return tuple(found)
+
+
 def ffn_selection(
     model: nn.Module, pairs: Sequence[str], units: Mapping[str, Mapping[Group, torch.Tensor]]
 ) -> Selection:
@@ -92,6 +109,18 @@ def ffn_selection(
         UserError: the model has no such block, or the block no such unit.
     """
     blocks = {block.name: block for block in feed_forwards(model)}
+    rows, axes = spread(blocks, units)
+    return Selection(tuple(pairs), rows, {"neuron": "ffn"}, axes)
+
+
+def spread(
+    blocks: Mapping[str, FeedForward], units: Mapping[str, Mapping[Group, torch.Tensor]]
+) -> tuple[dict[str, dict[Group, torch.Tensor]], dict[str, int]]:
+    """Return the rows and columns of some units, matrix -> group -> indices, and the axes of those with columns.
+
+    Raises:
+        UserError: there is no such block, or the block has no such unit.
+    """
     rows: dict[str, dict[Group, torch.Tensor]] = {}
     axes = {}
     for name, groups in units.items():
@@ -106,4 +135,4 @@ def ffn_selection(
             rows[module] = {group: block.rows(module, index).sort().values for group, index in groups.items()}
         rows[block.writes] = {group: index.sort().values for group, index in groups.items()}
         axes[block.writes] = 1
-    return Selection(tuple(pairs), rows, {"neuron": "ffn"}, axes)
+    return rows, axes

@@ -6,13 +6,12 @@ import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from neuroglot.errors import UserError, nearest
-from neuroglot.models.families import PARTS, family_of
+from neuroglot.models.families import PARTS, Family, family_of
 
 _log = logging.getLogger(__name__)
 
@@ -56,8 +55,8 @@ def check_parts(parts: Iterable[str]) -> tuple[str, ...]:
 def inventory(model: nn.Module, parts: Sequence[str] = PARTS, include: Sequence[str] = ()) -> tuple[Layer, ...]:
     """Return the layers of the requested parts, in the order of the model's modules.
 
-    A layer is an `nn.Linear`. Left out are the patch embedding, which is a convolution; a family's bare matrix
-    parameters; what lies in a torch `MultiheadAttention`, which reads its weights without calling a layer; the LM
+    A layer is an `nn.Linear`, or a bare matrix that the family's row names. Left out are the patch embedding, which is
+    a convolution; what lies in a torch `MultiheadAttention`, which reads its weights without calling a layer; the LM
     head, unless `include` names it; and any matrix tied to an embedding. A matrix that two modules share counts once,
     under its first name.
 
@@ -97,14 +96,21 @@ def inventory(model: nn.Module, parts: Sequence[str] = PARTS, include: Sequence[
             )
 
     layers, seen = [], set(embedded)
-    for name, module in linears.items():
+    bare = dict(bare_matrices(model, family))
+    for name, module in model.named_modules():
         part = family.part_of(name)
-        if part is None:
-            _log.info("%s belongs to no part of family %s and is left out", name, family.model_type)
-        if part not in parts or id(module.weight) in seen or (module is head and name not in include):
-            continue
-        seen.add(id(module.weight))
-        layers.append(Layer(name, part, module.out_features, module.in_features, module.bias is not None))
+        if name in linears:
+            linear = linears[name]
+            if part is None:
+                _log.info("%s belongs to no part of family %s and is left out", name, family.model_type)
+            if part not in parts or id(linear.weight) in seen or (linear is head and name not in include):
+                continue
+            seen.add(id(linear.weight))
+            layers.append(Layer(name, part, linear.out_features, linear.in_features, linear.bias is not None))
+        for key, parameter in module.named_parameters(prefix=name, recurse=False):
+            if key in bare and part in parts:
+                axis = bare[key]
+                layers.append(Layer(key, part, parameter.shape[axis], parameter.shape[1 - axis], False, axis))
     for part in parts:
         if not any(layer.part == part for layer in layers):
             rest = tuple(other for other in parts if any(layer.part == other for layer in layers))
@@ -115,9 +121,25 @@ def inventory(model: nn.Module, parts: Sequence[str] = PARTS, include: Sequence[
     return tuple(layers)
 
 
-def linear(model: nn.Module, name: str) -> nn.Linear:
-    """Return the module of a layer."""
-    return cast(nn.Linear, model.get_submodule(name))
+def bare_matrices(model: nn.Module, family: Family) -> list[tuple[str, int]]:
+    """Return the full parameter names of the family's bare matrices that this model has, with their orientation."""
+    names = dict(model.named_parameters())
+    return [
+        (name, axis)
+        for bare, axis in family.bare
+        for name in (bare, f"model.{bare}")
+        if name in names and names[name].dim() == 2
+    ]
+
+
+def matrix(model: nn.Module, layer: Layer) -> nn.Parameter:
+    """Return a layer's weight as it is stored: [neurons, inputs], with `axis` 1 [inputs, neurons]."""
+    return model.get_parameter(layer.name if layer.axis else f"{layer.name}.weight")
+
+
+def module_of(model: nn.Module, layer: Layer) -> nn.Module:
+    """Return the module whose output is the layer's; it may be the wrapper of an adapter."""
+    return model.get_submodule(layer.name.rpartition(".")[0] if layer.axis else layer.name)
 
 
 def fingerprint(model: nn.Module, layers: Sequence[Layer]) -> str:
@@ -127,7 +149,7 @@ def fingerprint(model: nn.Module, layers: Sequence[Layer]) -> str:
     """
     digest = hashlib.sha256()
     for layer in layers:
-        weight = linear(model, layer.name).weight.detach().flatten()
+        weight = matrix(model, layer).detach().flatten()
         some = weight[:: max(1, weight.numel() // 64)][:64].to(torch.bfloat16).view(torch.int16).cpu()
         digest.update(f"{layer.name} {layer.neurons} {layer.inputs}".encode() + some.numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -137,7 +159,8 @@ def row_norms(model: nn.Module, layers: Sequence[Layer]) -> dict[str, Tensor]:
     """Return layer -> [neurons] float64, the norm of each row; quantised weights, which have no rows, are left out."""
     norms = {}
     for layer in layers:
-        weight = linear(model, layer.name).weight.detach()
-        if weight.is_floating_point() and weight.shape == (layer.neurons, layer.inputs):
-            norms[layer.name] = weight.float().norm(dim=1).cpu().double()
+        weight = matrix(model, layer).detach()
+        shape = (layer.inputs, layer.neurons) if layer.axis else (layer.neurons, layer.inputs)
+        if weight.is_floating_point() and weight.shape == shape:
+            norms[layer.name] = weight.float().norm(dim=1 - layer.axis).cpu().double()
     return norms

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from neuroglot.errors import UserError, nearest
 from neuroglot.models.families import PARTS, family_of
-from neuroglot.neurons.inventory import Layer, inventory
-from neuroglot.neurons.profiling.positions import Positions, check_vision_rows, forward_inputs, unpack
+from neuroglot.neurons.inventory import Layer, inventory, module_of
+from neuroglot.neurons.profiling.positions import Positions, forward_inputs, unpack
 from neuroglot.neurons.profiling.profile import Profile
 from neuroglot.pair import Condition
 
@@ -126,7 +126,6 @@ def activation_similarity(
     """
     layers = inventory(model) if layers is None else layers
     family = family_of(model)
-    check_vision_rows(family, layers)
     record = _Similarity()
     modes = [(module, module.training) for module in model.modules()]
     done = 0
@@ -206,7 +205,7 @@ def _hooked(model: nn.Module, layers: Sequence[Layer], hook: Callable[[Layer, Te
     def on(layer: Layer) -> Callable[[nn.Module, Any, Tensor], None]:
         return lambda module, args, output: hook(layer, output)
 
-    handles = [model.get_submodule(layer.name).register_forward_hook(on(layer)) for layer in layers]
+    handles = [module_of(model, layer).register_forward_hook(on(layer)) for layer in layers]
     try:
         yield
     finally:

@@ -39,7 +39,7 @@ def shipped() -> dict[str, Path]:
 def load_recipe(source: str | Path, overrides: Sequence[str] | None = None, scale: str = "full") -> Recipe:
     """Read a recipe.
 
-    Paths in a file are relative to it, those in overrides to the working folder.
+    Paths in a file are relative to it, those in overrides and in shipped recipes to the working folder.
 
     Args:
         source: a YAML file, or the name of a shipped recipe.
@@ -64,7 +64,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] | None = None, scal
         raise UserError(f"recipe {source} must be a mapping of sections, got {type(tree).__name__}")
     if scale not in ("full", "smoke"):
         raise UserError(f"scale must be full or smoke, got {scale!r}")
-    _anchor(tree, path.parent)
+    _anchor(tree, Path.cwd() if path in shipped().values() else path.parent)
     for key, value in (SMOKE if scale == "smoke" else {}).items():
         _put(tree, key, value)
     for override in overrides or []:
@@ -92,10 +92,11 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
 
 def _anchor(tree: dict[str, Any], folder: Path) -> None:
     """Make the paths in a recipe absolute; a model's name is a path if it looks like one or a folder is there."""
-    for section, key, names in (("data", "source", ("signs", "scenes")), ("model", "path", ("embedded",))):
+    named = (("data", "source", ("signs", "scenes")), ("model", "path", ("embedded",)), ("select", "file", ()))
+    for section, key, names in named:
         inside = tree.get(section)
         if not isinstance(inside, dict) or not isinstance(inside.get(key), str) or inside[key] in names:
             continue
         place = folder / Path(inside[key]).expanduser()
-        if section == "data" or inside[key].startswith((".", "~")) or place.is_dir():
+        if section != "model" or inside[key].startswith((".", "~")) or place.is_dir():
             tree[section] = {**inside, key: str(place.resolve())}

@@ -1,6 +1,6 @@
 """The stages of a run: what each reads, what it writes, and what it does. The only place that knows all the rooms.
 
-    profile -> (probe) -> select -> train -> evaluate -> report
+    profile -> (probe) -> select -> (align) -> train -> evaluate -> report
 
 A stage is a function of a `Context`; `run.py` decides whether it has to run at all.
 """
@@ -11,15 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from neuroglot.recipe import Recipe
-from neuroglot.stages.choosing import probe, profile, select
+from neuroglot.stages.choosing import MOVED, probe, profile, select
 from neuroglot.stages.context import Context, Track, placed, quiet
 from neuroglot.stages.scoring import evaluate, load_trained, report, with_adapter
-from neuroglot.stages.training import home, train
+from neuroglot.stages.training import START, align, home, train
 
 __all__ = ["Context", "Stage", "Track", "load_trained", "placed", "quiet", "stages", "with_adapter"]
 
 
-METHODS_OWN = ("profile.safetensors", "layers.json", "selection.safetensors", "adapter", "model")
+METHODS_OWN = ("profile.safetensors", "layers.json", MOVED, "selection.safetensors", "start", "adapter", "model")
 """What some methods write and others do not."""
 
 
@@ -54,11 +54,19 @@ def stages(recipe: Recipe) -> list[Stage]:
 
     found: list[Stage] = []
     if recipe.uses_neurons:
-        found.append(Stage("profile", (*learnt, "profile"), (), ("profile.safetensors",), profile))
+        if recipe.select.file is None:
+            found.append(Stage("profile", (*learnt, "profile"), (), ("profile.safetensors",), profile))
         if recipe.needs_probe:
-            found.append(Stage("probe", (*learnt, "probe", *machine), (), ("layers.json",), probe))
+            # only this estimator looks at the profile
+            measured = ("profile.safetensors",) if recipe.probe.estimator == "neurons" else ()
+            moved = ("select.score",) if recipe.needs_movement else ()
+            made = ("layers.json", MOVED) if moved else ("layers.json",)
+            found.append(Stage("probe", (*learnt, "probe", *machine, *moved), measured, made, probe))
         chosen_from = tuple(name for stage in found for name in stage.writes)
         found.append(Stage("select", ("task", "method", "select"), chosen_from, ("selection.safetensors",), select))
+        if recipe.aligned:
+            own = ("train.parameters", "train.rows", "train.mode", "profile")
+            found.append(Stage("align", (*learnt, *own), ("selection.safetensors",), (START,), align))
     before = tuple(name for stage in found for name in stage.writes)
     found += [
         Stage("train", (*learnt, "method", "train"), before[-1:], (trained, "training.json", "train_log.jsonl"), train,

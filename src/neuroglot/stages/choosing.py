@@ -5,47 +5,76 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from neuroglot.artefact import LAYERS, digests, fresh, read_json, remove, write_json
+from neuroglot.artefact import (
+    LAYERS,
+    MOVEMENT,
+    digests,
+    fresh,
+    load_tensors,
+    read_json,
+    remove,
+    save_tensors,
+    write_json,
+)
 from neuroglot.data.corpus import as_task
 from neuroglot.data.example import Example
+from neuroglot.errors import UserError
 from neuroglot.stages.context import Context, examples_digest, made_for, quiet
+
+if TYPE_CHECKING:
+    from neuroglot.selection import Selection
 
 ANSWER_TOKENS = 48
 """At most, of what the base answers where a contrast task has no reference."""
+MOVED = "movement.safetensors"
+"""How far the probe moved each neuron; only where rows are chosen by it."""
 PROBE_RANK = 8
 """Of the probe's LoRA: enough to tell layers apart by how far they move."""
+PROBE_BUDGET = 0.1
+"""Share of every layer's neurons that the probe tunes where its estimator is `neurons`."""
 
 
 def profile(context: Context) -> None:
     """Measure what every neuron does for every pair, on the training items."""
     from neuroglot.neurons import profile as measure
+    from neuroglot.neurons.profiling.pieces import Checkpoint
 
     quiet()
     settings = context.recipe.profile
     examples = profile_examples(context, settings.items)
     batches = context.batcher.batches(examples, settings.batch_size, settings.instructions)
+    unfinished = context.path(".profile")  # which a run removes where it was of another recipe
+    unfinished.mkdir(exist_ok=True)
+    data = examples_digest(examples)
     found = measure(
         context.model(),
         _counted(batches, context.track("profiling", len(examples))),
         scores=settings.scores,
         classes=(settings.tokens,),
+        neurons=settings.neurons,
+        checkpoint=Checkpoint(unfinished / "sums.safetensors", settings.save_batches, data),
     )
     with fresh(context.path("profile.safetensors")) as part:
-        replace(found, data=examples_digest(examples)).save(part)
+        replace(found, data=data).save(part)
+    remove(unfinished)
 
 
 def profile_examples(context: Context, items: int) -> list[Example]:
-    """Return the first training items in every pair, and the contrast tasks on their images.
+    """Return the first training items in every pair, and the contrast tasks on their images."""
+    return with_contrast(context, first_items(context.corpus.profile, items))
+
+
+def with_contrast(context: Context, translated: list[Example]) -> list[Example]:
+    """Return examples, and the recipe's contrast tasks on their images.
 
     A contrast task's reference is the source text where that is known; otherwise it is what the base itself answers:
     the question is which neurons work when the task is done, not whether it is done well.
     """
     recipe = context.recipe
-    translated = first_items(context.corpus.profile, items)
     single = {e.item: e for e in translated}
     examples = list(translated)
     for task in recipe.profile.contrast if recipe.task == "image_translation" else ():
@@ -84,21 +113,76 @@ def _counted(batches: Iterable[Any], bar: Callable[[int], None]) -> Iterator[Any
 
 def probe(context: Context) -> None:
     """Tune briefly and compare every layer's activations before and after (LLaVA-NeuMT, Eq. 3)."""
-    from neuroglot.neurons import activation_similarity, inventory
+    from neuroglot.neurons import inventory
     from neuroglot.neurons.inventory import fingerprint
+
+    quiet()
+    model = context.model()
+    made_from = {"model": fingerprint(model, inventory(model)), "data": examples_digest(context.corpus.train)}
+    found = probed(context, model, context.recipe.data.seed, context.recipe.needs_movement)
+    settings = context.recipe.probe
+    write_json(
+        context.path("layers.json"),
+        LAYERS,
+        {
+            "method": "similarity",
+            "estimator": settings.estimator,
+            "made_from": made_from,
+            "similarity": found.similarity,
+            "cost": {"steps": settings.steps, "seconds": found.seconds},
+        },
+    )
+    if context.recipe.needs_movement:
+        with fresh(context.path(MOVED)) as part:
+            save_tensors(part, MOVEMENT, found.movement, {"made_from": made_from})
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What a probe found.
+
+    Attributes:
+        similarity: layer -> pair -> R.
+        seconds: that it took.
+        movement: layer -> [N], how far each neuron's weights moved; empty where it was not asked for.
+    """
+
+    similarity: dict[str, dict[str, float]]
+    seconds: float
+    movement: dict[str, Any]
+
+
+def probed(context: Context, model: Any, seed: int, moved: bool = False) -> Probed:
+    """Tune briefly as the recipe's probe says, and look at what that did.
+
+    The estimator `neurons` tunes a tenth of every layer's neurons, those with the highest importance in the profile:
+    every layer gives the same share, so that no layer is held to have adapted because more of it was trained.
+
+    Args:
+        context: the run; its profile is needed for `neurons`.
+        model: the base model, which is changed.
+        seed: of the order of the data and of low-rank factors.
+        moved: measure also how far each neuron moved.
+    """
+    from neuroglot.neurons import Profile, activation_similarity, inventory
+    from neuroglot.neurons import select as choose
+    from neuroglot.neurons.profiling.scores import adapter_movement, movement, weight_of
     from neuroglot.stages.training import collate
     from neuroglot.training import TrainOptions, prepare, train
 
-    quiet()
     settings = context.recipe.probe
     began = time.perf_counter()
-    model = context.model()
     layers = inventory(model)
     tuned: Any
     before: Any
     after: Any
     if settings.estimator == "lora":
-        tuned = prepare(model, "lora", r=PROBE_RANK, modules=[layer.name for layer in layers])
+        tuned = prepare(model, "lora", r=PROBE_RANK, modules=[x.name for x in layers if not x.axis], seed=seed)
+    elif settings.estimator == "neurons":
+        measured = Profile.load(context.path("profile.safetensors"))
+        shape = {"layers": 1.0, "budget": PROBE_BUDGET, "specific": 0.0, "contrast": "none"}
+        how = {"task": context.recipe.task, "token_class": context.recipe.profile.tokens}
+        tuned = prepare(model, "neurons", choose(measured, "mnaft", **shape, **how), seed=seed)
     else:
         tuned = prepare(context.model(), "full")
     machine = context.recipe.train
@@ -106,7 +190,7 @@ def probe(context: Context) -> None:
         steps=settings.steps,
         batch_size=settings.batch_size,
         lr=settings.lr,
-        seed=context.recipe.data.seed,
+        seed=seed,
         optimizer=machine.optimizer,
         bf16=machine.bf16,
         gradient_checkpointing=machine.gradient_checkpointing,
@@ -115,25 +199,20 @@ def probe(context: Context) -> None:
     work = context.path(".probe")
     train(tuned, context.corpus.train, collate(context), options, work, progress=lambda step, steps, loss: bar(step))
     batches = context.batcher.batches(first_items(context.corpus.profile, settings.items), settings.batch_size)
-    if settings.estimator == "lora":
+    if settings.estimator != "full":
         before, after = tuned.disable_adapter, nullcontext
         model = tuned.get_base_model()
     else:
         before, after = _states(model, tuned)
     similarity = activation_similarity(model, batches, before, after, layers)
-    cost = {"steps": settings.steps, "seconds": round(time.perf_counter() - began, 2)}
-    write_json(
-        context.path("layers.json"),
-        LAYERS,
-        {
-            "method": "similarity",
-            "estimator": settings.estimator,
-            "made_from": {"model": fingerprint(model, layers), "data": examples_digest(context.corpus.train)},
-            "similarity": similarity,
-            "cost": cost,
-        },
-    )
+    movements: dict[str, Any] = {}
+    if moved:
+        if settings.estimator == "full":
+            movements = movement(weight_of(model), weight_of(tuned), layers)
+        else:
+            movements = adapter_movement(tuned, layers)
     remove(work)
+    return Probed(similarity, round(time.perf_counter() - began, 2), movements)
 
 
 State = Callable[[], AbstractContextManager[None]]
@@ -157,24 +236,68 @@ def select(context: Context) -> None:
     from neuroglot.neurons import Profile, inventory
     from neuroglot.neurons import select as choose
     from neuroglot.neurons.inventory import fingerprint
+    from neuroglot.neurons.profiling.scores import with_static
 
-    recipe = context.recipe
-    given = {name: value for name, value in recipe.select.model_dump().items() if value is not None}
-    if not recipe.draws:
-        del given["seed"]
-    if recipe.needs_probe:
-        given |= {"ranking": "similarity", "similarities": read_layers(context.path("layers.json"))}
-    given |= {"task": recipe.task, "token_class": recipe.profile.tokens}
+    if context.recipe.select.file is not None:
+        found = _given(context, Path(context.recipe.select.file))
+        with fresh(context.path("selection.safetensors")) as part:
+            found.save(part)
+        return
     file = context.path("profile.safetensors")
     measured = Profile.load(file)
     if "profile" in context.foreign:
         model = context.model()
         own = fingerprint(model, inventory(model))
         made_for(file, measured.fingerprint, own, "run the profile stage again")
-    found = choose(measured, method=recipe.method, **given)
+        known = [str(condition.pair) for condition in measured.of_task(context.recipe.task)]
+        lacking = [pair for pair in context.recipe.data.pairs if pair not in known]
+        if lacking:
+            raise UserError(
+                f"{file} was made by another recipe: of {context.recipe.task} it holds "
+                f"{', '.join(known) or 'no pair'}, and this one has {lacking[0]} too; run the profile stage again"
+            )
+    if context.recipe.needs_movement:
+        moved, _ = load_tensors(context.path(MOVED), MOVEMENT)
+        measured = with_static(measured, movement=moved)
+    found = choose(measured, method=context.recipe.method, **select_options(context))
     found = replace(found, meta={**found.meta, "profile": digests(file)})
     with fresh(context.path("selection.safetensors")) as part:
         found.save(part)
+
+
+def _given(context: Context, file: Path) -> Selection:
+    """Return the selection of a file, after comparing it with the model and the recipe's pairs.
+
+    Raises:
+        UserError: it is of another model, or lacks a pair.
+    """
+    from neuroglot.neurons import inventory
+    from neuroglot.neurons.inventory import fingerprint
+    from neuroglot.selection import Selection
+
+    found = Selection.load(file)
+    if found.meta.get("fingerprint") is not None:
+        model = context.model()
+        own = fingerprint(model, inventory(model))
+        made_for(f"selection {file}", found.meta["fingerprint"], own, "choose for this model, or name another file")
+    lacking = [pair for pair in context.recipe.data.pairs if pair not in found.pairs]
+    if lacking:
+        raise UserError(
+            f"selection {file} is for the pairs {', '.join(found.pairs)}, and the recipe has {lacking[0]} too; "
+            "leave it out of data.pairs, or put it into the file's pairs and groups"
+        )
+    return found
+
+
+def select_options(context: Context) -> dict[str, Any]:
+    """Return what the recipe says of the selection, as `neuroglot.neurons.select` takes it."""
+    recipe = context.recipe
+    given = {name: value for name, value in recipe.select.model_dump().items() if value is not None}
+    if not recipe.draws:
+        del given["seed"]
+    if recipe.ranks_by_similarity:
+        given |= {"ranking": "similarity", "similarities": read_layers(context.path("layers.json"))}
+    return given | {"task": recipe.task, "token_class": recipe.profile.tokens}
 
 
 def read_layers(path: Path) -> dict[str, dict[str, float]]:

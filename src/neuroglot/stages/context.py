@@ -55,14 +55,15 @@ class Context:
         """Return the base model, freshly loaded: every stage starts from the same bits."""
         from neuroglot.models.load import load_model
 
-        return placed(load_model(self.recipe.model.path, self.recipe.model.dtype, self.trust_remote_code))
+        settings = self.recipe.model
+        return placed(load_model(settings.path, settings.dtype, self.trust_remote_code, settings.parts))
 
     @cached_property
     def skeleton(self) -> Any:
         """The base model without its weights."""
         from neuroglot.models.load import load_skeleton
 
-        return load_skeleton(self.recipe.model.path, self.trust_remote_code)
+        return load_skeleton(self.recipe.model.path, self.trust_remote_code, self.recipe.model.parts)
 
     @cached_property
     def batcher(self) -> Any:
@@ -134,6 +135,8 @@ class Context:
         from neuroglot.training.options import arguments
 
         quiet()
+        if self.data is not None:
+            _ = self.data.records  # a missing file is said before a model is fetched
         inventory(self.skeleton)
         arguments(options(self.recipe), self.folder)
         _ = self.processor, self.corpus

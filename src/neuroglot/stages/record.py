@@ -38,6 +38,11 @@ def fingerprint(stage: Stage, context: Context) -> str:
         parts["model"] = model_identity(context.recipe.model.path)
     if "data.source" in stage.fields and context.data is not None:
         parts["data"] = context.data.identity
+    if "select" in stage.fields and context.recipe.select.file is not None:
+        file = Path(context.recipe.select.file)
+        if not file.is_file():
+            raise UserError(f"select.file {file} does not exist; expected a selection")
+        parts["selection"] = digests(file)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

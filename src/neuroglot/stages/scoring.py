@@ -17,12 +17,13 @@ from neuroglot.stages.training import home
 
 if TYPE_CHECKING:
     from neuroglot.data.example import ImageSource
+    from neuroglot.recipe import ModelSection
 
 GALLERY_PIXELS = 448
 """The longest side of an image on the page."""
 
 
-def load_trained(base: str, dtype: str, folder: Path, trust_remote_code: bool = False) -> Any:
+def load_trained(settings: ModelSection, folder: Path, trust_remote_code: bool = False) -> Any:
     """Return a run's trained model: its full checkpoint, or its base with the adapter merged.
 
     Raises:
@@ -32,17 +33,24 @@ def load_trained(base: str, dtype: str, folder: Path, trust_remote_code: bool = 
 
     if (folder / "model").is_dir():
         unseal(folder / "model", MODEL)
-        return placed(load_model(str(folder / "model"), dtype, trust_remote_code))
-    return with_adapter(placed(load_model(base, dtype, trust_remote_code)), folder / "adapter")
+        return placed(load_model(str(folder / "model"), settings.dtype, trust_remote_code, settings.parts))
+    base = load_model(settings.path, settings.dtype, trust_remote_code, settings.parts)
+    return with_adapter(placed(base), folder / "adapter")
 
 
-def with_adapter(model: Any, adapter: Path) -> Any:
+def with_adapter(model: Any, adapter: Path, safe_merge: bool = False, base: str = "this model") -> Any:
     """Return a model with an adapter loaded and merged.
 
     An adapter that `save_pretrained` wrote outside of a run has no manifest; PEFT's own checks have to do there.
 
+    Args:
+        model: the adapter's base.
+        adapter: its folder.
+        safe_merge: look at every value first, and refuse those that are not finite.
+        base: what the user calls the model.
+
     Raises:
-        UserError: there is no adapter, it is damaged, or it was made for another model.
+        UserError: there is no adapter, it is damaged, it was made for another model, or a value is not finite.
     """
     from peft import PeftModel
     from safetensors import SafetensorError
@@ -56,13 +64,13 @@ def with_adapter(model: Any, adapter: Path) -> Any:
             raise UserError(f"{adapter} holds no adapter ({name} is missing); expected what the train stage writes")
     if (adapter / MANIFEST).is_file():
         manifest = unseal(adapter, ADAPTER)
-        base = f"load it on {manifest['base']}, or train one for this model"
-        made_for(f"adapter {adapter}", manifest["made_from"]["model"], fingerprint(model, inventory(model)), base)
+        instead = f"load it on {manifest['base']}, or train one for this model"
+        made_for(f"adapter {adapter}", manifest["made_from"]["model"], fingerprint(model, inventory(model)), instead)
     try:
-        return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().eval()
+        return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=safe_merge).eval()
     except (ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        why = " ".join((str(error).splitlines() or [""])[0].split())
-        raise UserError(f"adapter {adapter} cannot be loaded on this model: {why}") from None
+        why = " ".join(str(error).split())[:300].strip()
+        raise UserError(f"adapter {adapter} cannot be merged into {base}: {why}") from None
 
 
 def evaluate(context: Context) -> None:
@@ -76,7 +84,7 @@ def evaluate(context: Context) -> None:
     recipe, corpus = context.recipe, context.corpus
     splits = {**corpus.splits, **corpus.retention}
     base = context.system(context.model(), "base")
-    trained = load_trained(recipe.model.path, recipe.model.dtype, context.folder, context.trust_remote_code)
+    trained = load_trained(recipe.model, context.folder, context.trust_remote_code)
     systems: list[tuple[Any, Mapping[str, Any]]] = [(base, splits)]
     if recipe.evaluate.cascade and recipe.task == "image_translation":
         systems.append((Cascade(base, base), corpus.splits))

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from neuroglot.training import TrainOptions
 
 
+START = "start"
+"""The adapter that an aligned training starts from."""
+
+
 def home(recipe: Recipe) -> str:
     """Return the folder that holds what was trained: an adapter, or, of full fine-tuning, the whole model."""
     return "model" if recipe.method == "full" else "adapter"
@@ -58,14 +62,41 @@ def collate(context: Context) -> Callable[[list[Example]], dict[str, Any]]:
     return batch
 
 
+def align(context: Context) -> None:
+    """Let the low-rank factors of the chosen neurons start along the gradient, on the items of the profile."""
+    from neuroglot.neurons import inventory
+    from neuroglot.selection import Selection
+    from neuroglot.stages.choosing import first_items
+    from neuroglot.training import aligned
+
+    quiet()
+    recipe, model = context.recipe, context.model()
+    share, settings = recipe.train.parameters or 0.0, recipe.profile
+    weights = sum(layer.neurons * (layer.inputs + layer.bias) for layer in inventory(model))
+    examples = first_items(context.corpus.profile, settings.items)
+    batches = list(context.batcher.batches(examples, settings.batch_size, settings.instructions))
+    found = aligned(
+        model,
+        Selection.load(context.path("selection.safetensors")),
+        batches,
+        int(share * weights + 0.5),
+        recipe.train.rows,
+        recipe.train.mode,
+        progress=context.track("aligning", len(batches)),
+    )
+    place = context.path(START)
+    remove(place)
+    found.save(place)
+
+
 def train(context: Context) -> None:
     """Train, save, and compare every weight with the base."""
     from neuroglot.neurons import inventory
     from neuroglot.neurons.inventory import fingerprint
     from neuroglot.selection import Selection
-    from neuroglot.training import prepare, snapshot
+    from neuroglot.training import from_adapter, prepare, snapshot
     from neuroglot.training import train as fit
-    from neuroglot.tuner import modes
+    from neuroglot.tuner import modes, selection_of
 
     quiet()
     recipe = context.recipe
@@ -82,12 +113,16 @@ def train(context: Context) -> None:
             file, selection.meta.get("fingerprint"), made_from["model"], "run the profile and select stages again"
         )
         made_from["selection"] = digests(file)
-    if selection is not None:
+    if recipe.aligned:
+        tuned = from_adapter(base, context.path(START))
+        selection = selection_of(tuned)
+        context.say(f"tuner: {modes(tuned)}")
+    elif selection is not None:
         settings = recipe.train
         tuned = prepare(base, "neurons", selection, rank=settings.neuron_rank, mode=settings.mode, seed=settings.seed)
         context.say(f"tuner: {modes(tuned)}")
     elif recipe.method == "lora":
-        names = [layer.name for layer in layers]
+        names = [layer.name for layer in layers if not layer.axis]  # LoRA knows no bare matrix
         tuned = prepare(base, "lora", r=recipe.train.rank, modules=names, seed=recipe.train.seed)
     else:
         tuned = prepare(base, "full")

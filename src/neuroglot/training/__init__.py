@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from neuroglot.training.aligned import aligned
 from neuroglot.training.groups import parameter_groups
-from neuroglot.training.methods import METHODS, prepare
+from neuroglot.training.methods import METHODS, from_adapter, prepare
 from neuroglot.training.options import TrainOptions, TrainResult
 from neuroglot.training.sampler import OnePairBatchSampler
 from neuroglot.training.trainer import PairTrainer, train
@@ -16,8 +17,10 @@ __all__ = [
     "PairTrainer",
     "TrainOptions",
     "TrainResult",
+    "aligned",
     "audit",
     "changed",
+    "from_adapter",
     "parameter_groups",
     "prepare",
     "snapshot",

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from neuroglot.errors import UserError
-from neuroglot.tuner.deltas import UnitLayer
+from neuroglot.tuner.engines.deltas import UnitLayer
 
 
 def specific_parameters(model: nn.Module) -> set[int]:

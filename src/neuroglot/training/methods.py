@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 from transformers import PreTrainedModel
@@ -107,3 +108,8 @@ def prepare(model: nn.Module, method: str, selection: Selection | None = None, *
             hint = nearest(option, known) if known else "it takes none"
             raise UserError(f"training method {method} has no option {option!r}; {hint}")
     return function(model, selection, **options)
+
+
+def from_adapter(model: nn.Module, folder: Path | str) -> nn.Module:
+    """Make a model trainable by going on from a saved adapter of neurons."""
+    return PeftModel.from_pretrained(model, str(folder), is_trainable=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
-from neuroglot.tuner.adapter import Adapter
 from neuroglot.tuner.config import NEUROGLOT, NeuroglotConfig
-from neuroglot.tuner.grow import drop_pairs, grow, keep_pairs, without_held
+from neuroglot.tuner.formats.adapter import Adapter
+from neuroglot.tuner.formats.grow import drop_pairs, grow, keep_pairs, without_held
+from neuroglot.tuner.formats.lora import export_lora
 from neuroglot.tuner.layer import NeuroglotLinear
-from neuroglot.tuner.lora import export_lora
 from neuroglot.tuner.model import NeuroglotModel, modes, park, refresh, selection_of
 from neuroglot.tuner.routing import active_pair, has_router
 

@@ -56,6 +56,8 @@ class NeuroglotConfig(PeftConfig):
             columns of a Linear and the outputs of a matrix that is stored as [in, out].
         rank: None trains the units' deltas [k, width] themselves; a number trains them as products [k, rank] x
             [rank, width]. A group of no more units than that stays dense, which is smaller.
+        ranks: module -> group -> its rank, where that is not `rank`.
+        train_bias: train the bias entries of output rows as well, as the papers do.
         quantised: whether the base was quantised when the adapter was trained; the tuner sets it.
         mode: `sliced` keeps the current units in the weight itself, `additive` adds their product to the base's
             output; `auto` takes `sliced` wherever the weight is a dense floating tensor.
@@ -73,6 +75,8 @@ class NeuroglotConfig(PeftConfig):
     )
     axes: dict[str, int] = field(default_factory=dict, metadata={"help": "Axis of the units where it is not 0."})
     rank: int | None = field(default=None, metadata={"help": "Rank of a group's delta; null for dense units."})
+    ranks: dict[str, dict[str, int]] = field(default_factory=dict, metadata={"help": "Ranks that are not `rank`."})
+    train_bias: bool = field(default=True, metadata={"help": "Train the bias entries of output rows as well."})
     mode: str = field(default="auto", metadata={"help": "auto, sliced or additive."})
     init_weights: bool = field(default=True, metadata={"help": "Start with deltas of zero."})
     quantised: bool = field(default=False, metadata={"help": "Whether the base was quantised in training."})
@@ -99,6 +103,13 @@ class NeuroglotConfig(PeftConfig):
             raise UserError(f"mode {self.mode!r} is not known; {nearest(str(self.mode), MODES)}")
         if self.rank is not None and (not isinstance(self.rank, int) or self.rank < 1):
             raise UserError(f"rank must be a whole number >= 1, or None for dense units, got {self.rank!r}")
+        for module, ranks in self.ranks.items():
+            for group, rank in ranks.items():
+                if group not in self.layout.get(module, {}) or not isinstance(rank, int) or rank < 1:
+                    raise UserError(
+                        f"ranks holds {module}, group {group}: {rank!r}; expected a group of the layout and a whole "
+                        "number >= 1"
+                    )
         known = set(self.pairs)
         for module, groups in self.layout.items():
             for group, count in groups.items():
@@ -163,6 +174,11 @@ class NeuroglotConfig(PeftConfig):
         """The modules' exact full names; a tuple, because PEFT shortens lists and sets to suffixes."""
         return tuple(self.layout)
 
+    def rank_of(self, module: str, group: str) -> int | None:
+        """Return the rank of a group's delta in a module; None where it is dense."""
+        rank = self.ranks.get(module, {}).get(group, self.rank)
+        return None if rank is None or rank >= self.layout[module][group] else rank  # two factors would be larger
+
     @property
     def agnostic(self) -> str:
         """The text form of the group of all pairs."""
@@ -210,6 +226,12 @@ model = model.merge_and_unload()  # optional: a plain model that needs neither p
         what = " and ".join([f"{rows:,} rows"] * bool(rows) + [f"{others:,} columns"] * bool(others))
         return f"{what} in {len(self.layout)} layers for the pairs {', '.join(self.pairs)}"
 
+    def _ranks(self) -> str:
+        found = {self.rank_of(module, group) or 0 for module, groups in self.layout.items() for group in groups}
+        low = sorted(found - {0})
+        text = f"of rank {low[0]}" + (f" to {low[-1]}" if len(low) > 1 else "") if low else "dense"
+        return f"{text}, or dense" if low and 0 in found else text
+
     def _facts(self) -> str:
         sizes: dict[str, int] = {}
         for groups in self.layout.values():
@@ -221,7 +243,7 @@ model = model.merge_and_unload()  # optional: a plain model that needs neither p
                 f"{group.replace(',', ' + ')}: {count:,}" for group, count in sorted(sizes.items())
             ),
             "layers": len(self.layout),
-            "delta": "dense" if self.rank is None else f"of rank {self.rank}",
+            "delta": self._ranks(),
             "mode": self.mode,
             **(self.trained_on or {}),
         }

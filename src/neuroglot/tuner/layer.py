@@ -1,6 +1,6 @@
 """The wrapped layers: y = x W^T + b, with deltas on the chosen rows (or columns) of W.
 
-Two ways of computing it. `sliced`: the weight itself holds base + deltas and `engine.py` does the arithmetic.
+Two ways of computing it. `sliced`: the weight itself holds base + deltas and `sliced.py` does the arithmetic.
 `additive`: the base's output plus the units' own product, for weights that cannot be written (quantised, sharded), for
 several adapters at once, and under `torch.compile`, which does not follow what is written behind autograd's back.
 """
@@ -13,11 +13,11 @@ import torch
 from torch.func import functional_call
 
 from neuroglot.errors import UserError
-from neuroglot.tuner.additive import added_units
-from neuroglot.tuner.engine import sliced_linear
+from neuroglot.tuner.engines.additive import added_units
+from neuroglot.tuner.engines.sliced import sliced_linear
+from neuroglot.tuner.engines.units import Route
+from neuroglot.tuner.engines.weight import HeldWeight
 from neuroglot.tuner.routing import Mixture
-from neuroglot.tuner.units import Route
-from neuroglot.tuner.weight import HeldWeight
 
 
 class NeuroglotLinear(HeldWeight):

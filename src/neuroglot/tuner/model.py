@@ -16,11 +16,11 @@ from neuroglot.errors import UserError, nearest
 from neuroglot.models.families import FAMILIES
 from neuroglot.selection import Selection
 from neuroglot.tuner.config import NeuroglotConfig
-from neuroglot.tuner.deltas import UnitLayer, shape_of
+from neuroglot.tuner.engines.deltas import UnitLayer, shape_of
+from neuroglot.tuner.engines.units import Layout
+from neuroglot.tuner.engines.weight import HeldWeight, why_not_sliced
 from neuroglot.tuner.layer import NeuroglotLinear, NeuroglotMatrix
 from neuroglot.tuner.routing import Router, is_sharded
-from neuroglot.tuner.units import Layout
-from neuroglot.tuner.weight import HeldWeight, why_not_sliced
 
 _log = logging.getLogger(__name__)
 
@@ -112,8 +112,8 @@ class NeuroglotModel(BaseTuner):
         key = config.bare.get(current_key, current_key)
         agnostic_only = all(set(groups) == {config.agnostic} for groups in config.layout.values())
         layout = Layout(
-            dict(config.layout[key]), tuple(config.pairs), agnostic_only, config.axes.get(key, 0), config.rank,
-            config.mode,
+            dict(config.layout[key]), tuple(config.pairs), agnostic_only, config.axes.get(key, 0), config.train_bias,
+            {group: config.rank_of(key, group) for group in config.layout[key]}, config.mode,
         )  # fmt: skip
         rows_K = None if config.units is None else config.units[key]
         if isinstance(target, HeldWeight):

@@ -1,53 +1,31 @@
-"""Importance: one forward and backward pass per batch, and every neuron's first-order scores stream into a profile.
+"""Importance: one forward and backward pass per batch, and every neuron's scores stream into a profile.
 
-No weight gradient is computed and no activation outlives its batch. The activation is handed to autograd as the saved
-tensor of an identity function placed behind each layer, so gradient checkpointing drops and recomputes it like any
-other, and its backward, where the statistics are taken, runs once per real backward however often the forward runs.
-
-Shapes: B samples, T tokens, N neurons, S scores, C token classes.
+No weight gradient is computed and no activation outlives its batch: `taps` take the scores where a layer's activation
+and its gradient meet, `moments` adds them up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from neuroglot.errors import UserError, nearest
 from neuroglot.models.families import PARTS, family_of
-from neuroglot.neurons.inventory import Layer, fingerprint, inventory, linear, row_norms
-from neuroglot.neurons.profiling.moments import Blocks, Totals
-from neuroglot.neurons.profiling.positions import CLASSES, Positions, check_vision_rows, forward_inputs, unpack
-from neuroglot.neurons.profiling.profile import Profile
-from neuroglot.pair import Condition
+from neuroglot.neurons.ffn import ffn_layers
+from neuroglot.neurons.inventory import Layer, check_parts, fingerprint, inventory
+from neuroglot.neurons.profiling.moments import Blocks, Totals, shares
+from neuroglot.neurons.profiling.passes import frozen, lean, token_loss
+from neuroglot.neurons.profiling.pieces import Checkpoint
+from neuroglot.neurons.profiling.positions import CLASSES, Positions, forward_inputs, unpack
+from neuroglot.neurons.profiling.profile import Profile, population
+from neuroglot.neurons.profiling.scores import SCORES, STATIC_SCORES, neuron_norms, weight_of
+from neuroglot.neurons.profiling.taps import Recorder, tapped
 
-
-@dataclass(frozen=True)
-class Score:
-    """A per-sample score: the mean over the sample's tokens of `token(A, G)`, then `finish`.
-
-    Attributes:
-        token: activation and gradient [..., T, N] -> value per token and neuron.
-        finish: applied to each sample's mean.
-    """
-
-    token: Callable[[Tensor, Tensor], Tensor]
-    finish: Callable[[Tensor], Tensor] | None = None
-
-
-SCORES = {
-    "taylor_token": Score(lambda a, g: (a * g).abs()),
-    "taylor_sample": Score(lambda a, g: a * g, torch.abs),
-    "gradient": Score(lambda a, g: g.abs()),
-    "activation": Score(lambda a, g: a.abs()),
-}
-STATIC_SCORES = ("weight", "random")
-"""Scores that need no pass over data; they are available at selection whatever was profiled."""
+NEURONS = ("rows", "ffn", "both")
+"""What is taken as a neuron: a row of a matrix, a unit of a feed-forward block, or one and the other."""
 
 
 def profile(
@@ -58,6 +36,8 @@ def profile(
     parts: Sequence[str] = PARTS,
     include: Sequence[str] = (),
     progress: Callable[[int], None] | None = None,
+    neurons: str = "rows",
+    checkpoint: Checkpoint | None = None,
 ) -> Profile:
     """Return the importance of every neuron of the chosen parts for every condition in the batches.
 
@@ -84,6 +64,10 @@ def profile(
         parts: which parts to profile.
         include: exact names of further layers, such as the LM head.
         progress: called after each batch with the number of batches done.
+        neurons: `rows` of matrices, units of feed-forward blocks (`ffn`), or `both`. A unit is scored where the
+            matrix that writes takes it in: A = act(gate) * up.
+        checkpoint: where to keep the sums every so many batches; a pass that finds them there goes on after the
+            batches that they are of, which it takes from `batches` without running them.
 
     Raises:
         UserError: unknown names, no batches, a sample without targets, images that cannot be assigned to samples.
@@ -93,25 +77,43 @@ def profile(
             what = "token class" if known is CLASSES else "score"
             hint = "it needs no profile" if name in STATIC_SCORES else nearest(name, known)
             raise UserError(f"{what} {name!r} cannot be profiled; {hint}")
-    layers = inventory(model, parts, include)
+    rows = inventory(model, parts, include)
+    layers = _chosen(model, rows, parts, neurons)
+    for name in scores:
+        if SCORES[name].rows_only and neurons != "rows":
+            raise UserError(f"score {name!r} is one of rows, got neurons={neurons}; profile it with neurons=rows")
     family = family_of(model)
-    check_vision_rows(family, layers)
     seen = any(layer.part != "language" for layer in layers)
+    kinds = {layer.name: population(layer) for layer in layers}
     totals = Totals()
     blocks = Blocks()
-    recorder = _Recorder(tuple(SCORES[name] for name in scores))
+    recorder = Recorder([SCORES[name] for name in scores])
+    device = next(model.parameters()).device
+    facts = {"model": fingerprint(model, rows), "neurons": neurons, "layers": [layer.name for layer in layers],
+             "scores": list(scores), "classes": list(classes)}  # fmt: skip
+    restored = checkpoint.restore(facts, totals, blocks, device) if checkpoint else 0
     done = 0
-    with _frozen(model), _tapped(model, layers, recorder), torch.enable_grad():
+    with frozen(model), tapped(model, layers, recorder), torch.enable_grad():
         for batch in batches:
-            inputs, condition, items = unpack(batch)
-            labels = inputs["labels"]
-            recorder.positions = Positions(model, family, inputs, classes)
-            loss = _loss(model, forward_inputs(model, inputs, gradient=seen), labels, condition)
-            loss.backward()
-            samples, present = recorder.take(), recorder.positions.present
-            totals.add(condition, samples, present)
-            blocks.add(condition, items, samples, present)
             done += 1
+            if done <= restored:
+                continue
+            inputs, condition, items = unpack(batch)
+            recorder.positions = Positions(model, family, inputs, classes)
+            samples = None
+            while samples is None:  # once more if the model overwrites what layers put out
+                forward = forward_inputs(model, inputs, gradient=seen)
+                with lean(model):
+                    loss = token_loss(model, forward, inputs["labels"], condition)
+                loss.backward()
+                del loss  # and with it the graph, before the next forward
+                samples = recorder.take()
+            present = recorder.positions.present
+            parts_of = shares(samples, kinds)
+            totals.add(condition, samples, parts_of, present)
+            blocks.add(condition, items, parts_of, present)
+            if checkpoint and done % checkpoint.batches == 0:
+                checkpoint.save(done, facts, totals, blocks)
             if progress is not None:
                 progress(done)
     if not done:
@@ -125,132 +127,41 @@ def profile(
     def filled(sums: Mapping[str, Tensor], layer: Layer) -> Tensor:
         return sums[layer.name].cpu() if layer.name in sums else torch.zeros(*shape, layer.neurons).double()
 
+    def summed(kind: str) -> dict[str, Tensor]:
+        sums = totals.sums[kind]
+        return {x.name: torch.stack([filled(sums[c], x) for c in conditions]) for x in layers}
+
     return Profile(
         model=str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__),
-        fingerprint=fingerprint(model, layers),
+        fingerprint=str(facts["model"]),
         layers=layers,
         conditions=conditions,
         scores=tuple(scores),
         classes=tuple(classes),
         counts=torch.stack([totals.counts[c] for c in conditions]).cpu(),
-        sums={x.name: torch.stack([filled(totals.sums[c], x) for c in conditions]) for x in layers},
-        squares={x.name: torch.stack([filled(totals.squares[c], x) for c in conditions]) for x in layers},
-        norms=row_norms(model, layers),
+        sums=summed("sums"),
+        squares=summed("squares"),
+        share_sums=summed("share_sums"),
+        share_squares=summed("share_squares"),
         blocks={task: {x.name: filled(sums, x) for x in layers} for task, sums in block_sums.items()},
         block_counts={task: count.cpu() for task, count in block_counts.items()},
+        static={"weight": neuron_norms(weight_of(model), layers)},
     )
 
 
-class _Tap(torch.autograd.Function):
-    """Identity whose backward sees the activation beside its gradient.
-
-    The copy that goes on downstream keeps a later in-place operation away from the activation.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, activation: Tensor, sink: Callable[[Tensor, Tensor], None]) -> Tensor:
-        ctx.save_for_backward(activation)
-        ctx.sink = sink
-        return activation.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (activation,) = ctx.saved_tensors
-        ctx.sink(activation, gradient)
-        return gradient, None
-
-
-class _Recorder:
-    """Collects one batch's scores per sample; `positions` is set before each forward."""
-
-    positions: Positions
-
-    def __init__(self, scores: tuple[Score, ...]) -> None:
-        self._scores = scores
-        self._means: dict[str, Tensor] = {}
-
-    def sink(self, layer: Layer) -> Callable[[Tensor, Tensor], None]:
-        def record(activation: Tensor, gradient: Tensor) -> None:
-            dtype = torch.promote_types(activation.dtype, torch.float32)
-            a, g = activation.to(dtype), gradient.to(dtype)
-            mean = torch.stack([self.positions.average(layer, score.token(a, g)) for score in self._scores])
-            old = self._means.get(layer.name)  # another use of the same matrix
-            self._means[layer.name] = mean if old is None else old + mean
-
-        return record
-
-    def take(self) -> dict[str, Tensor]:
-        """Return layer -> [S, B, C, N] and forget it."""
-        means, self._means = self._means, {}
-        for mean in means.values():
-            for s, score in enumerate(self._scores):
-                if score.finish is not None:
-                    mean[s] = score.finish(mean[s])
-        return means
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """Freeze the weights and turn dropout off, but leave gradient checkpointing on where it is enabled."""
-    modes = [(module, module.training) for module in model.modules()]
-    grads = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        model.eval()
-        for module in model.modules():
-            # transformers checkpoints a block only in training mode. The block alone is put there, its children,
-            # which hold the dropout, are not; a block that has dropout of its own goes without checkpointing.
-            own_dropout = any("dropout" in key and isinstance(p, float) and p > 0 for key, p in vars(module).items())
-            if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing and not own_dropout:
-                module.training = True
-        for parameter, _ in grads:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter, needed in grads:
-            parameter.requires_grad_(needed)
-
-
-@contextmanager
-def _tapped(model: nn.Module, layers: Sequence[Layer], recorder: _Recorder) -> Iterator[None]:
-    """Put a tap behind every layer, and make the token embeddings require grad, for nothing else in the text does."""
-
-    def tap(sink: Callable[[Tensor, Tensor], None]) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
-        # Without a graph (the first forward under reentrant checkpointing) there is nothing to tap.
-        return lambda module, args, output: _Tap.apply(output, sink) if output.requires_grad else None
-
-    by_weight = {id(linear(model, layer.name).weight): layer for layer in layers}
-    embeddings = model.get_input_embeddings()  # type: ignore[operator]
-    hooks = [embeddings.register_forward_hook(lambda module, args, output: output.detach().requires_grad_().clone())]
-    try:
-        for module in model.modules():
-            if isinstance(module, nn.Linear) and id(module.weight) in by_weight:
-                hooks.append(module.register_forward_hook(tap(recorder.sink(by_weight[id(module.weight)]))))
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _loss(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor, condition: Condition) -> Tensor:
-    """Return the sum over samples of each sample's own mean token loss, so that samples do not weigh each other."""
-    logits = model(**inputs, use_cache=False).logits  # (B, T, vocabulary)
-    if logits.shape[:2] != labels.shape:
-        raise UserError(
-            f"the model returns logits of shape {tuple(logits.shape)} for labels of shape {tuple(labels.shape)}; "
-            "expected one position each; let the processor expand the image tokens"
-        )
-    labels = labels.to(logits.device)[:, 1:]
-    lengths = (labels != -100).sum(1)
-    if not bool(lengths.all()):
-        empty = int((lengths == 0).nonzero()[0])
-        raise UserError(
-            f"sample {empty} of a batch of {condition} has no target token; expected labels other than -100; "
-            "check that its target is not empty or cut off"
-        )
-    sample, position = (labels != -100).nonzero(as_tuple=True)
-    chosen = logits[sample, position]
-    chosen = chosen.to(torch.promote_types(chosen.dtype, torch.float32))
-    losses = nn.functional.cross_entropy(chosen, labels[sample, position], reduction="none")
-    return (losses / lengths[sample]).sum()
+def _chosen(model: nn.Module, rows: tuple[Layer, ...], parts: Sequence[str], neurons: str) -> tuple[Layer, ...]:
+    """Return the layers whose neurons are profiled."""
+    if neurons not in NEURONS:
+        raise UserError(f"neurons {neurons!r} is not known; {nearest(neurons, NEURONS)}")
+    if neurons == "rows":
+        return rows
+    blocks = ffn_layers(model, parts)
+    asked = check_parts(parts)
+    for part in asked if neurons == "ffn" else ():
+        if not any(block.part == part for block in blocks):
+            rest = ",".join(p for p in asked if any(block.part == p for block in blocks))
+            raise UserError(
+                f"part {part} has no feed-forward block whose units could be profiled; leave it out with "
+                f"parts={rest or 'others'}, or profile neurons=both"
+            )
+    return blocks if neurons == "ffn" else (*rows, *blocks)

@@ -8,13 +8,17 @@ Shapes: B samples, N neurons, S scores, C token classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from neuroglot.pair import Condition, Pair
+
+KINDS = ("sums", "squares", "share_sums", "share_squares")
+"""What is summed over samples, named as in `Profile`."""
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -22,21 +26,57 @@ def _wide(x: Tensor) -> Tensor:
     return (x.cpu() if x.device.type == "mps" else x).double()
 
 
+def shares(samples: Mapping[str, Tensor], kinds: Mapping[str, Hashable]) -> dict[str, Tensor]:
+    """Return each sample's scores divided by their sum over the layers of a kind: layer -> [S, B, C, N].
+
+    Args:
+        samples: layer -> [S, B, C, N], no score below zero.
+        kinds: layer -> what its neurons are shared out among.
+    """
+    totals: dict[Hashable, Tensor] = {}
+    for name, x in samples.items():
+        totals[kinds[name]] = totals.get(kinds[name], 0) + x.sum(3, keepdim=True)
+    # A sample that a part does not serve has no shares there, and not 0 / 0.
+    scale = {kind: (1 / total).masked_fill(total == 0, 0) for kind, total in totals.items()}
+    return {name: x * scale[kinds[name]] for name, x in samples.items()}
+
+
 class Totals:
     """Sums over samples, per condition: layer -> [S, C, N]."""
 
     def __init__(self) -> None:
         self.counts: dict[Condition, Tensor] = {}
-        self.sums: dict[Condition, dict[str, Tensor]] = {}
-        self.squares: dict[Condition, dict[str, Tensor]] = {}
+        self.sums: dict[str, dict[Condition, dict[str, Tensor]]] = {kind: {} for kind in KINDS}
 
-    def add(self, condition: Condition, samples: Mapping[str, Tensor], present: Tensor) -> None:
-        """Add a batch: layer -> [S, B, C, N], and [B, C], which samples hold the class."""
+    def add(
+        self, condition: Condition, samples: Mapping[str, Tensor], parts: Mapping[str, Tensor], present: Tensor
+    ) -> None:
+        """Add a batch: scores and shares, layer -> [S, B, C, N], and [B, C], which samples hold the class."""
         self.counts[condition] = self.counts.get(condition, 0) + present.sum(0)
-        sums, squares = self.sums.setdefault(condition, {}), self.squares.setdefault(condition, {})
-        for name, x in samples.items():
-            sums[name] = sums.get(name, 0) + _wide(x.sum(1))
-            squares[name] = squares.get(name, 0) + _wide(x.square().sum(1))
+        for values, (plain, squared) in ((samples, KINDS[:2]), (parts, KINDS[2:])):
+            sums, squares = (self.sums[kind].setdefault(condition, {}) for kind in (plain, squared))
+            for name, x in values.items():
+                sums[name] = sums.get(name, 0) + _wide(x.sum(1))
+                squares[name] = squares.get(name, 0) + _wide(x.square().sum(1))
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return tensors and JSON that `restore` takes."""
+        order = list(self.counts)
+        tensors = {f"counts|{k}": self.counts[c] for k, c in enumerate(order)}
+        for kind, sums in self.sums.items():
+            tensors |= {f"{kind}|{k}|{n}": x for k, c in enumerate(order) for n, x in sums.get(c, {}).items()}
+        return tensors, {"conditions": [str(c) for c in order]}
+
+    def restore(self, tensors: Mapping[str, Tensor], head: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
+        order = [Condition.parse(text) for text in head["conditions"]]
+        for name, x in tensors.items():
+            kind, k, *layer = name.split("|", 2)
+            if kind == "counts":
+                self.counts[order[int(k)]] = x
+            else:
+                self.sums[kind].setdefault(order[int(k)], {})[layer[0]] = x
+        self.counts = {c: self.counts[c] for c in order}
 
 
 @dataclass
@@ -50,7 +90,7 @@ class _Block:
 
 
 class Blocks:
-    """Sums over source items of (mean over pairs)^2, one open block per task.
+    """Sums over source items of (mean over pairs of the share)^2, one open block per task.
 
     A block ends when its task's items change or a pair comes again (another instruction on the same items). Which
     pairs a task has is known only at the end, so what is kept are the sums of the blocks with the largest set of
@@ -64,7 +104,7 @@ class Blocks:
         self._counts: dict[str, Tensor] = {}
 
     def add(self, condition: Condition, items: tuple[str, ...], samples: dict[str, Tensor], present: Tensor) -> None:
-        """Add a batch, named by its items; without items it belongs to no block."""
+        """Add a batch's shares, named by its items; without items it belongs to no block."""
         task, pair = condition.task, condition.pair
         block = self._open.get(task)
         if block is not None and (block.items != items or pair in block.pairs):
@@ -100,3 +140,34 @@ class Blocks:
             self._close(task)
         complete = [task for task in self._pairs if self._pairs[task] == pairs[task]]
         return {task: self._sums[task] for task in complete}, {task: self._counts[task] for task in complete}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return tensors and JSON that `restore` takes."""
+        tensors: dict[str, Tensor] = {}
+        for task, block in self._open.items():
+            tensors[f"present|{task}"] = block.present
+            tensors |= {f"open|{task}|{name}": x for name, x in block.total.items()}
+        for task, sums in self._sums.items():
+            tensors[f"items|{task}"] = self._counts[task]
+            tensors |= {f"sums|{task}|{name}": x for name, x in sums.items()}
+        head = {
+            "open": {task: [list(block.items), sorted(map(str, block.pairs))] for task, block in self._open.items()},
+            "pairs": {task: sorted(map(str, pairs)) for task, pairs in self._pairs.items()},
+        }
+        return tensors, head
+
+    def restore(self, tensors: Mapping[str, Tensor], head: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
+        for task, (items, pairs) in head["open"].items():
+            present = tensors[f"present|{task}"]
+            self._open[task] = _Block(tuple(items), set(map(Pair.parse, pairs)), {}, present)
+        for task, pairs in head["pairs"].items():
+            self._pairs[task], self._sums[task] = set(map(Pair.parse, pairs)), {}
+        for name, x in tensors.items():
+            kind, task, *layer = name.split("|", 2)
+            if kind == "items":
+                self._counts[task] = x
+            elif kind == "open":
+                self._open[task].total[layer[0]] = x
+            elif kind == "sums":
+                self._sums[task][layer[0]] = x

@@ -1,15 +1,14 @@
 """Positions: which activations of a batch belong to which sample and token class.
 
-Language activations are [samples, tokens, neurons]; those of the vision part and the connector are [images, tokens,
-neurons], and whose image is whose follows from the placeholder tokens. A family that packs all images on one axis
-(Qwen) needs its own map from vision rows to samples: its place is `Positions.average`, chosen by `vision_rows`.
+Language activations are [samples, tokens, neurons]; whose the rows of the vision part and the connector are,
+`vision_rows` tells.
 
 Shapes: B samples, T tokens, N neurons, C token classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from neuroglot.errors import UserError
 from neuroglot.models.families import Family, image_token_id
 from neuroglot.neurons.inventory import Layer
+from neuroglot.neurons.profiling.vision_rows import VisionRows
 from neuroglot.pair import Condition
 
 CLASSES = ("all", "image", "prompt", "target")
@@ -49,15 +49,6 @@ def forward_inputs(model: nn.Module, inputs: Mapping[str, Any], gradient: bool) 
     return tensors
 
 
-def check_vision_rows(family: Family, layers: Sequence[Layer]) -> None:
-    """Raise a UserError if the layers hold vision rows that cannot be mapped to samples."""
-    if family.vision_rows == "packed" and any(layer.part != "language" for layer in layers):
-        raise UserError(
-            f"{family.model_type} packs the vision tokens of all images on one axis, which cannot be mapped to "
-            "samples yet; expected parts=language for this family; leave vision and connector out"
-        )
-
-
 class Positions:
     """Which activations of a batch belong to which sample and token class.
 
@@ -83,13 +74,14 @@ class Positions:
         self.present = self._masks.any(2)
         self._held = held
         self._padded = not bool(held.all())
-        self._placeholders = image.sum(1).tolist() if token is not None else None
-        self._given = inputs.get("images_per_sample")
-        self._family = family
-        self._owned: dict[int, Tensor] = {}
+        placeholders = image.sum(1).tolist() if token is not None else None
+        self._vision = VisionRows(model, family, inputs, placeholders, len(ids))
 
     def average(self, layer: Layer, value: Tensor) -> Tensor:
-        """Return the mean of a value over each sample's tokens: [B, T, N] (or [images, T, N]) -> [B, C, N]."""
+        """Return the mean of a value over each sample's tokens: [B, T, N] -> [B, C, N].
+
+        In the vision part and the connector the value has the rows of the batch's images, however they lie.
+        """
         if layer.part == "language":
             B, T = self._held.shape
             if value.shape[:-1].numel() != B * T:
@@ -102,47 +94,20 @@ class Positions:
                 value = value.masked_fill(~self._held.to(value.device).unsqueeze(2), 0)
             masks = self._masks.to(value)
             return torch.bmm(masks, value) / masks.sum(2, keepdim=True).clamp(min=1)
-        per_image = value.reshape(value.shape[0], -1, value.shape[-1]).mean(1)  # (images, N)
-        counts = self._images(layer, value)
-        owner = torch.arange(len(counts), device=value.device).repeat_interleave(counts)
-        per_sample = per_image.new_zeros(len(counts), per_image.shape[1]).index_add_(0, owner, per_image)
-        per_sample = per_sample / counts.clamp(min=1).unsqueeze(1)
-        return per_sample.unsqueeze(1) * self.present.to(value).unsqueeze(2)
+        return self._vision.mean(layer, value).unsqueeze(1) * self.present.to(value).unsqueeze(2)
+
+    def by_sample(self, layer: Layer, value: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yield sample, which of a value's rows [..., N] are its own, and [C, rows], which of them a class holds."""
+        device = value.device
+        if layer.part == "language":
+            T = self._held.shape[1]
+            for sample, masks in enumerate(self._masks.to(device)):
+                yield sample, torch.arange(sample * T, (sample + 1) * T, device=device), masks
+            return
+        for sample, mine in enumerate(self._vision.rows(layer, value)):
+            rows = mine.nonzero()[:, 0]
+            yield sample, rows, self.present[sample].to(device).unsqueeze(1).expand(-1, len(rows))
 
     def counted(self, layer: Layer, value: Tensor) -> Tensor:
         """Return [B] bool: which samples have any row in a layer."""
-        return self._held.any(1) if layer.part == "language" else self._images(layer, value) > 0
-
-    def _images(self, layer: Layer, value: Tensor) -> Tensor:
-        """Return [B]: how many of the images on the first axis each sample owns, in order."""
-        images = len(value)
-        if images not in self._owned:
-            self._owned[images] = torch.tensor(self._divide(images))
-        return self._owned[images].to(value.device)
-
-    def _divide(self, images: int) -> list[int]:
-        samples = len(self._held)
-        hint = "give inputs['images_per_sample']"
-        if self._given is not None:
-            counts = [int(count) for count in self._given]
-            if len(counts) != samples or sum(counts) != images:
-                raise UserError(
-                    f"images_per_sample is {counts}; expected {samples} counts that add up to {images} images"
-                )
-            return counts
-        if self._family.vision_rows == "tiles":
-            raise UserError(
-                f"{self._family.model_type} cuts images into tiles, {images} in this batch; "
-                f"expected the number of tiles of each sample; {hint}"
-            )
-        if self._placeholders is None:
-            if images % samples:
-                raise UserError(f"{images} images cannot be divided among {samples} samples; {hint}")
-            return [images // samples] * samples
-        each, rest = divmod(sum(self._placeholders), images)
-        if rest or not each or any(held % each for held in self._placeholders):
-            raise UserError(
-                f"{images} images do not fit image tokens per sample of {self._placeholders}; "
-                f"expected the same number of tokens for each image; {hint}"
-            )
-        return [held // each for held in self._placeholders]
+        return self._held.any(1) if layer.part == "language" else self._vision.present(layer, value)

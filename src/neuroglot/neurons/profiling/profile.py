@@ -1,13 +1,13 @@
 """Profile: streamed moments of every neuron's importance, per condition. Importance makes it, select reads it.
 
 Shapes: K conditions, S scores, C token classes, N neurons of a layer. A profile holds sums, never activations, so two
-profiles of different data add up.
+profiles of different data add up (`merge`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from torch import Tensor
@@ -15,27 +15,45 @@ from torch import Tensor
 from neuroglot.artefact import PROFILE, load_tensors, save_tensors
 from neuroglot.errors import UserError, nearest
 from neuroglot.neurons.inventory import Layer
+from neuroglot.neurons.profiling.files import Stored, StoredBlocks, cut, cut_block, cut_mean, packed, packed_block
 from neuroglot.pair import Condition
+
+STATIC = ("weight", "movement", "random")
+"""Scores of a neuron that are the same for every condition: they come from the weights, not from data."""
+
+Moments = tuple[Tensor, Tensor, Tensor | None]
+"""Of a layer: sums [K, N] and sums of squares [K, N] over samples of shares; block sums [N], or None."""
+
+
+def population(layer: Layer) -> tuple[str, bool]:
+    """Return what a layer's neurons are shared out among: the rows of its part, or the units of its blocks."""
+    return layer.part, bool(layer.writes)
 
 
 @dataclass(frozen=True, eq=False)
 class Profile:
     """What one pass over data left behind.
 
+    A *share* of a neuron in a sample is its score divided by the sample's sum of that score over the part's neurons
+    (rows and feed-forward units apart), 0 where that sum is 0: a pair whose gradients are larger has no larger shares.
+
     Attributes:
         model: the model's name or path.
         fingerprint: hash of the layers' names, shapes and a sample of their weights.
         layers: the profiled layers.
         conditions: task and pair of each row below.
-        scores: names of the scores, see `neuroglot.neurons.profiling.importance.SCORES`.
+        scores: names of the scores, see `neuroglot.neurons.profiling.scores.SCORES`.
         classes: names of the token classes.
         counts: [K, C], samples that hold a token of the class.
         sums: layer -> [K, S, C, N] float64, sum over samples of the score.
         squares: layer -> [K, S, C, N] float64, sum over samples of its square.
-        norms: layer -> [N] float64, norms of the weight's rows; layers with a quantised weight are absent.
-        blocks: task -> layer -> [S, C, N] float64, sum over source items of (mean over pairs)^2, for items that were
-            seen with every pair of the task.
+        share_sums: layer -> [K, S, C, N] float64, sum over samples of the share.
+        share_squares: layer -> [K, S, C, N] float64, sum over samples of its square.
+        blocks: task -> layer -> [S, C, N] float64, sum over source items of (mean over pairs of the share)^2, for
+            items that were seen with every pair of the task.
         block_counts: task -> [C], the number of such items.
+        static: score -> layer -> [N]: `weight`, the norms of the neurons' weights, and what else the weights tell;
+            layers with a quantised weight are absent.
         data: hash of the examples that it was measured on, where the caller said so.
     """
 
@@ -48,9 +66,11 @@ class Profile:
     counts: Tensor
     sums: Mapping[str, Tensor]
     squares: Mapping[str, Tensor]
-    norms: Mapping[str, Tensor]
-    blocks: Mapping[str, Mapping[str, Tensor]]
-    block_counts: Mapping[str, Tensor]
+    share_sums: Mapping[str, Tensor]
+    share_squares: Mapping[str, Tensor]
+    blocks: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    block_counts: Mapping[str, Tensor] = field(default_factory=dict)
+    static: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     data: str = ""
 
     def of_task(self, task: str) -> tuple[Condition, ...]:
@@ -62,37 +82,57 @@ class Profile:
     ) -> dict[str, Tensor]:
         """Return the mean of a score over samples, I_k[n]: layer -> [conditions, N], float64.
 
-        The score `weight`, the norm of the neuron's weights, needs no data and is the same for every condition.
+        A static score, such as `weight`, needs no data and is the same for every condition.
 
         Raises:
             UserError: the profile lacks the score, the class or a condition.
         """
         rows = self._rows(conditions)
-        if score == "weight":
-            missing = [layer.name for layer in self.layers if layer.name not in self.norms]
-            if missing:
-                raise UserError(
-                    f"score 'weight' is not known for {missing[0]}, whose weight is quantised; "
-                    f"use one of {', '.join(self.scores)}"
-                )
-            return {layer.name: self.norms[layer.name].expand(len(rows), -1) for layer in self.layers}
+        if score in STATIC and score not in self.scores:
+            return {name: x.repeat(len(rows), 1) for name, x in self._static(score).items()}
         s, c = self._score(score), self._class(token_class)
-        n = self.counts[rows, c].clamp(min=1).unsqueeze(1)  # (K, 1)
-        return {layer.name: self.sums[layer.name][rows, s, c] / n for layer in self.layers}
+        return {layer.name: cut_mean(self.sums, self.counts, layer.name, rows, s, c) for layer in self.layers}
 
     def variance(
         self, score: str, token_class: str = "all", conditions: Sequence[Condition] | None = None
     ) -> dict[str, Tensor]:
-        """Return the unbiased variance of a score between the samples of a condition: layer -> [conditions, N]."""
+        """Return the unbiased variance of a score between the samples of a condition: layer -> [conditions, N].
+
+        Raises:
+            UserError: as for `mean`, or a condition has fewer than two samples.
+        """
         rows, s, c = self._rows(conditions), self._score(score), self._class(token_class)
+        self._check_samples(rows, c)
         n = self.counts[rows, c].double().unsqueeze(1)
-        return {
-            layer.name: (
-                (self.squares[layer.name][rows, s, c] - self.sums[layer.name][rows, s, c] ** 2 / n.clamp(min=1))
-                / (n - 1).clamp(min=1)
-            ).clamp(min=0)
-            for layer in self.layers
-        }
+
+        def of(name: str) -> Tensor:
+            sums, squares = (cut(values, name, rows, s, c) for values in (self.sums, self.squares))
+            return ((squares - sums**2 / n) / (n - 1)).clamp(min=0)
+
+        return {layer.name: of(layer.name) for layer in self.layers}
+
+    def moments(self, task: str, score: str, token_class: str = "all") -> tuple[Tensor, Mapping[str, Moments], int]:
+        """Return what an analysis of variance over the pairs of a task needs.
+
+        Returns:
+            Samples of each pair [K]; layer -> (share sums [K, N], share squares [K, N], block sums [N] or None), each
+            layer made when it is asked for; and the number of source items in complete blocks, 0 without.
+
+        Raises:
+            UserError: the profile lacks the task, the score or the class, or a pair has fewer than two samples.
+        """
+        rows, s, c = self._rows(self.of_task(task)), self._score(score), self._class(token_class)
+        if not rows:
+            known = {condition.task for condition in self.conditions}
+            raise UserError(f"task {task!r} is not in the profile; {nearest(task, known)}; profile it too")
+        self._check_samples(rows, c)
+        items = int(self.block_counts[task][c]) if task in self.block_counts else 0
+
+        def of(name: str) -> Moments:
+            sums, squares = (cut(values, name, rows, s, c) for values in (self.share_sums, self.share_squares))
+            return sums, squares, cut_block(self.blocks[task], name, s, c) if items else None
+
+        return self.counts[rows, c], _Made([layer.name for layer in self.layers], of), items
 
     def importance(
         self,
@@ -107,23 +147,41 @@ class Profile:
             score: name of the score.
             token_class: which tokens it was taken over.
             conditions: which conditions, None for all.
-            normalise: `pair` divides each condition by its sum over all neurons of the part, so that a pair with
-                larger gradients does not win every comparison; `none` leaves the scale as it is.
+            normalise: `pair` divides each condition by its sum over all neurons of the part (rows and feed-forward
+                units apart), so that a pair with larger gradients does not win every comparison; `none` leaves the
+                scale as it is.
         """
         mean = self.mean(score, token_class, conditions)
         if normalise == "none":
             return mean
         if normalise != "pair":
             raise UserError(f"normalise {normalise!r} is not known; expected pair or none")
-        totals: dict[str, Tensor] = {}
+        totals: dict[tuple[str, bool], Tensor] = {}
         for layer in self.layers:
-            total = mean[layer.name].abs().sum(1, keepdim=True)
-            totals[layer.part] = totals[layer.part] + total if layer.part in totals else total
+            total = mean[layer.name].sum(1, keepdim=True)  # no score is below zero
+            totals[population(layer)] = totals.get(population(layer), 0) + total
         # A part that a task does not use (the vision part in text translation) sums to zero and stays zero.
-        return {
-            layer.name: mean[layer.name] / totals[layer.part].masked_fill(totals[layer.part] == 0, 1.0)
-            for layer in self.layers
-        }
+        whole = {key: total.masked_fill(total == 0, 1.0) for key, total in totals.items()}
+        return {layer.name: mean[layer.name].div_(whole[population(layer)]) for layer in self.layers}
+
+    def _static(self, score: str) -> dict[str, Tensor]:
+        found = self.static.get(score, {})
+        missing = [layer.name for layer in self.layers if layer.name not in found]
+        if missing:
+            why = "whose weight is quantised" if score == "weight" else "which nobody has measured"
+            raise UserError(
+                f"score {score!r} is not known for {missing[0]}, {why}; use one of {', '.join(self.scores)}"
+            )
+        return {layer.name: found[layer.name].double() for layer in self.layers}
+
+    def _check_samples(self, rows: Sequence[int], token_class: int) -> None:
+        for row in rows:
+            count = int(self.counts[row, token_class])
+            if count < 2:
+                raise UserError(
+                    f"a variance is asked of {self.conditions[row]}, which has {count} sample{'s' * (count != 1)} of "
+                    f"token class {self.classes[token_class]}; expected 2 or more; profile more items of this pair"
+                )
 
     def _rows(self, conditions: Sequence[Condition] | None) -> list[int]:
         chosen = self.conditions if conditions is None else conditions
@@ -149,15 +207,20 @@ class Profile:
         return self.classes.index(token_class)
 
     def save(self, path: Path | str) -> None:
-        """Write a safetensors file that `load` reads."""
+        """Write a safetensors file that `load` reads; see `files` for what of float64 is kept."""
         tensors = {"counts": self.counts}
         for layer in self.layers:
-            tensors[f"sums|{layer.name}"] = self.sums[layer.name].contiguous()
-            tensors[f"squares|{layer.name}"] = self.squares[layer.name].contiguous()
-        tensors |= {f"norms|{name}": norm for name, norm in self.norms.items()}
-        for task, blocks in self.blocks.items():
-            tensors[f"items|{task}"] = self.block_counts[task]
-            tensors |= {f"blocks|{task}|{name}": block.contiguous() for name, block in blocks.items()}
+            name = layer.name
+            tensors[f"mean|{name}"], tensors[f"spread|{name}"] = packed(self.counts, self.sums, self.squares, name)
+            shares = packed(self.counts, self.share_sums, self.share_squares, name)
+            tensors[f"share_mean|{name}"], tensors[f"share_spread|{name}"] = shares
+            for task, blocks in self.blocks.items():
+                rows, items = self._rows(self.of_task(task)), self.block_counts[task]
+                distance = packed_block(self.counts, rows, self.share_sums, blocks, items, name)
+                tensors[f"block|{task}|{name}"] = distance
+        tensors |= {f"items|{task}": items for task, items in self.block_counts.items()}
+        for score, values in self.static.items():
+            tensors |= {f"static|{score}|{name}": x.float() for name, x in values.items()}
         head = {
             "model": self.model,
             "fingerprint": self.fingerprint,
@@ -166,79 +229,63 @@ class Profile:
             "scores": self.scores,
             "classes": self.classes,
             "tasks": list(self.blocks),
+            "static": list(self.static),
             "data": self.data,
         }
-        save_tensors(path, PROFILE, tensors, head)
+        save_tensors(path, PROFILE, {name: x.contiguous() for name, x in tensors.items()}, head)
 
     @classmethod
     def load(cls, path: Path | str) -> Profile:
-        """Read what `save` wrote.
+        """Read what `save` wrote; the file is mapped, not copied.
 
         Raises:
             UserError: the file is missing, damaged, or not a profile of this format version.
         """
         tensors, head = load_tensors(path, PROFILE)
-        layers = tuple(Layer(**layer) for layer in head["layers"])
-        names = [layer.name for layer in layers]
+        layers = tuple(Layer(**{**layer, "reads": tuple(layer["reads"])}) for layer in head["layers"])
+        conditions = tuple(Condition.parse(text) for text in head["conditions"])
+
+        def by_layer(kind: str) -> dict[str, Tensor]:
+            return {x.name: tensors[f"{kind}|{x.name}"] for x in layers if f"{kind}|{x.name}" in tensors}
+
+        samples = tensors["counts"].double()[:, None, :, None]
+        means, shares = by_layer("mean"), by_layer("share_mean")
+        blocks, items = {}, {task: tensors[f"items|{task}"] for task in head["tasks"]}
+        for task, count in items.items():
+            rows = [k for k, condition in enumerate(conditions) if condition.task == task]
+            blocks[task] = StoredBlocks(count.double()[None, :, None], rows, shares, by_layer(f"block|{task}"))
         return cls(
             model=head["model"],
             fingerprint=head["fingerprint"],
             layers=layers,
-            conditions=tuple(Condition.parse(text) for text in head["conditions"]),
+            conditions=conditions,
             scores=tuple(head["scores"]),
             classes=tuple(head["classes"]),
             counts=tensors["counts"],
-            sums={name: tensors[f"sums|{name}"] for name in names},
-            squares={name: tensors[f"squares|{name}"] for name in names},
-            norms={name: tensors[f"norms|{name}"] for name in names if f"norms|{name}" in tensors},
-            blocks={task: {name: tensors[f"blocks|{task}|{name}"] for name in names} for task in head["tasks"]},
-            block_counts={task: tensors[f"items|{task}"] for task in head["tasks"]},
+            sums=Stored(samples, means),
+            squares=Stored(samples, means, by_layer("spread")),
+            share_sums=Stored(samples, shares),
+            share_squares=Stored(samples, shares, by_layer("share_spread")),
+            blocks=blocks,
+            block_counts=items,
+            static={score: by_layer(f"static|{score}") for score in head["static"]},
             data=head["data"],
         )
 
 
-def merge(a: Profile, b: Profile) -> Profile:
-    """Return the profile of the data of both; `merge(profile(x), profile(y))` is `profile(x + y)`.
+class _Made(Mapping[str, Moments]):
+    """A mapping whose values are made on access: those of all layers at once would fill the memory."""
 
-    Source items whose pairs are divided between the two are complete in neither and stay out of the block sums.
+    def __init__(self, names: Sequence[str], make: Callable[[str], Moments]) -> None:
+        self._names, self._make = dict.fromkeys(names), make
 
-    Raises:
-        UserError: the profiles are of different models, layers, scores or token classes.
-    """
-    for what in ("fingerprint", "layers", "scores", "classes"):
-        if getattr(a, what) != getattr(b, what):
-            raise UserError(f"profiles cannot be merged: their {what} differ; profile both with one model and options")
-    conditions = a.conditions + tuple(condition for condition in b.conditions if condition not in a.conditions)
+    def __getitem__(self, name: str) -> Moments:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
 
-    def add(x: Tensor, y: Tensor) -> Tensor:
-        total = x.new_zeros(len(conditions), *x.shape[1:])
-        total[: len(a.conditions)] += x
-        total[[conditions.index(condition) for condition in b.conditions]] += y
-        return total
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
 
-    blocks: dict[str, dict[str, Tensor]] = {}
-    counts: dict[str, Tensor] = {}
-    for task in {**a.blocks, **b.blocks}:
-        pairs = {condition.pair for condition in conditions if condition.task == task}
-        for profile in (a, b):
-            # Blocks of fewer pairs than the merged task has are incomplete.
-            if task not in profile.blocks or {c.pair for c in profile.of_task(task)} != pairs:
-                continue
-            old = blocks.get(task)
-            blocks[task] = {n: x + old[n] if old else x for n, x in profile.blocks[task].items()}
-            counts[task] = profile.block_counts[task] + (counts[task] if old else 0)
-    return Profile(
-        model=a.model,
-        fingerprint=a.fingerprint,
-        layers=a.layers,
-        conditions=conditions,
-        scores=a.scores,
-        classes=a.classes,
-        counts=add(a.counts, b.counts),
-        sums={name: add(x, b.sums[name]) for name, x in a.sums.items()},
-        squares={name: add(x, b.squares[name]) for name, x in a.squares.items()},
-        norms=a.norms,
-        blocks=blocks,
-        block_counts=counts,
-        data="+".join(profile.data for profile in (a, b) if profile.data),
-    )
+    def __len__(self) -> int:
+        return len(self._names)

@@ -1,28 +1,29 @@
 """Controls: selections of the same size that a method has to beat before its choice can be said to matter.
 
-The controls of rows keep a method's layers, rows per layer and group sizes and take other rows. `random-layers` keeps
-its way of choosing rows and takes other layers: each kept layer is exchanged for one drawn among the layers of the
-same part and shape, so that rows, weights and cost stay the same. For `neumt`, which trains every row of the layers it
-keeps, a control of rows only deals the rows to other groups; there `random-layers` is the one to look at.
+The controls of rows keep a method's layers, rows per layer and group sizes and take other rows: what a method gains
+over `random` is what its rows are worth. `random-layers` keeps its way of choosing rows and takes other layers: each
+kept layer gives its number of rows to one drawn among the layers of the same part and shape, so that rows, weights
+and cost stay the same: what a method gains over it is what its layers are worth. For `neumt`, which trains every row
+of the layers it keeps, a control of rows only deals the rows to other groups; there `random-layers` is the one to
+look at.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from neuroglot.neurons.inventory import Layer
 from neuroglot.neurons.profiling.profile import Profile
-from neuroglot.neurons.selecting.rows import Rows, kept_layers, ranked, sets
+from neuroglot.neurons.profiling.scores import lape
+from neuroglot.neurons.selecting.allocation import allocation, ranked
+from neuroglot.neurons.selecting.options import Options, neurons_of
+from neuroglot.neurons.selecting.rows import Rows, importance, measured, sets
 
-if TYPE_CHECKING:
-    from neuroglot.neurons.selecting.select import Options
-
-Ranking = Callable[[Profile, "Options"], Mapping[str, tuple[Tensor, Tensor]]]
+Ranking = Callable[[Profile, Options, list[Layer]], Mapping[str, tuple[Tensor, Tensor]]]
 """Yields, per layer, a key [N] whose highest rows are taken and an importance [K, N]."""
 
 
@@ -35,38 +36,64 @@ def _other_rows(ranking: Ranking) -> Callable[[Profile, Options], Rows]:
     def run(profile: Profile, options: Options) -> Rows:
         reference = sets(profile, options)
         names = [str(condition.pair) for condition in profile.of_task(str(options.task))]
-        rankings = ranking(profile, options)
+        rankings = ranking(profile, options, [x for x in neurons_of(profile, options) if x.name in reference])
         rows: Rows = {}
         for layer, groups in reference.items():
             key, x = rankings[layer]
-            free = ranked(key)[: sum(len(index) for index in groups.values())]
+            taken = ranked(key)[: sum(len(index) for index in groups.values())]
+            x = x[:, taken]
+            mean = x.mean(0)
+            mean = mean.masked_fill(mean == 0, 1)
+            free = torch.arange(len(taken))
             rows[layer] = {}
             # The agnostic group comes last and takes what is left.
             for group in sorted(groups, key=lambda g: (len(g) == len(names), sorted(g))):
-                inside = x[[name in group for name in names]].mean(0)
-                preference = inside / x.mean(0).masked_fill(x.mean(0) == 0, 1)
-                index = free[ranked(preference[free])][: len(groups[group])]
-                free = free[~torch.isin(free, index)]
-                rows[layer][group] = index.sort().values
+                index = free
+                if len(group) < len(names):
+                    preference = x[[name in group for name in names]].mean(0) / mean
+                    index = free[ranked(preference[free])][: len(groups[group])]
+                rows[layer][group] = taken[index].sort().values
+                left = torch.zeros(len(taken), dtype=torch.bool)
+                left[free] = True
+                left[index] = False
+                free = left.nonzero().squeeze(1)
         return rows
 
     return run
 
 
 def _by_score(score: str) -> Ranking:
-    def ranking(profile: Profile, options: Options) -> Mapping[str, tuple[Tensor, Tensor]]:
-        pairs = profile.of_task(str(options.task))
-        importance = profile.importance(score, options.token_class, pairs, options.normalise)
-        return {name: (x.mean(0), x) for name, x in importance.items()}
+    def ranking(profile: Profile, options: Options, layers: list[Layer]) -> Mapping[str, tuple[Tensor, Tensor]]:
+        values = measured(profile, options, profile.of_task(str(options.task)), score)
+        return {layer.name: (values[layer.name].mean(0), values[layer.name]) for layer in layers}
 
     return ranking
 
 
-def _least(profile: Profile, options: Options) -> Mapping[str, tuple[Tensor, Tensor]]:
-    return {name: (-key, x) for name, (key, x) in _by_score(options.score)(profile, options).items()}
+def _least(profile: Profile, options: Options, layers: list[Layer]) -> Mapping[str, tuple[Tensor, Tensor]]:
+    found = _by_score(options.score)(profile, options, layers)
+    return {name: (-key, x) for name, (key, x) in found.items()}
 
 
-def _random(profile: Profile, options: Options) -> Mapping[str, tuple[Tensor, Tensor]]:
+def _lape(profile: Profile, options: Options, layers: list[Layer]) -> Mapping[str, tuple[Tensor, Tensor]]:
+    """Rank by the entropy over pairs of the probability of being active, the lowest first (LAPE).
+
+    LAPE looks only at neurons that are often active for some language; here those count whose best probability
+    reaches `floor` of their layer's mean best, as for specific neurons, and the others are taken last.
+    """
+    pairs = profile.of_task(str(options.task))
+    mean = profile.mean("activation_probability", options.token_class, pairs)
+    entropy = lape(profile, options.token_class, pairs)
+    made = {}
+    for layer in layers:
+        x = mean[layer.name]
+        best = x.amax(0)
+        hardly = (best == 0) | (best < options.floor * best.mean())
+        made[layer.name] = (-entropy[layer.name] - hardly.double() * len(pairs), x)
+    return made
+
+
+def _random(profile: Profile, options: Options, layers: list[Layer]) -> Mapping[str, tuple[Tensor, Tensor]]:
     def draw(layer: Layer) -> tuple[Tensor, Tensor]:
         # One generator per layer, seeded by its name: the draw does not depend on which layers were kept.
         generator = torch.Generator().manual_seed(zlib.crc32(f"{options.seed} {layer.name}".encode()))
@@ -74,19 +101,22 @@ def _random(profile: Profile, options: Options) -> Mapping[str, tuple[Tensor, Te
         key = torch.randperm(layer.neurons, generator=generator).double()
         return key, torch.rand(pairs, layer.neurons, generator=generator).double()
 
-    return {layer.name: draw(layer) for layer in profile.layers}
+    return {layer.name: draw(layer) for layer in layers}
 
 
 def _random_layers(profile: Profile, options: Options) -> Rows:
-    """Choose rows as ever, in other layers: for each kept one, a random one of its part and shape."""
-    kept = [_kind(layer) for layer in kept_layers(profile, options)]
+    """Choose rows as ever, in other layers: each kept one's number goes to a random one of its part and shape."""
+    found = importance(profile, options)
+    quota = allocation(profile, options, found)
     generator = torch.Generator().manual_seed(zlib.crc32(f"{options.seed} layers".encode()))
-    drawn: set[str] = set()
-    for kind in sorted(set(kept)):
-        alike = [layer.name for layer in profile.layers if _kind(layer) == kind]
-        order = torch.randperm(len(alike), generator=generator)[: kept.count(kind)]
-        drawn.update(alike[i] for i in order.tolist())
-    return sets(profile, options, [layer for layer in profile.layers if layer.name in drawn])
+    layers = neurons_of(profile, options)
+    drawn: dict[str, int] = {}
+    for kind in sorted({_kind(layer) for layer in layers if layer.name in quota}):
+        alike = [layer.name for layer in layers if _kind(layer) == kind]
+        counts = [quota[name] for name in alike if name in quota]
+        order = torch.randperm(len(alike), generator=generator)[: len(counts)]
+        drawn |= dict(zip((alike[i] for i in order.tolist()), counts, strict=True))
+    return sets(profile, options, found, drawn)
 
 
 def _kind(layer: Layer) -> tuple[str, int, int, bool]:
@@ -98,6 +128,7 @@ CONTROLS: dict[str, Callable[[Profile, Options], Rows]] = {
     "gradient": _other_rows(_by_score("gradient")),
     "activation": _other_rows(_by_score("activation")),
     "weight": _other_rows(_by_score("weight")),
+    "lape": _other_rows(_lape),
     "least": _other_rows(_least),
     "random-layers": _random_layers,
 }

@@ -1,10 +1,4 @@
-"""Rows: which neurons of which layers, from a profile and options; one function serves every method of the papers.
-
-**Budget.** `budget` is the share of all neurons of the eligible parts (those with a share of layers above zero) that
-is trainable, so with `layers=0.6` and `budget=0.4` about two thirds of the rows of each kept layer are. The total is
-budget x eligible neurons, rounded, or all rows of the kept layers where these are fewer. Every kept layer gives the
-same fraction of its rows: first rounded down, then the rows still missing go to the layers with the largest
-remainders, in the order of the model where they tie. `budget=None` takes every row of the kept layers.
+"""Rows: which neurons of the kept layers, and for which pairs; one function serves every method of the papers.
 
 Ties between neurons go to the higher best importance, then to the lower row index, and nothing depends on global
 random state.
@@ -12,88 +6,111 @@ random state.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from neuroglot.errors import UserError
-from neuroglot.neurons.inventory import Layer
-from neuroglot.neurons.layers import keep, mean_similarity, relevance
 from neuroglot.neurons.profiling.profile import Profile
+from neuroglot.neurons.selecting.allocation import Importance, allocation, quotas, ranked
+from neuroglot.neurons.selecting.options import Options, neurons_of
+from neuroglot.neurons.selecting.statistics import significant, specificity
 from neuroglot.pair import Condition
 from neuroglot.selection import Group
 
-if TYPE_CHECKING:
-    from neuroglot.neurons.selecting.select import Options
+__all__ = ["Rows", "dispersion", "importance", "measured", "quotas", "ranked", "sets"]
 
 CONTRAST = ("ocr", "describe")
+
+FALSE_DISCOVERIES = 0.05
+"""Of `specific: auto`: the share of specific neurons that may be so by chance (Benjamini and Hochberg's q)."""
+
+SILENT = 0.01
+"""Of a part's mean importance for the tasks to keep, added to every neuron's: what they do not use costs little, not
+nothing."""
 
 Rows = dict[str, dict[Group, Tensor]]
 """Layer -> group -> indices of its rows, ascending."""
 
 
-def contrasted(profile: Profile, options: Options) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the importance [K, N] of the task's pairs, with and without the contrast tasks taken off."""
+def measured(
+    profile: Profile, options: Options, conditions: Sequence[Condition], score: str | None = None
+) -> dict[str, Tensor]:
+    """Return layer -> importance [K, N] of the neurons that may be chosen.
+
+    Each condition sums to one over its part; over all parts where their rows are ranked together.
+    """
+    score = score or options.score
+    if options.normalise == "none" or options.rank != "global":
+        whole = profile.importance(score, options.token_class, conditions, options.normalise)
+        return {layer.name: whole[layer.name] for layer in neurons_of(profile, options)}
+    mean = profile.mean(score, options.token_class, conditions)
+    values = {layer.name: mean.pop(layer.name) for layer in neurons_of(profile, options)}
+    total = torch.stack([x.abs().sum(1, keepdim=True) for x in values.values()]).sum(0)
+    total = total.masked_fill(total == 0, 1.0)
+    return {name: x / total for name, x in values.items()}
+
+
+def importance(profile: Profile, options: Options) -> Importance:
+    """Return what the rows are chosen by: importance, less that of the contrast, or over that of what is to be kept.
+
+    Raises:
+        UserError: a contrast is asked for and none was profiled.
+    """
     pairs = profile.of_task(str(options.task))
-    plain = profile.importance(options.score, options.token_class, pairs, options.normalise)
+    values = measured(profile, options, pairs)
+    plain = {name: x.mean(0) for name, x in values.items()}
+    if options.keep:
+        return Importance(_retaining(profile, options, values), plain)
     others = [c for c in profile.conditions if c.task in CONTRAST and c.task != options.task]
     if options.contrast == "none" or (options.contrast == "auto" and not others):
-        return plain, plain
+        return Importance(values, plain)
     if not others:
         raise UserError(
             f"contrast=subtract needs conditions of {' or '.join(CONTRAST)}, but the profile holds none; "
             "profile the same images with these tasks, or say contrast=none"
         )
-    rest = profile.importance(options.score, options.token_class, others, options.normalise)
+    rest = measured(profile, options, others)
 
     def against(pair: Condition) -> list[int]:
         same = [i for i, c in enumerate(others) if c.pair.source == pair.pair.source]
         return same or list(range(len(others)))
 
-    return {
-        name: torch.stack([(x[k] - rest[name][against(pair)].mean(0)).clamp(min=0) for k, pair in enumerate(pairs)])
-        for name, x in plain.items()
-    }, plain
+    for name in values:
+        taken = torch.stack([rest[name][against(pair)].mean(0) for pair in pairs])
+        values[name] = (values[name] - taken).clamp(min=0)
+    return Importance(values, plain)
 
 
-def kept_layers(profile: Profile, options: Options) -> list[Layer]:
-    if options.ranking == "similarity":
-        ranking = mean_similarity(options.similarities or {})
-    else:
-        ranking = relevance(
-            profile, options.score, options.token_class, profile.of_task(str(options.task)), options.normalise
-        )
-    eligible = [layer for layer in profile.layers if layer.part in options.parts]
-    names = set(keep(ranking, options.layers, eligible, lowest=options.ranking == "similarity"))
-    return [layer for layer in eligible if layer.name in names]
+def _retaining(profile: Profile, options: Options, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return importance / sqrt(r), r that of the tasks to keep in units of its part's mean.
 
-
-def quotas(sizes: Sequence[int], eligible: int, budget: float | None) -> list[int]:
-    """Return the rows to take of each kept layer, as the module's text on the budget says.
-
-    >>> quotas([7, 5, 3], eligible=20, budget=0.4)
-    [4, 3, 1]
+    A part that such a task does not reach (the vision part in text translation) has no say in it; a part that none
+    of them reaches stays as it is.
     """
-    total = sum(sizes) if budget is None else min(sum(sizes), int(budget * eligible + 0.5))
-    # In whole numbers, so that no rounding error decides who gets a remainder.
-    taken = [total * size // sum(sizes) for size in sizes]
-    left = sorted(range(len(sizes)), key=lambda i: -(total * sizes[i] % sum(sizes)))
-    for i in left[: total - sum(taken)]:
-        taken[i] += 1
-    return taken
+    kept = [condition for condition in profile.conditions if condition.task in options.keep]
+    rest = measured(profile, options, kept)
+    layers = neurons_of(profile, options)
+    part = {layer.name: layer.part for layer in layers}
+    total = {p: torch.zeros(len(kept)).double() for p in options.parts}
+    size = dict.fromkeys(options.parts, 0)
+    for name, x in rest.items():
+        total[part[name]] += x.sum(1)
+        size[part[name]] += x.shape[1]
+    made = {}
+    for name, x in values.items():
+        mean = total[part[name]] / size[part[name]]
+        reached = mean > 0
+        if not bool(reached.any()):
+            made[name] = x
+            continue
+        r = (rest[name][reached] / mean[reached].unsqueeze(1)).mean(0)
+        made[name] = x / (r + SILENT).sqrt()
+    return made
 
 
-def ranked(*keys: Tensor) -> Tensor:
-    """Return indices from the highest to the lowest of the first key, ties by the next keys, then by index."""
-    order = torch.arange(len(keys[0]))
-    for key in reversed(keys):
-        order = order[torch.argsort(key[order], descending=True, stable=True)]
-    return order
-
-
-def _sides(pairs: Sequence[Condition], side: str) -> dict[Group, list[int]]:
+def sides_of(pairs: Sequence[Condition], side: str) -> dict[Group, list[int]]:
     """Return group -> indices of its pairs, one group for each pair, source or target."""
     groups: dict[str, list[int]] = {}
     for k, condition in enumerate(pairs):
@@ -106,41 +123,107 @@ def dispersion(values: Tensor, kind: str) -> Tensor:
     if kind == "variance":
         return values.var(0, correction=0)  # LLaVA-NeuMT, Eq. 5
     mean = values.mean(0)
-    return values.std(0, correction=0) / mean.masked_fill(mean == 0, 1)
+    # By hand: torch's `std` over a short first axis takes four times as long.
+    return (values - mean).square_().mean(0).sqrt_() / mean.masked_fill(mean == 0, 1)
 
 
-def sets(profile: Profile, options: Options, layers: Sequence[Layer] | None = None) -> Rows:
+def sets(
+    profile: Profile, options: Options, found: Importance | None = None, quota: Mapping[str, int] | None = None
+) -> Rows:
     """Choose specific and agnostic rows by importance: `mnaft`, `neumt` and `neumt-paper`.
 
-    Of a layer's quota q, the candidates are the 2q rows with the highest importance for any pair. Specific come first
-    (Eq. 7 of LLaVA-NeuMT gives every neuron to some pair; precedence resolves its overlap with Eq. 8): the most
-    dispersed candidates, each to its best pair. The candidates with the highest mean fill the quota as agnostic.
+    Of a layer's quota q, the candidates are the 2q rows with the highest importance for any pair, no dead ones while
+    there is a budget. Specific come first (Eq. 7 of LLaVA-NeuMT gives every neuron to some pair; precedence resolves
+    its overlap with Eq. 8): the most dispersed candidates, each to its best pair. The candidates with the highest
+    mean fill the quota as agnostic.
+
+    Args:
+        profile: what was measured.
+        options: resolved.
+        found: the importance, if it is known already.
+        quota: layer -> how many rows; by default what `allocation` gives.
     """
     pairs = profile.of_task(str(options.task))
     agnostic = frozenset(str(condition.pair) for condition in pairs)
-    importance, plain = contrasted(profile, options)
-    layers = kept_layers(profile, options) if layers is None else layers
-    eligible = sum(layer.neurons for layer in profile.layers if layer.part in options.parts)
+    found = importance(profile, options) if found is None else found
+    quota = allocation(profile, options, found) if quota is None else quota
+    tested = _significant(profile, options, pairs)
     rows: Rows = {}
-    for layer, quota in zip(layers, quotas([layer.neurons for layer in layers], eligible, options.budget)):
-        x, tie = importance[layer.name], plain[layer.name].mean(0)  # (K, N), (N,)
-        candidates = ranked(x.amax(0), tie)[: 2 * quota]
-        sides = _sides(pairs, options.specific_to[layer.part])  # type: ignore[index]
-        found: dict[Group, list[int]] = {}
+    for layer in neurons_of(profile, options):
+        q = quota.get(layer.name, 0)
+        if not q:
+            continue
+        x, tie = found.values[layer.name], found.plain[layer.name]  # (K, N), (N,)
+        candidates = ranked(x.amax(0), tie)
+        if options.budget is not None:
+            candidates = candidates[found.alive(layer.name)[candidates]]
+        candidates = candidates[: 2 * q]
+        sides = sides_of(pairs, options.specific_to[layer.part])  # type: ignore[index]
         # With one source language the source side has one row, no dispersion, and so nothing specific.
-        y = torch.stack([x[members].mean(0) for members in sides.values()])
+        y = torch.stack([x[members].mean(0) for members in sides.values()])  # (sides, N)
         spread, best = dispersion(y, options.dispersion), y.amax(0)
         fit = (spread > 0) & (best >= options.floor * best.mean())
+        if options.specific == "auto":
+            fit &= tested[layer.part][layer.name]
         among = candidates[fit[candidates]]
-        specific = among[ranked(spread[among])][: int(options.specific * quota + 0.5)]
-        belongs = y >= best * (1.0 if options.share is None else options.share)
-        if options.share is None:  # a tie belongs to the first
-            belongs &= belongs.cumsum(0) == 1
-        for row in specific.tolist():
-            group = frozenset().union(*(g for g, member in zip(sides, belongs[:, row].tolist()) if member))
-            found.setdefault(group, []).append(row)
-        rest = candidates[~torch.isin(candidates, specific)]
-        rest = rest[ranked(x.mean(0)[rest])][: quota - len(specific)]
-        found.setdefault(agnostic, []).extend(rest.tolist())
-        rows[layer.name] = {group: torch.tensor(sorted(index)) for group, index in found.items() if index}
+        among = among[ranked(spread[among])]
+        if not isinstance(options.specific, Mapping):
+            among = among[: q if options.specific == "auto" else int(float(options.specific) * q + 0.5)]
+        belongs = _belongs(y[:, among], options.share)
+        if isinstance(options.specific, Mapping):
+            wanted = [int(float(options.specific.get(next(iter(side)), 0)) * q + 0.5) for side in sides]
+            # The first so many of each pair, as long as the quota lasts.
+            first = (belongs.cumsum(1) <= torch.tensor(wanted).unsqueeze(1)) & belongs
+            places = first.any(0).nonzero().squeeze(1)[:q]
+            among, belongs = among[places], belongs[:, places]
+        rows[layer.name] = _by_group(among, belongs, list(sides))
+        free = torch.ones(layer.neurons, dtype=torch.bool)
+        free[among] = False
+        rest = candidates[free[candidates]]
+        rest = rest[ranked(x.mean(0)[rest])][: q - len(among)]
+        if len(rest):
+            rest = torch.cat([rest, rows[layer.name].get(agnostic, rest[:0])])
+            rows[layer.name][agnostic] = rest.sort().values
     return rows
+
+
+def _significant(profile: Profile, options: Options, pairs: Sequence[Condition]) -> dict[str, dict[str, Tensor]]:
+    """Return part -> layer -> which neurons are specific by the data; the test is of the sides that count there."""
+    if options.specific != "auto":
+        return {}
+    known: dict[str, dict[str, Tensor]] = {}
+    made: dict[str, dict[str, Tensor]] = {}
+    for part in options.parts:
+        sides = list(sides_of(pairs, options.specific_to[part]).values())  # type: ignore[index]
+        if str(sides) not in known:
+            if len(sides) > 1:
+                tested = specificity(profile, str(options.task), options.score, options.token_class, sides)
+                known[str(sides)] = significant(tested, FALSE_DISCOVERIES, options.effect)
+            else:
+                never = {layer.name: torch.zeros(layer.neurons, dtype=torch.bool) for layer in profile.layers}
+                known[str(sides)] = never
+        made[part] = known[str(sides)]
+    return made
+
+
+def _belongs(y: Tensor, share: float | None) -> Tensor:
+    """Return which sides [S, M] neurons belong to, by their importance for each; a tie belongs to the first."""
+    if share is not None:
+        return y >= y.amax(0) * share
+    return torch.zeros(y.shape, dtype=torch.bool).scatter_(0, y.argmax(0, keepdim=True), True)
+
+
+def _by_group(rows: Tensor, belongs: Tensor, sides: Sequence[Group]) -> dict[Group, Tensor]:
+    """Divide rows [M] among the groups of the sides [S, M] that they belong to; indices ascend."""
+    if not len(rows):
+        return {}
+    bits = 2 ** torch.arange(len(sides)) if len(sides) < 63 else torch.zeros(len(sides), dtype=torch.long)
+    code = bits @ belongs.long() if bits.any() else torch.unique(belongs.T, dim=0, return_inverse=True)[1]
+    values, kind = torch.unique(code, return_inverse=True)  # (groups,), (rows,)
+    order = torch.argsort(kind * (rows.max() + 1) + rows)  # by group, then ascending
+    order = order.split(torch.bincount(kind, minlength=len(values)).tolist())
+    made = {}
+    for place in order:
+        members = belongs[:, place[0]].nonzero().squeeze(1).tolist()
+        made[frozenset().union(*(sides[s] for s in members))] = rows[place]
+    return made

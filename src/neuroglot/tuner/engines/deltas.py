@@ -20,8 +20,8 @@ from peft.utils import resolve_quantization_backend
 from torch import nn
 
 from neuroglot.errors import UserError
+from neuroglot.tuner.engines.units import ALL, Layout, Route, make_route
 from neuroglot.tuner.routing import Mixture, Router
-from neuroglot.tuner.units import ALL, Layout, Route, make_route
 
 KEY = "pairs:"
 """Prefix of a group's parameter name, so that no adapter name (PEFT compares whole name parts) can equal it."""
@@ -89,6 +89,10 @@ class UnitLayer(nn.Module, BaseTunerLayer):
         """Whether an adapter's units are output rows; they are input columns otherwise."""
         return adapter is None or self.neuroglot_layout[adapter].axis == self._outputs_axis
 
+    def trains_bias(self, adapter: str) -> bool:
+        """Whether an adapter trains bias entries here."""
+        return self.bias is not None and self.units_are_outputs(adapter) and self.neuroglot_layout[adapter].biased
+
     @property
     def adapters_at_work(self) -> list[str]:
         """The active adapters that this layer has; none while adapters are disabled."""
@@ -124,7 +128,7 @@ class UnitLayer(nn.Module, BaseTunerLayer):
             value = torch.zeros(*shape, dtype=dtype, device=weight.device)
             return nn.Parameter(value if zero else value.uniform_(-bound, bound))
 
-        rank = {group: layout.rank_of(group) for group in layout.groups}
+        rank = {group: layout.ranks.get(group) for group in layout.groups}
         low = {KEY + g: (k, r) for g, k in layout.groups.items() if (r := rank[g]) is not None}
         self.neuroglot_delta[adapter] = nn.ParameterDict(
             {KEY + g: parameter(k, width, zero=init_weights) for g, k in layout.groups.items() if rank[g] is None}
@@ -136,7 +140,7 @@ class UnitLayer(nn.Module, BaseTunerLayer):
         self.neuroglot_down[adapter] = nn.ParameterDict(
             {key: parameter(r, width, zero=False, bound=1 / math.sqrt(width)) for key, (k, r) in low.items()}
         )
-        biased = outputs and self.bias is not None
+        biased = self.trains_bias(adapter)
         self.neuroglot_bias[adapter] = nn.ParameterDict(
             {KEY + g: parameter(k, zero=init_weights) for g, k in layout.groups.items() if biased}
         )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from neuroglot.tuner.units import Route
+from neuroglot.tuner.engines.units import Route
 
 if TYPE_CHECKING:
     from neuroglot.tuner.layer import NeuroglotLinear
@@ -78,7 +78,7 @@ def _gradients(layer: NeuroglotLinear, adapter: str, route: Route, kept: Tensor,
             found = [gradient for group_Tk, delta in each for gradient in unit_gradients(group_Tk, other_Tw, delta)]
         dtype = factors[0][0].dtype
         deltas += [gradient.to(dtype) for gradient in found]
-        if outputs and layer.bias is not None:
+        if layer.trains_bias(adapter):
             biases += own_Tk.sum(0, dtype=dtype).split(sizes)
     return deltas + biases
 

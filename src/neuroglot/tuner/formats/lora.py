@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from neuroglot.artefact import write_text
 from neuroglot.errors import UserError, nearest
-from neuroglot.tuner.adapter import PREFIX, WEIGHTS, Adapter, Shape, Units, check_free, new_folder, shapes_of
+from neuroglot.tuner.formats.adapter import PREFIX, WEIGHTS, Adapter, Shape, Units, check_free, new_folder, shapes_of
 
 INSTEAD = "merge the adapter into its base instead (neuroglot merge)"
 BIASES = ("strict", "everywhere")

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from neuroglot.artefact import ADAPTER, MANIFEST, fresh, seal, unseal
 from neuroglot.errors import UserError
 from neuroglot.tuner.config import NEUROGLOT, NeuroglotConfig
-from neuroglot.tuner.deltas import KEY, shape_of
+from neuroglot.tuner.engines.deltas import KEY, shape_of
 from neuroglot.tuner.model import matrix_of
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -192,7 +192,14 @@ class Adapter:
         layout = {module: {group: len(own.rows) for group, own in groups.items()} for module, groups in units.items()}
         axes = {m: axis for m, axis in {**self.config.axes, **fields.pop("axes", {})}.items() if m in units}
         bare = frozenset(fields.pop("bare", self.bare)) & set(units)
-        config = replace(self.config, pairs=list(pairs), layout=layout, axes=axes, rows=None, **fields)
+        rank = fields.pop("rank", self.config.rank)
+        ranks: dict[str, dict[str, int]] = {}
+        for module, groups in units.items():
+            for group, own in groups.items():
+                if len(own.delta) > 1 and own.rank != rank:
+                    ranks.setdefault(module, {})[group] = own.rank
+        config = replace(self.config, pairs=list(pairs), layout=layout, axes=axes, rank=rank, ranks=ranks, rows=None,
+                         **fields)  # fmt: skip
         return replace(self, config=config, units=units, bare=bare)
 
 
@@ -259,7 +266,7 @@ def _parse(
         biased = any(name.startswith(f"{place}.neuroglot_bias.") for name in rest)
         found[module] = {}
         for (group, count), own in zip(groups.items(), rows, strict=True):
-            rank = config.rank if config.rank is not None and config.rank < count else None
+            rank = config.rank_of(module, group)
             wanted = {"delta": (count, None)} if rank is None else {"up": (count, rank), "down": (rank, None)}
             delta = tuple(take(f"{place}.neuroglot_{kind}.{KEY}{group}", *shape) for kind, shape in wanted.items())
             bias = take(f"{place}.neuroglot_bias.{KEY}{group}", count) if biased else None

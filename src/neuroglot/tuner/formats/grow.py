@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from neuroglot.errors import UserError, nearest
 from neuroglot.selection import Group, Selection, group_name
-from neuroglot.tuner.adapter import Adapter, Shape, Units, shapes_of
+from neuroglot.tuner.formats.adapter import Adapter, Shape, Units, shapes_of
 
 
 def grow(adapter: Adapter, selection: Selection, base: nn.Module | None = None, seed: int = 0) -> Adapter:
@@ -62,7 +62,7 @@ def grow(adapter: Adapter, selection: Selection, base: nn.Module | None = None, 
         else:
             outputs = shapes[module].units_are_outputs(axis)
             width = shapes[module].inputs if outputs else shapes[module].outputs
-            biased = outputs and shapes[module].bias
+            biased = outputs and shapes[module].bias and adapter.config.train_bias
         own = units.setdefault(module, {})
         for group, index in sorted(groups.items()):
             own[group] = _untrained(index, width, biased, adapter.config.rank, dtype, random)

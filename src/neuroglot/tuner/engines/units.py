@@ -7,7 +7,7 @@ values are always stored as a row; an axis of 1 says that the stored weight is r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -27,7 +27,8 @@ class Layout:
         pairs: the pairs that the adapter knows.
         agnostic_only: whether every group of the adapter, in every layer, holds all pairs.
         axis: the axis of the stored weight that the units lie on.
-        rank: of the groups' deltas; None for dense ones.
+        biased: whether bias entries are trained as well, where the layer has some.
+        ranks: group text -> rank of its delta; None for a dense one.
         mode: `auto`, `sliced` or `additive`.
     """
 
@@ -35,17 +36,14 @@ class Layout:
     pairs: tuple[str, ...]
     agnostic_only: bool
     axis: int = 0
-    rank: int | None = None
+    biased: bool = True
+    ranks: Mapping[str, int | None] = field(default_factory=dict)
     mode: str = "auto"
 
     @property
     def size(self) -> int:
         """The number of units of all groups."""
         return sum(self.groups.values())
-
-    def rank_of(self, group: str) -> int | None:
-        """Return the rank of a group's delta; None where it is dense, because two factors would be larger."""
-        return None if self.rank is None or self.rank >= self.groups[group] else self.rank
 
 
 @dataclass(frozen=True)

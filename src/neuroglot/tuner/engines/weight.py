@@ -18,8 +18,8 @@ from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import nn
 
 from neuroglot.errors import UserError
-from neuroglot.tuner.deltas import UnitLayer
-from neuroglot.tuner.quantised import Quantised, readable
+from neuroglot.tuner.engines.deltas import UnitLayer
+from neuroglot.tuner.engines.quantised import Quantised, readable
 
 
 def why_not_sliced(layer: nn.Module, name: str = "weight") -> str | None:
@@ -114,7 +114,7 @@ class HeldWeight(UnitLayer):
         layout = self.neuroglot_layout[adapter]
         if kept is None:
             units = self._indices(adapter).long()
-            bias = self.bias if self.units_are_outputs(adapter) else None
+            bias = self.bias if self.trains_bias(adapter) else None
             original = self._target(layout.axis).index_select(0, units)
             kept = _Kept(adapter, weight, units, original, None if bias is None else bias.data[units])
             self._kept = kept

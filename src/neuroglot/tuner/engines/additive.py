@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from neuroglot.tuner.engine import picked
+from neuroglot.tuner.engines.sliced import picked
 
 if TYPE_CHECKING:
-    from neuroglot.tuner.deltas import UnitLayer
-    from neuroglot.tuner.units import Route
+    from neuroglot.tuner.engines.deltas import UnitLayer
+    from neuroglot.tuner.engines.units import Route
 
 Tensor = torch.Tensor
 
@@ -54,31 +54,36 @@ def _product(x: Tensor, layer: UnitLayer, adapter: str, groups: Sequence[str], u
     outputs = layer.units_are_outputs(adapter)
     deltas = [layer.delta(adapter, group) for group in groups]
     biases = [bias for group in groups if (bias := layer.bias_delta(adapter, group)) is not None]
-    if detach:  # each by itself: compiled code gives a parameter that it detaches later a gradient of zeros
-        deltas = [tuple(factor.detach() for factor in delta) for delta in deltas]
-        biases = [bias.detach() for bias in biases]
-    bias = torch.cat(biases) if biases else None
-    if detach:
-        return _constant(x, deltas, units, None if bias is None else bias.to(x.dtype), outputs)
-    sizes = [layer.group_size(adapter, group) for group in groups]
-    if all(len(delta) == 1 for delta in deltas):  # one matmul for all of them
-        deltas, sizes = [(deltas[0][0] if len(deltas) == 1 else torch.cat([d[0] for d in deltas]),)], [sum(sizes)]
+    if not detach:
+        return _trained(x, deltas, biases, units, outputs)
+    # each by itself: compiled code gives a parameter that it detaches later a gradient of zeros
+    deltas = [tuple(factor.detach() for factor in delta) for delta in deltas]
+    return _constant(x, deltas, [bias.detach() for bias in biases], units, outputs)
+
+
+def _trained(
+    x: Tensor, deltas: Sequence[Sequence[Tensor]], biases: list[Tensor], units: Tensor, outputs: bool
+) -> Tensor:
+    """Return the product of groups that train; dense ones take one matmul together, low-rank ones one each."""
+    if all(len(delta) == 1 for delta in deltas):
+        deltas = [(deltas[0][0] if len(deltas) == 1 else torch.cat([delta[0] for delta in deltas]),)]
     if not outputs:
-        slices = picked(x, units).split(sizes, dim=-1)
+        slices = picked(x, units).split([delta[0].shape[0] for delta in deltas], dim=-1)
         return sum((unit_product(own, delta, False) for own, delta in zip(slices, deltas)), start=x.new_zeros(()))
     products = [unit_product(x, delta, True) for delta in deltas]
     product = products[0] if len(products) == 1 else torch.cat(products, dim=-1)
-    return product if bias is None else product + bias.to(product.dtype)
+    return product + torch.cat(biases).to(product.dtype) if biases else product
 
 
 def _constant(
-    x: Tensor, deltas: Sequence[Sequence[Tensor]], units: Tensor, bias: Tensor | None, outputs: bool
+    x: Tensor, deltas: Sequence[Sequence[Tensor]], biases: list[Tensor], units: Tensor, outputs: bool
 ) -> Tensor:
     """Return the same of groups that do not train, in at most two matmuls for all of them.
 
     They are those of a LoRA that holds these groups, in its order and with its zeros: matmuls round by the shape of
     what they are given, and an exported adapter should answer as this one does, to the bit.
     """
+    bias = torch.cat(biases).to(x.dtype) if biases else None
     last_Rw = torch.cat([delta[-1] for delta in deltas]).to(x.dtype)
     first_KR = None
     if any(len(delta) > 1 for delta in deltas):

@@ -1,0 +1,84 @@
+"""The verb that looks at a model: its parts, layers and neurons, from its configuration alone."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neuroglot.cli.app import Json, Trust, app, wide
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_HELP = "Where the {} part is, if the table does not know: a module prefix; may be given again."
+
+
+def _prefixes(part: str) -> Any:
+    return typer.Option(f"--{part}", metavar="PREFIX", help=_HELP.format(part))
+
+
+@app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(help="`embedded`, a folder, or a name on the hub; weights stay unread.")],
+    vision: Annotated[list[str] | None, _prefixes("vision")] = None,
+    connector: Annotated[list[str] | None, _prefixes("connector")] = None,
+    language: Annotated[list[str] | None, _prefixes("language")] = None,
+    as_json: Json = False,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Show a model's parts, layers and neurons, and what is left out and why."""
+    from neuroglot.inspect import inspect as look
+
+    said = {"vision": vision, "connector": connector, "language": language}
+    found = look(model, trust_remote_code, {part: prefixes for part, prefixes in said.items() if prefixes})
+    if as_json:
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    _show(found, wide(Console()))
+
+
+def _show(found: dict[str, Any], console: Console) -> None:
+    from rich.table import Table
+
+    how = "guessed from module names" if found["guessed"] else "known"
+    console.print(
+        f"{found['model']}: {found['class']} ({found['model_type']}, {how}), {_many(found['parameters'])} parameters",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip
+
+    def table(title: str, names: str, rows: list[list[Any]], numbers: int) -> None:
+        made = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        for place, name in enumerate(names.split(",")):
+            made.add_column(name, justify="right" if 0 < place <= numbers else "left")
+        for row in rows:
+            made.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+        console.print("")
+        console.print(made, highlight=False, markup=False)
+
+    parts = [
+        [part, x["layers"], x["neurons"], x["ffn_units"], _many(x["parameters"]), _many(x["neuron_parameters"]),
+         " ".join(x["prefixes"])]
+        for part, x in found["parts"].items()
+    ]  # fmt: skip
+    table("Parts", "part,layers,neurons,ffn units,parameters,of these in neurons,modules", parts, 5)
+    layers = [
+        [x["part"], x["count"], x["neurons"], x["inputs"], x["name"] + (" (bare matrix)" if x["bare"] else "")]
+        for x in found["layers"]
+    ]
+    table("Layers", "part,layers,neurons each,inputs,module", layers, 3)
+    left = [[x["part"], _many(x["parameters"]), x["reason"], x["example"]] for x in found["left_out"]]
+    table("Left out", "part,parameters,what,such as", left, 1)
+    token = found["image_token"]
+    console.print(f"\nVision rows: {found['vision_rows']}.", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Image token: {token['id']} ({token['attribute']}).", highlight=False, markup=False)
+
+
+def _many(count: int) -> str:
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return str(count)

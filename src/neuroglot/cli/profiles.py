@@ -1,0 +1,42 @@
+"""The verb that joins profiles which several machines have measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuroglot.cli.app import app
+from neuroglot.errors import UserError
+
+
+@app.command("merge-profiles")
+def merge_profiles(
+    files: Annotated[list[Path], typer.Argument(help="Two or more profiles, then the file to write.")],
+) -> None:
+    """Join profiles of the same model on different data into one: A B ... OUT."""
+    *parts, out = files
+    if len(parts) < 2:
+        raise UserError(
+            f"got {len(files)} file{'s' * (len(files) != 1)}; expected two or more profiles, then the file to write"
+        )
+    if out.exists():
+        raise UserError(f"{out} is there already and is not overwritten; the last file is the one to write")
+    if not out.parent.is_dir():
+        raise UserError(f"{out.parent} is no folder, so {out.name} cannot be written there; make it first")
+    from neuroglot.artefact import fresh
+    from neuroglot.neurons.profiling.pieces import merge
+    from neuroglot.neurons.profiling.profile import Profile
+
+    merged = Profile.load(parts[0])
+    for part in parts[1:]:
+        other = Profile.load(part)
+        try:
+            merged = merge(merged, other)
+        except UserError as error:
+            raise UserError(f"{part}: {error}") from None
+    with fresh(out) as file:
+        merged.save(file)
+    samples = int(merged.counts.sum())
+    print(f"{out}: {len(parts)} profiles, {len(merged.conditions)} conditions, {samples:,} samples")

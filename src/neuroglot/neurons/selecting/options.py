@@ -1,0 +1,278 @@
+"""Options: what may be set in a selection, the presets' defaults, and what does not go together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from neuroglot.errors import UserError, nearest
+from neuroglot.models.families import PARTS
+from neuroglot.neurons.inventory import Layer, check_parts
+from neuroglot.neurons.layers import layer_fractions
+from neuroglot.neurons.profiling.profile import Profile
+from neuroglot.pair import Pair
+
+TRANSLATION = ("image_translation", "multimodal_translation", "text_translation")
+
+CHOICES = {
+    "ranking": ("relevance", "similarity"),
+    "normalise": ("pair", "none"),
+    "dispersion": ("cv", "variance"),
+    "contrast": ("none", "subtract", "auto"),
+    "neuron": ("rows", "ffn"),
+    "rank": ("per-layer", "per-part", "global"),
+    "cost": ("none", "weights"),
+    "budget_of": ("neurons", "weights"),
+}
+"""Option -> what it may say."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What may be set; a method's defaults differ from these where `PRESETS` says so.
+
+    Attributes:
+        task: whose conditions are the pairs; by default the first translation task in the profile.
+        parts: the parts to choose from.
+        neuron: `rows` of matrices, or `ffn`: the units of feed-forward blocks, as rows and columns; by default what
+            was profiled, and rows where both were.
+        layers: share of the layers to keep, one number or one per part; 0 leaves a part out. All of them by default
+            where rows are ranked over layers.
+        ranking: of layers, `relevance` or `similarity`; similarity needs `similarities`.
+        similarities: layer -> pair -> R, from the probe.
+        budget: share of all neurons of the eligible parts, one number or one per part; None for all rows of the kept
+            layers.
+        budget_of: `neurons`, or `weights`: the share is that of the parts' weights.
+        rank: `per-layer` gives every kept layer the same share of its rows; `per-part` ranks the rows of a part, and
+            `global` those of all parts, over its layers, so that the best layers give most.
+        cost: in a ranking over layers, `weights` divides a row's importance by its number of weights.
+        specific: share of the chosen rows of a layer that is specific, at most; `auto` for those that the data show
+            to be (see `effect`); or pair -> share.
+        effect: with `auto`, what the lower bound of the coefficient of variation must reach. 0.2 is one of six pairs
+            that uses a neuron 1.6 times as much as the others do, or half of the pairs 1.5 times as much as the
+            other half: less is a preference and no specialisation.
+        specific_to: what a specific neuron is specific to, `pair`, `source` or `target`; one value or one per part.
+        share: None, or a neuron belongs to every pair (source, target) within this share of its best.
+        score: the score that importance is.
+        token_class: the tokens it was taken over.
+        normalise: `pair` or `none`, see `Profile.importance`.
+        dispersion: over pairs, `cv` (coefficient of variation) or `variance`.
+        floor: a specific neuron's best importance is at least this share of its layer's mean best. Without a floor
+            the coefficient of variation favours neurons that are nearly dead.
+        contrast: `subtract` takes the importance for reading and describing off that for translating, floored at 0;
+            `auto` does if such conditions were profiled; `none`. Layers are ranked without it.
+        keep: tasks that must not be forgotten: importance is divided by the root of that for them.
+        like: of a control, the method whose layers and counts it takes over.
+        seed: of random choices.
+    """
+
+    task: str | None = None
+    parts: tuple[str, ...] = PARTS
+    neuron: str = "rows"
+    layers: float | Mapping[str, float] = 0.6
+    ranking: str = "relevance"
+    similarities: Mapping[str, Mapping[str, float]] | None = None
+    budget: float | Mapping[str, float] | None = 0.4
+    budget_of: str = "neurons"
+    rank: str = "per-layer"
+    cost: str = "none"
+    specific: float | str | Mapping[str, float] = 0.1
+    effect: float = 0.2
+    specific_to: str | Mapping[str, str] = "pair"
+    share: float | None = None
+    score: str = "taylor_token"
+    token_class: str = "all"
+    normalise: str = "pair"
+    dispersion: str = "cv"
+    floor: float = 0.1
+    contrast: str = "none"
+    keep: tuple[str, ...] = ()
+    like: str = "mnaft"
+    seed: int = 0
+
+
+_BY_SIDE = {"vision": "source", "connector": "pair", "language": "target"}
+_NEUMT = {"parts": ("connector", "language"), "layers": 0.4, "budget": None, "ranking": "similarity"}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "mnaft": {"specific_to": _BY_SIDE, "contrast": "auto"},
+    "neumt": _NEUMT,
+    "neumt-paper": {**_NEUMT, "normalise": "none", "dispersion": "variance", "floor": 0.0},
+}
+"""Method of the papers -> where its defaults differ from `Options`."""
+
+
+def neurons_of(profile: Profile, options: Options) -> list[Layer]:
+    """Return the layers whose neurons may be chosen: matrices or feed-forward blocks, of the chosen parts."""
+    units = options.neuron == "ffn"
+    return [layer for layer in profile.layers if bool(layer.writes) == units and layer.part in options.parts]
+
+
+def resolve(profile: Profile, method: str, given: Mapping[str, Any]) -> Options:
+    """Return the options of a preset, checked against each other and the profile.
+
+    Raises:
+        UserError: the first thing wrong with them.
+    """
+    values = _defaults(method, given)
+    if "neuron" not in given and profile.layers and all(layer.writes for layer in profile.layers):
+        values["neuron"] = "ffn"  # nothing else was profiled
+    options = Options(**values)
+    for name, allowed in CHOICES.items():
+        if getattr(options, name) not in allowed:
+            raise UserError(f"{name} must be one of {', '.join(allowed)}, got {getattr(options, name)!r}")
+    _check_ranking(method, given, options)
+    options = _with_parts(profile, method, given, options)
+    for name, low in (("share", "("), ("floor", "[")):
+        _check_share(name, getattr(options, name), low)
+    if options.ranking == "similarity" and options.similarities is None:
+        raise UserError(
+            f"method {method} ranks layers by similarity, but no similarities were given; expected layer -> pair -> R "
+            "from the probe; run the probe, or say ranking=relevance"
+        )
+    options = _with_task(profile, options)
+    return replace(options, **_specific(profile, given, options))
+
+
+def _defaults(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a preset and those given, where one stands for another."""
+    values = {**PRESETS[method], **given}
+    if values.get("budget") is not None and method.startswith("neumt"):
+        if "layers" in given:
+            raise UserError(
+                f"{method} trains every row of the layers it keeps, so budget sets the share of layers; "
+                f"got budget={values['budget']} and layers={given['layers']}; give one of them"
+            )
+        values |= {"layers": values["budget"], "budget": None}
+    if values.get("rank", "per-layer") != "per-layer" and "layers" not in given:
+        values["layers"] = 1.0  # the ranking of rows says which layers
+    if values.get("keep") and "contrast" not in given:
+        values["contrast"] = "none"
+    if isinstance(values.get("specific"), Mapping) and "specific_to" not in given:
+        values["specific_to"] = "pair"
+    return values
+
+
+def _check_ranking(method: str, given: Mapping[str, Any], options: Options) -> None:
+    """Refuse options of the rows' ranking that exclude each other."""
+    if options.rank != "per-layer" and method.startswith("neumt"):
+        raise UserError(f"{method} trains every row of the layers it keeps; rank={options.rank} is for mnaft")
+    if options.rank != "per-layer" and options.budget is None:
+        raise UserError(f"rank={options.rank} needs a budget, which says how many rows are taken; give one")
+    if options.rank == "global" and isinstance(options.budget, Mapping):
+        raise UserError(
+            f"rank=global lets all parts compete for one budget, got {dict(options.budget)}; "
+            "give one number, or say rank=per-part"
+        )
+    if options.rank == "per-layer" and options.cost != "none":
+        raise UserError("cost only counts where rows are ranked over layers; say rank=per-part or rank=global too")
+    if options.keep and options.contrast == "subtract":
+        raise UserError(
+            f"keep={','.join(options.keep)} and contrast=subtract are two answers to one question; give one of them"
+        )
+
+
+def _with_parts(profile: Profile, method: str, given: Mapping[str, Any], options: Options) -> Options:
+    """Return the options with the eligible parts, and their shares of layers and of neurons."""
+    parts = check_parts(options.parts)
+    present = {layer.part for layer in neurons_of(profile, replace(options, parts=PARTS))}
+    if not present:
+        other = "rows" if options.neuron == "ffn" else "ffn"
+        raise UserError(f"the profile holds no neuron={options.neuron}; profile them too, or say neuron={other}")
+    for part in parts:
+        if part not in present and "parts" in given:
+            raise UserError(
+                f"part {part} is not in the profile, which holds {', '.join(p for p in PARTS if p in present)}; "
+                "profile it too or leave it out of parts"
+            )
+    parts = tuple(part for part in parts if part in present)
+    for name, value in (("layers", options.layers), ("budget", options.budget)):
+        asked = value if isinstance(value, Mapping) else {}
+        stray = [part for part, share in asked.items() if share and part in PARTS and part not in parts]
+        if stray:
+            raise UserError(
+                f"{name} gives the {stray[0]} part a share, but {method} selects from {', '.join(parts)} here; "
+                f"add it to parts, and profile it if the profile lacks it, or leave it out of {name}"
+            )
+    shares = layer_fractions(options.layers, parts)
+    eligible = tuple(part for part in parts if shares[part] > 0)
+    if not eligible:
+        raise UserError(f"nothing to select from: parts {', '.join(parts) or 'none'} with layers {options.layers}")
+    budget = options.budget
+    if isinstance(budget, Mapping):
+        for part, share in budget.items():
+            if part not in PARTS:
+                raise UserError(f"budget names part {part!r}; {nearest(part, PARTS)}")
+            _check_share(f"budget.{part}", share, "(")
+        absent = [part for part in eligible if part not in budget]
+        if absent:
+            raise UserError(
+                f"budget gives no share for the {absent[0]} part, got {dict(budget)}; expected one for each of "
+                f"{', '.join(eligible)}; leave a part out with layers or parts"
+            )
+    else:
+        _check_share("budget", budget, "(")
+    return replace(options, parts=eligible, layers=shares)
+
+
+def _with_task(profile: Profile, options: Options) -> Options:
+    task = options.task or next((task for task in TRANSLATION if profile.of_task(task)), None)
+    tasks = sorted({condition.task for condition in profile.conditions})
+    if task is None or not profile.of_task(task):
+        raise UserError(
+            f"the profile holds no condition of task {task or 'image_translation'!r}, only of {', '.join(tasks)}; "
+            "profile the task or choose one of these"
+        )
+    keep = (options.keep,) if isinstance(options.keep, str) else tuple(options.keep)
+    for kept in keep:
+        if kept == task:
+            raise UserError(f"keep names {kept}, which is the task to learn; name tasks that must not be forgotten")
+        if kept not in tasks:
+            raise UserError(
+                f"keep names {kept!r}, of which the profile holds no condition, only of {', '.join(tasks)}; "
+                "profile it too (profile.contrast in a recipe)"
+            )
+    return replace(options, task=task, keep=keep)
+
+
+def _specific(profile: Profile, given: Mapping[str, Any], options: Options) -> dict[str, Any]:
+    """Return what to set of `specific` and `specific_to`, checked."""
+    to = options.specific_to
+    by_part = {part: to.get(part, "pair") for part in PARTS} if isinstance(to, Mapping) else dict.fromkeys(PARTS, to)
+    for part, side in by_part.items():
+        if side not in ("pair", "source", "target"):
+            raise UserError(f"specific_to.{part} must be pair, source or target, got {side!r}")
+    specific = options.specific
+    if isinstance(specific, Mapping):
+        pairs = [str(condition.pair) for condition in profile.of_task(str(options.task))]
+        specific = {str(Pair.parse(pair)): share for pair, share in specific.items()}
+        for pair, share in specific.items():
+            if pair not in pairs:
+                raise UserError(f"specific names pair {pair}, which the profile lacks; {nearest(pair, pairs)}")
+            _check_share(f"specific.{pair}", share, "(")
+        if sum(specific.values()) > 1 + 1e-9:
+            raise UserError(f"specific gives pairs {sum(specific.values()):g} of the rows in all; expected 1 at most")
+        if set(by_part.values()) != {"pair"} or options.share is not None:
+            other = "share" if options.share is not None else "specific_to"
+            raise UserError(f"specific with one share per pair excludes {other}; leave one of them out")
+    elif isinstance(specific, str):
+        if specific != "auto":
+            raise UserError(f"specific must be a share in [0, 1], auto, or pair: share, got {specific!r}")
+    else:
+        _check_share("specific", specific, "[")
+    if "effect" in given and specific != "auto":
+        raise UserError(f"effect is for specific=auto, got specific={specific}; leave one of them out")
+    if not options.effect >= 0:
+        raise UserError(f"effect must be 0 or more, got {options.effect!r}; it is a coefficient of variation")
+    return {"specific": specific, "specific_to": by_part}
+
+
+def _check_share(name: str, value: Any, low: str) -> None:
+    if value is not None and not (0 < value <= 1 or (low == "[" and value == 0)):
+        raise UserError(f"{name} must be in {low}0, 1], got {value!r}; it is a share, 0.4 for 40 %")
+
+
+def parts_of(layers: Sequence[Layer]) -> dict[str, list[Layer]]:
+    """Return part -> its layers, in the order of the model."""
+    return {part: found for part in PARTS if (found := [layer for layer in layers if layer.part == part])}

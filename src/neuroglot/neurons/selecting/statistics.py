@@ -1,0 +1,235 @@
+"""Statistics: which neurons differ between language pairs by more than chance, and by how much.
+
+The question is put to *shares*, so that a pair with larger gradients does not look specific. Every sum comes from the
+profile; no sample is needed again.
+
+**Test.** Where every sample lies in a complete block (a source item seen with each pair), a two-way analysis of
+variance without replication: pairs against the residual of item x pair, after the differences between items are taken
+off (METHOD, defect 4). Pairs need not scatter alike, long targets scatter less than short ones, so the degrees of
+freedom are corrected after Box (1954), from the residual variance of each pair. Data that are not parallel: Welch
+(1951). p-values are adjusted after Benjamini and Hochberg over all neurons of the profile. A neuron without
+importance has p = 1.
+
+**Effect size.** The coefficient of variation over pairs of the mean share. Noise adds (1 - 1/K) times the summed
+variances of the means to the sum of squares between pairs; that is taken off. The lower bound inverts the
+distribution of that sum of squares, a scaled chi-square of the same mean and variance (Satterthwaite 1946) with the
+quantile of Wilson and Hilferty (1931). Its variance uses each pair's own scatter: the exact bound of the noncentral F
+assumes that all pairs scatter alike, but the pair that a neuron serves scatters most. The mean in the denominator
+counts as known: what moves it moves the differences too.
+
+Shapes: K pairs, S sides (groups of pairs that are compared, by default each pair by itself), N neurons of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from neuroglot.errors import UserError
+from neuroglot.neurons.profiling.profile import Profile
+
+Array = NDArray[np.float64]
+
+CONFIDENCE = 0.95
+"""Of the lower bound, one-sided."""
+
+STEPS = 12
+"""Of the bisection for the lower bound: it is at most 1/4,096 of the sum of squares seen too low, never too high."""
+
+
+@dataclass(frozen=True, eq=False)
+class Specificity:
+    """What is known of the differences of a layer's neurons between pairs; all [N], float64.
+
+    Attributes:
+        p: of the test that the mean shares of all pairs are the same.
+        q: p adjusted after Benjamini and Hochberg over all neurons of the profile.
+        effect: coefficient of variation over pairs of the mean share, corrected for noise.
+        lower: its lower confidence bound, one-sided 95 %.
+    """
+
+    p: Tensor
+    q: Tensor
+    effect: Tensor
+    lower: Tensor
+
+
+def specificity(
+    profile: Profile, task: str, score: str, token_class: str = "all", sides: Sequence[Sequence[int]] | None = None
+) -> dict[str, Specificity]:
+    """Test every neuron of a profile for differences between the pairs of a task.
+
+    Args:
+        profile: holds the task.
+        task: whose pairs are compared.
+        score: name of a score that was profiled.
+        token_class: which tokens it was taken over.
+        sides: which pairs count as one, by their place among the task's; by default each pair by itself.
+
+    Returns:
+        Layer -> p, q, effect and lower bound.
+
+    Raises:
+        UserError: the profile lacks the task, the score or the class, or a pair has fewer than 2 samples.
+    """
+    from scipy.stats import false_discovery_control
+
+    counts, moments, items = profile.moments(task, score, token_class)
+    n = counts.double().numpy()
+    if len(n) < 2:
+        raise UserError(f"task {task} has one pair in the profile; expected 2 or more to compare; profile more pairs")
+    groups = [[k] for k in range(len(n))] if sides is None else [list(side) for side in sides]
+    blocked = items > 0 and bool((n == items).all())
+
+    def of(name: str) -> tuple[Array, Array, Array]:
+        sums, squares, block = moments[name]
+        within = block.numpy() if blocked and block is not None else None
+        return analysed(n, sums.numpy(), squares.numpy(), within, groups)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        found = dict(zip(moments, threads.map(of, moments), strict=True))
+    q = false_discovery_control(np.concatenate([p for p, _, _ in found.values()]))
+    ends = np.cumsum([len(p) for p, _, _ in found.values()])
+    made = {}
+    for (name, (p, effect, lower)), end in zip(found.items(), ends.tolist(), strict=True):
+        made[name] = Specificity(*map(torch.from_numpy, (p, q[end - len(p) : end], effect, lower)))
+    return made
+
+
+def analysed(
+    counts: Array,
+    sums: Array,
+    squares: Array,
+    block: Array | None = None,
+    sides: Sequence[Sequence[int]] | None = None,
+) -> tuple[Array, Array, Array]:
+    """Return p, effect and lower bound [N] of a layer, from its sums.
+
+    Args:
+        counts: [K], samples; with `block` the same number for each pair.
+        sums: [K, N], over samples.
+        squares: [K, N], of squares over samples.
+        block: [N], sum over items of (mean over pairs)^2, of parallel data; None tests after Welch.
+        sides: which pairs count as one.
+    """
+    k, n = len(counts), counts[:, None]
+    groups = [[i] for i in range(k)] if sides is None else sides
+    mean = sums / n
+    variance = np.maximum(squares - sums * mean, 0) / (n - 1)
+    if block is not None:
+        variance = _residual(float(counts[0]), mean, variance, block)
+
+    averaging = np.zeros((len(groups), k))  # (S, K)
+    for s, members in enumerate(groups):
+        averaging[s, list(members)] = 1 / len(members)
+    means, noise = averaging @ mean, averaging**2 @ (variance / n)  # (S, N)
+    grand = means.mean(0)
+    alive = (grand > 0) & (len(groups) > 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = np.square(means - grand).sum(0)
+        bias = (1 - 1 / len(groups)) * noise.sum(0)
+        effect = np.sqrt(np.maximum(between - bias, 0) / len(groups)) / grand
+        least = _lower(means - grand, noise, between, bias, float(counts.min() - 1))
+        lower = np.sqrt(least / len(groups)) / grand
+        if block is None:
+            freedom = np.square(noise) / (np.square(averaging**2) @ (np.square(variance / n) / (n - 1)))
+            p = _welch(means, noise, freedom)
+        else:
+            p = _blocked(averaging, mean, variance, float(counts[0]))
+    # All is decided where nothing scatters: no difference, or one without any doubt.
+    still = noise.sum(0) == 0
+    p = np.where(still, np.where(between > 1e-24 * np.square(grand), 0.0, 1.0), p)
+    lower = np.where(still, effect, lower)
+    return np.where(alive, p, 1.0), np.where(alive, effect, 0.0), np.where(alive, lower, 0.0)
+
+
+def _residual(n: float, mean: Array, variance: Array, block: Array) -> Array:
+    """Return each pair's variance [K, N] without what its items share; their mean is the residual mean square.
+
+    Var_k = c + d_k with c the covariance between pairs of one item, which its mean over pairs tells:
+    Var(mean over pairs) = (sum_k Var_k + K (K - 1) c) / K^2.
+    """
+    k = len(mean)
+    items = np.maximum(block - n * np.square(mean.mean(0)), 0) / (n - 1)
+    shared = (k**2 * items - variance.sum(0)) / (k * (k - 1))
+    residual = np.maximum(variance.mean(0) - shared, 0)
+    own = np.maximum(variance - shared, 0)
+    total = own.mean(0)
+    return np.asarray(own * np.divide(residual, total, out=np.zeros_like(total), where=total > 0))
+
+
+def _blocked(averaging: Array, mean: Array, variance: Array, n: float) -> Array:
+    """Return p of the blocked F test: n e'Pe / tr(PD), with P the projection on differences between sides.
+
+    D = diag(residual variance of each pair). With sides of one pair it is the F of the textbook,
+    (SS_pairs / (K - 1)) / (SS_residual / ((K - 1)(n - 1))). Box: both degrees of freedom times
+    epsilon = tr(PD)^2 / ((S - 1) tr(PDPD)), the squares of D estimated without bias.
+    """
+    from scipy.special import fdtrc
+
+    s, k = averaging.shape
+    size = (averaging > 0).sum(1)
+    projection = averaging.T @ (averaging * size[:, None]) - 1 / k  # (K, K)
+    weights = projection**2
+    q = n * np.einsum("kn,kn->n", mean, projection @ mean)
+    trace = np.diag(projection) @ variance
+    squared = np.einsum("kn,kn->n", variance, weights @ variance)
+    squared -= np.diag(weights) @ np.square(variance) * (2 / (n + 1))
+    epsilon = np.clip(trace**2 / ((s - 1) * squared), 1 / (s - 1) if s > 1 else 1.0, 1.0)
+    return np.asarray(fdtrc((s - 1) * epsilon, (k - 1) * (n - 1) * epsilon, np.maximum(q / trace, 0)))
+
+
+def _welch(means: Array, noise: Array, freedom: Array) -> Array:
+    """Return p of Welch's test [N], from means, their variances and the degrees of freedom of these, all [S, N]."""
+    from scipy.special import fdtrc
+
+    s = len(means)
+    # A side that never scatters (silent in every sample) weighs very much, but not infinitely.
+    weight = 1 / np.maximum(noise, 1e-12 * noise.max(0))
+    share = weight / weight.sum(0)
+    centre = (share * means).sum(0)
+    spread = (np.square(1 - share) / np.where(np.isfinite(freedom), freedom, np.inf)).sum(0)
+    between = (weight * np.square(means - centre)).sum(0) / (s - 1)
+    f = between / (1 + 2 * (s - 2) / (s**2 - 1) * spread)
+    return np.asarray(fdtrc(s - 1.0, (s**2 - 1) / (3 * spread), f))
+
+
+def _lower(apart: Array, noise: Array, between: Array, bias: Array, freedom: float) -> Array:
+    """Return the lower confidence bound [N] of the true sum of squares between sides.
+
+    It is the tau at which the sum of squares seen is the 95 % quantile of a_tau chi^2(b_tau), with mean tau + bias and
+    variance 4 tau w + 2 tr(CVCV): w the noise in the direction of the differences, V that of all sides, C centring.
+    """
+    from scipy.special import stdtrit
+
+    s = len(apart)
+    z = float(stdtrit(freedom, CONFIDENCE))
+    along = np.divide((np.square(apart) * noise).sum(0), between, out=np.zeros_like(between), where=between > 0)
+    null = 2 * ((1 - 2 / s) * np.square(noise).sum(0) + np.square(noise.sum(0)) / s**2)
+
+    def fits(tau: Array, at: Any) -> Any:
+        mean = tau + bias[at]
+        h = (4 * tau * along[at] + null[at]) / (9 * np.square(mean))  # 2 / (9 b)
+        return mean * (1 - h + z * np.sqrt(h)) ** 3 <= between[at]
+
+    found = np.zeros_like(between)
+    some = np.flatnonzero(fits(found, slice(None)))  # the others are zero
+    low, high = np.zeros(len(some)), between[some]
+    for _ in range(STEPS):
+        tau = (low + high) / 2
+        right = fits(tau, some)
+        low, high = np.where(right, tau, low), np.where(right, high, tau)
+    found[some] = low
+    return found
+
+
+def significant(found: Mapping[str, Specificity], rate: float, effect: float) -> dict[str, Any]:
+    """Return layer -> which neurons [N] are specific: q at most the rate, and the lower bound above the effect."""
+    return {name: (x.q <= rate) & (x.lower >= effect) for name, x in found.items()}

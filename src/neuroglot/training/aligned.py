@@ -1,0 +1,183 @@
+"""Aligned: low-rank neurons whose factors start along the gradient, with ranks where the gradient is.
+
+A fresh low-rank delta, up x down with up = 0, can at first only move what its random `down` happens to read. One pass
+over some data tells what it should read: with G [k, w] the gradient of the loss by the weights of a group's k units,
+the r first right singular vectors of G are the r directions that lose the least of it. And a layer's next direction is
+worth what its singular value says, so ranks are handed out where a squared singular value per parameter is largest,
+over all layers and groups, until the parameters are used up. (LoRA-GA and GoRA do each for LoRA.)
+
+Shape suffixes: k units of a group, w the width of a unit, r a rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from neuroglot.errors import UserError
+from neuroglot.pair import Condition
+from neuroglot.selection import Group, Selection, group_name
+from neuroglot.training.methods import prepare
+from neuroglot.tuner import Adapter, NeuroglotConfig, active_pair
+from neuroglot.tuner.engines.deltas import UnitLayer
+from neuroglot.tuner.formats.adapter import Units, shapes_of
+
+EXACT = 1024
+"""Up to this many rows or columns a singular value decomposition is exact; beyond, the largest values by iteration."""
+LENGTH = 3**-0.5
+"""Of a row of `down`: what LoRA's random ones have on average."""
+
+Place = tuple[str, Group]
+
+
+@dataclass(frozen=True)
+class Directions:
+    """What a group's units could read first: singular values [r], largest first, and unit vectors [r, w]."""
+
+    values: Tensor
+    vectors_rw: Tensor
+    units: int
+
+    @property
+    def cost(self) -> int:
+        """Parameters of one more rank: a column of `up` and a row of `down`."""
+        return self.units + self.vectors_rw.shape[1]
+
+    def parameters(self, rank: int) -> int:
+        """Parameters of a rank: of its factors, or of the dense delta where that is smaller."""
+        return min(rank * self.cost, self.units * self.vectors_rw.shape[1])
+
+
+def aligned(
+    model: nn.Module,
+    selection: Selection,
+    batches: Iterable[Sequence[Any]],
+    parameters: int,
+    rows: float = 1.0,
+    mode: str = "auto",
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Adapter:
+    """Return an adapter of zero deltas whose factors point along the gradient.
+
+    The gradients of the chosen units are held for the time of the pass, in float32: as much memory as training the
+    same units densely takes without an optimiser. The model is as it was afterwards, to the bit.
+
+    Args:
+        model: the base model.
+        selection: the units; those of layers that get no rank are left out of the adapter.
+        batches: `(inputs, condition)` as for `neuroglot.profile`, with labels; a condition is of one of the pairs.
+        parameters: how many the adapter may train. Biases are not among them: at the rates that low-rank factors want,
+            they would move far.
+        rows: of each group's units in a layer, the share that is trained: those with the largest gradients.
+        mode: of the adapter, see `NeuroglotConfig`.
+        seed: of the iteration for large matrices.
+        progress: called after each batch with the number of batches done.
+
+    Raises:
+        UserError: no batches, or too few parameters for a single rank.
+    """
+    gradients = _gradients(model, selection, batches, progress)
+    chosen = {(module, group): index.sort().values for module, group, index in selection}
+    if rows < 1:
+        for place, gradient_kw in gradients.items():
+            largest = gradient_kw.norm(dim=1).topk(max(1, round(rows * len(gradient_kw)))).indices.sort().values
+            chosen[place], gradients[place] = chosen[place][largest.cpu()], gradient_kw[largest]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        found = {place: _directions(gradient) for place, gradient in gradients.items()}
+    units: dict[str, dict[str, Units]] = {}
+    for (module, group), rank in allocate(found, parameters).items():
+        index, own = chosen[module, group].to(torch.int32), found[module, group]
+        down_rw = (own.vectors_rw[:rank] * LENGTH).contiguous()
+        delta: tuple[Tensor, ...] = (down_rw.new_zeros(len(index), rank), down_rw)
+        if rank * own.cost > own.parameters(rank):
+            delta = (down_rw.new_zeros(len(index), down_rw.shape[1]),)
+        units.setdefault(module, {})[group_name(group)] = Units(index, delta)
+    shapes = shapes_of(model, units)
+    bare = frozenset(module for module in units if shapes[module].kind == "matrix")
+    name = getattr(getattr(model, "config", None), "_name_or_path", None)
+    empty = Adapter(
+        NeuroglotConfig(pairs=list(selection.pairs), mode=mode, train_bias=False, base_model_name_or_path=name), {}
+    )
+    return empty.changed(units, selection.pairs, axes=dict(selection.axes), bare=bare)
+
+
+def allocate(found: Mapping[Place, Directions], parameters: int) -> dict[Place, int]:
+    """Return the ranks that groups get, best value per parameter first; groups that get none are left out.
+
+    Args:
+        found: the directions.
+        parameters: for all of them.
+
+    Raises:
+        UserError: they do not suffice for one rank anywhere.
+    """
+    offers = sorted(
+        ((float(value) ** 2 / one.cost, place) for place, one in found.items() for value in one.values if value > 0),
+        key=lambda offer: -offer[0],
+    )
+    ranks: dict[Place, int] = {}
+    left = parameters
+    for _, place in offers:  # of a group in the order of its singular values
+        rank = ranks.get(place, 0)
+        price = found[place].parameters(rank + 1) - found[place].parameters(rank)
+        if price <= left:
+            ranks[place] = rank + 1
+            left -= price
+    if not ranks:
+        least = min((one.parameters(1) for one in found.values()), default=0)
+        raise UserError(
+            f"{parameters:,} trained parameters do not suffice for rank 1 in any layer, which takes {least:,}; "
+            "raise train.parameters"
+        )
+    return ranks
+
+
+def _gradients(
+    model: nn.Module,
+    selection: Selection,
+    batches: Iterable[Sequence[Any]],
+    progress: Callable[[int], None] | None,
+) -> dict[Place, Tensor]:
+    """Return the gradient [k, w] by every group's units, summed over the batches of the pairs that train it."""
+    tuned = cast(PeftModel, prepare(model, "neurons", selection)).eval()
+    texts = {group_name(group): group for _, group, _ in selection}
+    device = next(model.parameters()).device
+    done = 0
+    try:
+        for inputs, condition, *_ in batches:
+            tensors = {k: v.to(device) for k, v in inputs.items() if isinstance(v, Tensor)}
+            known = condition if isinstance(condition, Condition) else Condition.parse(str(condition))
+            with active_pair(tuned, str(known.pair)), torch.enable_grad():
+                tuned(**tensors, use_cache=False).loss.backward()
+            done += 1
+            if progress is not None:
+                progress(done)
+        if not done:
+            raise UserError("no batches to align the factors with; expected at least one; check the data's pairs")
+        found: dict[Place, Tensor] = {}
+        for layer in tuned.modules():
+            if isinstance(layer, UnitLayer):
+                for text in layer.neuroglot_layout["default"].groups:
+                    (delta,) = layer.delta("default", text)
+                    gradient = torch.zeros_like(delta) if delta.grad is None else delta.grad.detach()
+                    found[layer.module_name, texts[text]] = gradient
+        return found
+    finally:
+        tuned.unload()
+
+
+def _directions(gradient_kw: Tensor) -> Directions:
+    """Return the singular values and right singular vectors of a gradient, on the CPU."""
+    if min(gradient_kw.shape) <= EXACT:
+        _, values, vectors_rw = torch.linalg.svd(gradient_kw, full_matrices=False)
+    else:
+        _, values, vectors_wr = torch.svd_lowrank(gradient_kw, q=EXACT // 4, niter=4)
+        vectors_rw = vectors_wr.t()
+    return Directions(values.cpu(), vectors_rw.contiguous().cpu(), len(gradient_kw))
