@@ -273,11 +273,9 @@ def test_another_method_in_the_same_folder_leaves_nothing_of_the_first(tmp_path)
 
 def test_every_method_has_stages_that_read_only_what_earlier_ones_write():
     own = set()
-    for changes in (
-        *([f"method={method}"] for method in METHODS),
-        ["train.parameters=0.1"],
-        ["select.score=movement"],
-    ):
+    scores = "profile.scores=[taylor_token, gradient, activation, activation_probability]"
+    settings = [[f"method={method}", scores] for method in METHODS]
+    for changes in (*settings, ["train.parameters=0.1"], ["select.score=movement"]):
         there = set()
         for stage in stages(load_recipe("quickstart", changes)):
             assert set(stage.reads) <= there
