@@ -8,6 +8,8 @@ from typing import Any
 
 from neuroglot.artefact import ADAPTER, MANIFEST, unseal, write_text
 from neuroglot.errors import UserError, nearest
+from neuroglot.models.load import Parts
+from neuroglot.recipes import load_recipe
 
 FORMATS = ("lora", "rows")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -21,11 +23,13 @@ class Source:
         folder: where it is.
         base: its base model, as models are named on the command line.
         fields: of its configuration.
+        parts: where the base's parts are, if the run's recipe had to say so.
     """
 
     folder: Path
     base: str
     fields: dict[str, Any]
+    parts: Parts | None = None
 
     @property
     def pairs(self) -> tuple[str, ...]:
@@ -43,11 +47,12 @@ def find(place: Path, base: str | None = None) -> Source:
 
     if not place.is_dir():
         raise UserError(f"{place} is not a folder; expected an adapter's or a run's, such as runs/demo")
-    folder = place
+    folder, parts = place, None
     if (place / "recipe.yaml").is_file():
         folder = place / "adapter"
         if (place / "model").is_dir() and not folder.is_dir():
             raise UserError(f"run {place} trained the whole model; {place / 'model'} is a plain model already")
+        parts = load_recipe(place / "recipe.yaml").model.parts
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
             raise UserError(f"{folder} holds no adapter ({name} is missing); expected what the train stage writes")
@@ -60,7 +65,7 @@ def find(place: Path, base: str | None = None) -> Source:
     base = base or facts.get("base") or named
     if not base:
         raise UserError(f"adapter {folder} does not name its base model; give it with --base")
-    return Source(folder, str(base), fields)
+    return Source(folder, str(base), fields, parts)
 
 
 def merge(place: Path, out: Path, dtype: str | None = None, base: str | None = None, trust: bool = False) -> None:
@@ -87,11 +92,11 @@ def merge(place: Path, out: Path, dtype: str | None = None, base: str | None = N
     quiet()
     from neuroglot.models.load import load_model, load_processor, load_skeleton
 
-    _check_dense(source, load_skeleton(source.base, trust).config)
+    _check_dense(source, load_skeleton(source.base, trust, source.parts).config)
     processor = load_processor(source.base, trust)
     trained_in = (source.fields.get("trained_on") or {}).get("dtype")
     trained_in = "bfloat16" if source.fields.get("quantised") else trained_in
-    plain = placed(load_model(source.base, dtype or trained_in or "auto", trust))
+    plain = placed(load_model(source.base, dtype or trained_in or "auto", trust, source.parts))
     model = with_adapter(plain, source.folder, safe_merge=True, base=source.base)
     with new_folder(out) as part:
         model.save_pretrained(part)
