@@ -298,6 +298,8 @@ _BUILDERS: dict[str, Callable[[], tuple[nn.Module, Inputs]]] = {
     "gemma3": _gemma3,
 }
 FAMILIES = tuple(_BUILDERS)
+SIBLINGS = ("llava_onevision", "qwen2_vl")
+"""Those that differ from another one only in what an adapter does not see: they are tried in the slow tier alone."""
 
 
 def selection(

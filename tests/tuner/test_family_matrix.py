@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import FAMILIES, Inputs, build, selection
+from families import FAMILIES, SIBLINGS, Inputs, build, selection
 from peft import AutoPeftModel, PeftModel, get_peft_model
 from tiny_llava import deltas, fill_deltas, group_of
 from torch import Tensor, nn
@@ -23,7 +23,9 @@ TRIO = ("llava", "qwen2_5_vl", "gemma3")
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-each_family = pytest.mark.parametrize("family", FAMILIES)
+each_family = pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=pytest.mark.slow) if name in SIBLINGS else name for name in FAMILIES]
+)
 heavy = pytest.mark.parametrize(
     "family", [name if name in TRIO else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 )
