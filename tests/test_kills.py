@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-KILLS = int(os.environ.get("NEUROGLOT_KILLS", "5"))
+KILLS = int(os.environ.get("NEUROGLOT_KILLS", "2"))
 SEED = int(os.environ.get("NEUROGLOT_SEED", random.SystemRandom().randrange(10**6)))
 
 COMMAND = ["run", "quickstart", "--scale", "smoke", "name=cut", "method=neumt", "data.pairs=[en-de]", "probe.steps=4",

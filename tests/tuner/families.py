@@ -298,8 +298,9 @@ _BUILDERS: dict[str, Callable[[], tuple[nn.Module, Inputs]]] = {
     "gemma3": _gemma3,
 }
 FAMILIES = tuple(_BUILDERS)
-SIBLINGS = ("llava_onevision", "qwen2_vl")
-"""Those that differ from another one only in what an adapter does not see: they are tried in the slow tier alone."""
+SIBLINGS = ("llava_onevision", "qwen2_vl", "mistral3")
+"""Those that differ from another one in nothing that an adapter sees; what is tried of them is slow or left out."""
+MAIN = tuple(family for family in FAMILIES if family not in SIBLINGS)
 
 
 def selection(

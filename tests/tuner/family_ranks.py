@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from families import END, FAMILIES, IMAGE, START, VOCAB, Inputs, build, selection
+from families import END, IMAGE, MAIN, START, VOCAB, Inputs, build, selection
 from peft import PeftModel, get_peft_model
 from tiny_llava import deltas, fill_deltas
 from torch import Tensor, nn
@@ -172,7 +172,7 @@ def fsdp(family: str, rank: int, out: Path) -> dict[str, Any]:
 
 def run(rank: int, out: Path) -> None:
     """Run every family and save what came of it, a failure being one family's and no other's."""
-    for family in FAMILIES:
+    for family in MAIN:
         for name, scenario in {"ddp": ddp, "fsdp": fsdp}.items():
             try:
                 found = scenario(family, rank, out)

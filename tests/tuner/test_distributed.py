@@ -11,7 +11,7 @@ from typing import Any
 import family_ranks
 import pytest
 import torch
-from families import FAMILIES
+from families import MAIN
 from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_llava import GROUPS, PAIRS, group_of, tiny_llava
@@ -190,7 +190,7 @@ def loads(family: str, folder: Path, last: dict[str, torch.Tensor]) -> None:
     assert (changed - plain).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MAIN)
 def test_ddp_of_every_family(out: Path, family: str) -> None:
     found = both(out, family, "ddp")
     model, inputs = family_ranks.tuned(family)
@@ -203,7 +203,7 @@ def test_ddp_of_every_family(out: Path, family: str) -> None:
     loads(family, out / f"{family}-ddp", first)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MAIN)
 def test_fsdp2_of_every_family(out: Path, family: str) -> None:
     found = both(out, family, "fsdp")
     model, inputs = family_ranks.tuned(family)

@@ -47,6 +47,8 @@ def build(family: str) -> tuple[nn.Module, families.Inputs]:
         for name, value in fields.items():
             if name in part.to_dict():
                 setattr(part, name, value)
+    if "head_dim" in vision.to_dict():
+        vision.head_dim = WIDTH // vision.num_attention_heads
     if "mrope_section" in (getattr(text, "rope_parameters", None) or {}):
         text.rope_parameters["mrope_section"] = [4, 2, 2]  # half a head
     torch.manual_seed(0)

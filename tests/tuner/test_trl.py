@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from families import FAMILIES, build
+from families import MAIN, build
 from families import selection as chosen_of
 from peft import PeftModel
 from tiny_llava import deltas, group_of
@@ -100,7 +100,7 @@ def test_sft_trains_the_chosen_rows_and_nothing_else(tmp_path: Path, mode: str, 
     assert (report.outside, report.trained, report.selected) == ({}, 3 * COUNT, 3 * COUNT)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MAIN)
 def test_sft_of_every_family_moves_its_own_groups_and_nothing_else(tmp_path: Path, family: str) -> None:
     """The data are the family's fixed inputs, images and all, so the collator has nothing to look up."""
     model, inputs = build(family)
