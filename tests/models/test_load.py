@@ -63,6 +63,7 @@ def test_the_embedded_model():
     assert {p.dtype for p in load_model(EMBEDDED, dtype="auto").parameters()} == {torch.bfloat16}, "as it is stored"
 
 
+@pytest.mark.slow
 def test_transformers_alone_loads_and_runs_it(tmp_path):
     """Plain AutoModel and AutoProcessor in a process that never imports neuroglot."""
     program = """

@@ -283,6 +283,7 @@ def test_dropout_is_off_and_no_weight_gradient_is_computed(kit):
     assert not touched
 
 
+@pytest.mark.slow
 def test_nothing_of_a_batch_is_left_behind_it(kit):
     """The tower's last layer has no gradient here, so that no backward pass lets go of what its graph holds."""
     model = kit.make_llava(-2)

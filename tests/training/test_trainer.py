@@ -275,7 +275,7 @@ def test_accumulation_weighs_every_target_token_the_same(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("extra", [{"gradient_checkpointing": True}, {"bf16": True}])
-@pytest.mark.parametrize("method", ["neurons", "full"])
+@pytest.mark.parametrize("method", ["neurons", pytest.param("full", marks=pytest.mark.slow)])
 def test_options_that_change_how_it_computes(tmp_path: Path, extra: dict, method: str) -> None:
     model = prepare(tiny_llava(), method, tiny_selection())
     before = trainable(model)

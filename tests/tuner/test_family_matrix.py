@@ -22,9 +22,12 @@ TRIO = ("llava", "qwen2_5_vl", "gemma3")
 """A plain one, one with packed vision inputs, one with a bare matrix: what is heavy runs fast on these alone."""
 
 
+LATER = (*SIBLINGS, "idefics3", "internvl")
+"""Those that are like another one for an adapter (SmolVLM, LLaVA): in the slow tier alone."""
+
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 each_family = pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=pytest.mark.slow) if name in SIBLINGS else name for name in FAMILIES]
+    "family", [pytest.param(name, marks=pytest.mark.slow) if name in LATER else name for name in FAMILIES]
 )
 heavy = pytest.mark.parametrize(
     "family", [name if name in TRIO else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]

@@ -377,6 +377,7 @@ def test_the_model_card_says_how_to_load_once(tmp_path: Path) -> None:
     assert "library_name: peft" in card
 
 
+@pytest.mark.slow
 def test_auto_peft_model_and_a_fresh_process(base_folder: Path, tmp_path: Path) -> None:
     model = get_peft_model(from_folder(base_folder), NeuroglotConfig.from_selection(tiny_selection()))
     fill_deltas(model)

@@ -118,7 +118,7 @@ def test_gradient_is_that_of_the_dense_weight() -> None:
             torch.testing.assert_close(layer.neuroglot_bias["default"][key].grad, expected.bias.grad[index])
 
 
-@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("bias", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_training_equals_dense_training_with_masks(bias: bool) -> None:
     """Twenty steps of AdamW with decay and clipping against dense weights whose rows are moved group by group."""
     selection = tiny_selection()
