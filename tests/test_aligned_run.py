@@ -37,6 +37,7 @@ def test_from_a_finished_dense_run_only_what_follows_is_done_again(own_run):
     assert 0.9 * 0.03 * weights < entries <= 0.03 * weights + 1
     facts = read_json(own_run / "training.json", TRAINING)
     assert facts["trainable_parameters"] == entries
+    assert sum(part["parameters"] for part in facts["parts"].values()) == entries
     assert facts["audit"]["outside"] == []
     assert any(len(units.delta) == 2 for _, _, units in trained)
     assert all(len(units.delta) == 1 for _, _, units in dense)

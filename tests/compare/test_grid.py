@@ -104,6 +104,17 @@ def test_cells_differ_from_the_recipe_in_what_they_must():
         )
 
 
+def test_a_control_takes_as_many_rows_as_the_gradient_leaves():
+    by_part = "{vision: 0.2, connector: 1.0, language: 0.8}"
+    for given, expected in (("0.8", 0.4), (by_part, {"vision": 0.1, "language": 0.4})):
+        recipe = load_recipe("quickstart", ["train.parameters=0.5", "train.rows=0.5", f"select.budget={given}"])
+        own = recipe_of(Cell(Contender("random", 0.3), 0.01, 0), recipe, [(64, 64)])
+        assert own.train.rows == 1
+        found = own.select.budget
+        assert found == expected if isinstance(found, float) else expected.items() <= found.items()
+        assert recipe_of(Cell(Contender("mnaft", 0.3), 0.01, 0), recipe, [(64, 64)]).train.rows == 0.5
+
+
 def test_a_rate_that_forgets_too_much_is_not_chosen(tmp_path):
     grid = make_grid(QUICK, ["mnaft"], [0.1], 2, True, [1e-3, 3e-3, 1e-2], retain=0.1)
     sweeps = _Sweeps(grid, tmp_path, [(64, 64)], lambda done: None)

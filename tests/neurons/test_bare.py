@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from neuroglot.neurons import inventory
-from neuroglot.neurons.inventory import fingerprint, matrix, module_of, row_norms
+from neuroglot.neurons.inventory import fingerprint, matrix, module_of
 from neuroglot.neurons.layers import activation_similarity
 from neuroglot.neurons.profiling.importance import profile
+from neuroglot.neurons.profiling.scores import neuron_norms, weight_of
 
 DE = "image_translation:en-de"
 
@@ -35,7 +36,7 @@ def test_it_is_in_the_inventory(gemma, bare):
     weight = matrix(model, bare)
     assert weight is model.get_parameter(families.BARE)
     assert tuple(weight.shape) == (bare.inputs, bare.neurons)
-    assert torch.allclose(row_norms(model, [bare])[bare.name], weight.norm(dim=0), rtol=1e-6)
+    assert torch.allclose(neuron_norms(weight_of(model), [bare])[bare.name], weight.norm(dim=0).double(), rtol=1e-6)
     before = fingerprint(model, [bare])
     weight.data += 1
     changed = fingerprint(model, [bare])

@@ -17,8 +17,6 @@ from neuroglot.recipe import CONTROLS, METHODS, NEURON_METHODS, PRESETS, Recipe,
 
 YARDSTICKS = ("base", "cascade")
 KNOWN = (*YARDSTICKS, *METHODS)
-DEFAULT_BUDGET = 0.4
-"""Of `mnaft`, where a recipe says nothing."""
 MOST_RATES = 6
 """Tried for one contender; a best rate that is still at the edge then is marked."""
 
@@ -101,10 +99,13 @@ def recipe_of(cell: Cell, recipe: Recipe, widths: Sequence[tuple[int, int]]) -> 
         else:  # to the parameter what LoRA trains at the budget; the recipe says among which rows
             tree["train"]["parameters"] = lora_share(contender.budget or 0, widths)
         if recipe.aligned and contender.method in CONTROLS:  # a control does not look at the gradient for its rows
-            given = recipe.select.budget or DEFAULT_BUDGET
-            by_part = given if isinstance(given, dict) else {"": given}
-            shares = {str(part): recipe.train.rows * share for part, share in by_part.items()}
-            tree["select"]["budget"] = shares if isinstance(given, dict) else shares[""]
+            from neuroglot.neurons.selecting.options import Options
+
+            given, rows = recipe.select.budget or Options.budget or 1.0, recipe.train.rows
+            if isinstance(given, Mapping):
+                tree["select"]["budget"] = {part: rows * share for part, share in given.items()}
+            else:
+                tree["select"]["budget"] = rows * given
             tree["train"]["rows"] = 1.0
     like = contender.method
     if contender.method in CONTROLS:

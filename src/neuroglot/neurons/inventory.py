@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from neuroglot.errors import UserError, nearest
 from neuroglot.models.families import PARTS, Family, family_of
@@ -153,14 +153,3 @@ def fingerprint(model: nn.Module, layers: Sequence[Layer]) -> str:
         some = weight[:: max(1, weight.numel() // 64)][:64].to(torch.bfloat16).view(torch.int16).cpu()
         digest.update(f"{layer.name} {layer.neurons} {layer.inputs}".encode() + some.numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def row_norms(model: nn.Module, layers: Sequence[Layer]) -> dict[str, Tensor]:
-    """Return layer -> [neurons] float64, the norm of each row; quantised weights, which have no rows, are left out."""
-    norms = {}
-    for layer in layers:
-        weight = matrix(model, layer).detach()
-        shape = (layer.inputs, layer.neurons) if layer.axis else (layer.neurons, layer.inputs)
-        if weight.is_floating_point() and weight.shape == shape:
-            norms[layer.name] = weight.float().norm(dim=1 - layer.axis).cpu().double()
-    return norms

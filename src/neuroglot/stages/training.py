@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -96,7 +96,7 @@ def train(context: Context) -> None:
     from neuroglot.selection import Selection
     from neuroglot.training import from_adapter, prepare, snapshot
     from neuroglot.training import train as fit
-    from neuroglot.tuner import modes, selection_of
+    from neuroglot.tuner import modes, selection_of, trained_entries
 
     quiet()
     recipe = context.recipe
@@ -133,7 +133,7 @@ def train(context: Context) -> None:
     facts = {
         "method": recipe.method,
         "made_from": made_from,
-        "parts": _parts(layers, selection),
+        "parts": _parts(layers, selection, trained_entries(tuned) if selection is not None else {}),
         "seconds": round(result.seconds, 2),
         "steps": result.steps,
         "peak_memory_bytes": peak(),
@@ -197,8 +197,10 @@ def _audit(context: Context, before: Any, tuned: Any, selection: Selection) -> d
     return {"selected": found.selected, "trained": found.trained, "outside": sorted(found.outside)}
 
 
-def _parts(layers: Sequence[Layer], selection: Selection | None) -> dict[str, dict[str, int]]:
-    """Return per part the layers and neurons trained, of how many, and their parameters; without selection all."""
+def _parts(
+    layers: Sequence[Layer], selection: Selection | None, entries: Mapping[str, int]
+) -> dict[str, dict[str, int]]:
+    """Return per part the layers and neurons trained, of how many, and the entries trained; without selection all."""
     parts: dict[str, dict[str, int]] = {}
     for layer in layers:
         row = parts.setdefault(
@@ -214,5 +216,5 @@ def _parts(layers: Sequence[Layer], selection: Selection | None) -> dict[str, di
         row["all_parameters"] += layer.neurons * width
         row["layers"] += chosen > 0
         row["neurons"] += chosen
-        row["parameters"] += chosen * width
+        row["parameters"] += chosen * width if selection is None else entries.get(layer.name, 0)
     return parts

@@ -9,7 +9,7 @@ from neuroglot.tuner.formats.adapter import Adapter
 from neuroglot.tuner.formats.grow import drop_pairs, grow, keep_pairs, without_held
 from neuroglot.tuner.formats.lora import export_lora
 from neuroglot.tuner.layer import NeuroglotLinear
-from neuroglot.tuner.model import NeuroglotModel, modes, park, refresh, selection_of
+from neuroglot.tuner.model import NeuroglotModel, modes, park, refresh, selection_of, trained_entries
 from neuroglot.tuner.routing import active_pair, has_router
 
 # PEFT dispatches by look-up in these three dictionaries; its own register function accepts only members of its enum.
@@ -33,5 +33,6 @@ __all__ = [
     "park",
     "refresh",
     "selection_of",
+    "trained_entries",
     "without_held",
 ]

@@ -318,3 +318,13 @@ def selection_of(model: nn.Module, adapter: str = "default") -> Selection:
     if not rows:
         raise UserError(f"the model has no neuroglot adapter {adapter!r}; expected one made by NeuroglotConfig")
     return Selection(pairs, rows, axes=axes)
+
+
+def trained_entries(model: nn.Module, adapter: str = "default") -> dict[str, int]:
+    """Return how many numbers an adapter trains in each module: of deltas or their factors, and of biases."""
+    found = {}
+    for layer in _layers(model):
+        if adapter in layer.neuroglot_layout:
+            held = (p for name in layer.adapter_layer_names for p in getattr(layer, name)[adapter].parameters())
+            found[layer.module_name] = sum(p.numel() for p in held)
+    return found
