@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -135,7 +136,11 @@ def quotas(sizes: Sequence[int], eligible: int, budget: float | None) -> list[in
 
 def ranked(*keys: Tensor) -> Tensor:
     """Return indices from the highest to the lowest of the first key, ties by the next keys, then by index."""
-    order = torch.arange(len(keys[0]))
-    for key in reversed(keys):
-        order = order[torch.argsort(key[order], descending=True, stable=True)]
-    return order
+    first = keys[0].numpy()
+    order = np.argsort(-first)  # several times faster than a stable sort, and as good without ties
+    if not (np.diff(first[order]) == 0).any():
+        return torch.from_numpy(order)
+    found = torch.argsort(keys[-1], descending=True, stable=True)
+    for key in reversed(keys[:-1]):
+        found = found[torch.argsort(key[found], descending=True, stable=True)]
+    return found

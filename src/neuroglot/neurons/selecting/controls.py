@@ -43,20 +43,18 @@ def _other_rows(ranking: Ranking) -> Callable[[Profile, Options], Rows]:
             taken = ranked(key)[: sum(len(index) for index in groups.values())]
             x = x[:, taken]
             mean = x.mean(0)
-            mean = mean.masked_fill(mean == 0, 1)
-            free = torch.arange(len(taken))
+            x = x / mean.masked_fill(mean == 0, 1)
+            free = torch.ones(len(taken), dtype=torch.bool)
             rows[layer] = {}
             # The agnostic group comes last and takes what is left.
             for group in sorted(groups, key=lambda g: (len(g) == len(names), sorted(g))):
-                index = free
+                index = free.nonzero().squeeze(1)
                 if len(group) < len(names):
-                    preference = x[[name in group for name in names]].mean(0) / mean
-                    index = free[ranked(preference[free])][: len(groups[group])]
+                    members = [k for k, name in enumerate(names) if name in group]
+                    preference = x[members[0]] if len(members) == 1 else x[members].mean(0)
+                    index = index[ranked(preference[index])[: len(groups[group])]]
                 rows[layer][group] = taken[index].sort().values
-                left = torch.zeros(len(taken), dtype=torch.bool)
-                left[free] = True
-                left[index] = False
-                free = left.nonzero().squeeze(1)
+                free[index] = False
         return rows
 
     return run
