@@ -1,0 +1,121 @@
+"""Which neurons: what importance is measured on, and how they are chosen by it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from neuroglot.errors import nearest
+from neuroglot.pair import TASKS
+from neuroglot.recipe.section import Fraction, PartName, Section, Share, Side
+
+SCORES = ("taylor_token", "taylor_sample", "gradient", "activation", "activation_probability", "row_gradient")
+
+
+class ProfileSection(Section):
+    """What importance is measured on."""
+
+    items: int = Field(48, ge=1, description="source items, each in every pair")
+    batch_size: int = Field(12, ge=1)
+    instructions: int = Field(3, ge=1, description="paraphrased instructions per task, in turn")
+    contrast: tuple[str, ...] = Field(
+        ("ocr", "describe"), description="tasks on the same images that translating is held against"
+    )
+    scores: tuple[str, ...] = Field(("taylor_token", "gradient", "activation"), description="collected in one pass")
+    tokens: Literal["all", "image", "prompt", "target"] = Field("all", description="positions that count")
+    neurons: Literal["rows", "ffn", "both"] = Field(
+        "rows", description="rows of matrices, units of feed-forward blocks, or both"
+    )
+    save_batches: int = Field(
+        100, ge=1, description="batches between one saving of an unfinished profile and the next"
+    )
+
+    @field_validator("contrast")
+    @classmethod
+    def _tasks(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
+        for task in tasks:
+            if task not in TASKS:
+                raise ValueError(f"task {task!r} is not known; {nearest(task, TASKS)}")
+        return tasks
+
+    @field_validator("scores")
+    @classmethod
+    def _scores(cls, scores: tuple[str, ...]) -> tuple[str, ...]:
+        for score in scores:
+            if score not in SCORES:
+                raise ValueError(f"score {score!r} cannot be profiled; {nearest(score, SCORES)}")
+        return scores
+
+    @model_validator(mode="after")
+    def _fit(self) -> ProfileSection:
+        if "row_gradient" in self.scores and self.neurons != "rows":
+            raise ValueError(f"score row_gradient is one of rows, got neurons={self.neurons}; use neurons=rows")
+        return self
+
+
+class ProbeSection(Section):
+    """The short tuning before and after which layers are compared (only where they are ranked by similarity)."""
+
+    estimator: Literal["lora", "full", "neurons"] = Field(
+        "lora", description="what is tuned: low-rank factors, everything, or a tenth of every layer's neurons"
+    )
+    steps: int = Field(40, ge=1)
+    batch_size: int = Field(24, ge=1)
+    lr: float = Field(1e-3, gt=0)
+    items: int = Field(16, ge=1, description="source items that activations are compared on")
+
+
+class SelectSection(Section):
+    """Which neurons are trained; unset fields take the method's defaults."""
+
+    file: str | None = Field(
+        None, description="a selection to train as it is, relative to the recipe: safetensors, or YAML or JSON by hand"
+    )
+    neuron: Literal["rows", "ffn"] | None = Field(None, description="rows of matrices, or feed-forward units")
+    budget: Fraction | dict[PartName, Fraction] | None = Field(
+        None, description="share of all neurons of the eligible parts that is trained, one number or one a part"
+    )
+    budget_of: Literal["neurons", "weights"] | None = Field(None, description="what the budget is a share of")
+    rank: Literal["per-layer", "per-part", "global"] | None = Field(
+        None, description="every layer gives the same share of its rows, or the best of a part or of all are taken"
+    )
+    cost: Literal["none", "weights"] | None = Field(
+        None, description="`weights`: rows are ranked over layers by importance per weight"
+    )
+    layers: Share | dict[PartName, Share] | None = Field(
+        None, description="share of layers kept, one number or one a part"
+    )
+    specific: Share | Literal["auto"] | dict[str, Fraction] | None = Field(
+        None, description="share of the trained neurons that is language-specific, `auto` by test, or one a pair"
+    )
+    effect: float | None = Field(
+        None, ge=0, description="with `auto`: least coefficient of variation over pairs, by its lower bound"
+    )
+    specific_to: Side | dict[PartName, Side] | None = Field(
+        None, description="what a specific neuron is specific to, one word or one a part"
+    )
+    share: Fraction | None = Field(None, description="a neuron serves every pair within this share of its best")
+    floor: Share | None = Field(None, description="least importance of a specific neuron, of its layer's mean best")
+    ranking: Literal["relevance", "similarity"] | None = Field(None, description="of layers")
+    normalise: Literal["pair", "none"] | None = None
+    dispersion: Literal["cv", "variance"] | None = None
+    contrast: Literal["subtract", "none"] | None = None
+    keep: tuple[str, ...] | None = Field(
+        None, description="tasks not to be forgotten: importance is held against that for them"
+    )
+    score: str | None = None
+    parts: tuple[PartName, ...] | None = None
+    like: Literal["mnaft", "neumt", "neumt-paper"] | None = Field(
+        None, description="of a control: the method whose layers and numbers of rows it takes over"
+    )
+    seed: int = Field(0, description="of what `random` and `random-layers` draw")
+
+    @model_validator(mode="after")
+    def _file_alone(self) -> SelectSection:
+        given = [name for name, value in self if name not in ("file", "seed") and value is not None]
+        if self.file is not None and given:
+            raise ValueError(
+                f"file is a selection made already, to which {given[0]} says nothing; leave one of them out"
+            )
+        return self

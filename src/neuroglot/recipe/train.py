@@ -1,0 +1,46 @@
+"""How it is trained."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from neuroglot.recipe.section import Section
+
+
+class TrainSection(Section):
+    """How it is trained."""
+
+    steps: int = Field(200, ge=1)
+    batch_size: int = Field(24, ge=1)
+    accumulation: int = Field(1, ge=1)
+    lr: float | None = Field(None, gt=0, description="unset: 1e-3 for neurons and lora, 2e-4 for full")
+    specific_lr: float | None = Field(None, gt=0, description="of language-specific neurons; unset: lr")
+    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps")
+    scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    optimizer: str = "adamw_torch_fused"
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, ge=0)
+    rank: int = Field(16, ge=1, description="of LoRA")
+    neuron_rank: int | None = Field(None, ge=1, description="of a group's delta; unset: each row trains by itself")
+    parameters: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of all layers' weights that is trained, as low-rank deltas of the chosen rows that start "
+        "along the gradient; layers get ranks by their gradient; instead of neuron_rank",
+    )
+    rows: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="with parameters: of the rows that select chose in a layer, the share with the largest gradients "
+        "that is trained",
+    )
+    mode: Literal["auto", "sliced", "additive"] = Field("auto", description="how chosen rows are computed")
+    gradient_checkpointing: bool = False
+    bf16: bool = False
+    save_steps: int = Field(100, ge=1, description="checkpoint every so many steps")
+    log_steps: int = Field(10, ge=1)
+    seed: int = 0
