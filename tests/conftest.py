@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import shutil
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,33 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.append(str(Path(__file__).parent / "tuner"))
 
 SMOKE_RUN = ["name=smoke", "data.pairs=[en-de, en-fr]", "train.weight_decay=0.1", "train.optimizer=adamw_torch_fused"]
+
+
+TURNS = 3
+"""Slow tests that repeat one thing for every family, method or optimiser run in turn: on a day a third of them.
+
+`NEUROGLOT_TESTS=all` runs all of them. Which is whose turn follows from the day and the test's name, so that a change
+of the list moves no other test.
+"""
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "turns: of its slow cases a third runs today; see conftest.py")
+
+
+def pytest_collection_modifyitems(config, items):
+    if os.environ.get("NEUROGLOT_TESTS") == "all" or config.option.markexpr != "slow":
+        return
+    today = datetime.datetime.now(tz=datetime.UTC).toordinal()
+    later = [
+        item
+        for item in items
+        if item.get_closest_marker("turns")
+        and item.get_closest_marker("slow")
+        and (zlib.crc32(item.nodeid.encode()) + today) % TURNS
+    ]
+    config.hook.pytest_deselected(items=later)
+    items[:] = [item for item in items if item not in set(later)]
 
 
 def silent(label, total):

@@ -56,6 +56,7 @@ def test_the_readme_opens_with_the_two_commands_that_matter():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_names_something_that_exists(page):
     verbs = {command.name or command.callback.__name__ for command in app.registered_commands}
+    verbs |= {group.name for group in app.registered_groups}
     for program, *arguments in command_lines(page):
         assert program in ("neuroglot", "make", *OTHERS)
         if program == "make":

@@ -14,13 +14,15 @@ from neuroglot.recipe import METHODS, NEURON_METHODS, SCORES, Recipe, SelectSect
 from neuroglot.recipes import SMOKE, load_recipe, shipped
 
 
-def test_every_shipped_recipe_parses_and_says_how_it_is_run():
+def test_every_shipped_recipe_parses_and_says_how_it_is_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where little corpora are made for smoke scale
     assert "quickstart" in shipped()
     for name, path in shipped().items():
         for scale in ("full", "smoke"):
             assert load_recipe(name, scale=scale).name == name
         comment = path.read_text(encoding="utf-8").split("\nname:")[0]
-        assert f"neuroglot run {name}" in comment
+        verb = "run" if load_recipe(name).sweep is None else "sweep"
+        assert f"neuroglot {verb} {name}" in comment
 
 
 def test_every_field_of_a_section_has_a_default():

@@ -89,7 +89,7 @@ def test_every_file_is_there_with_its_documented_shape(smoke_run):
             assert set(by_pair) == pairs | {"average"}
             assert all(set(row) >= {"bleu", "chrf", "exact", "nll"} for row in by_pair.values())
             assert all(0 <= row["bleu"] <= 100 and 0 <= row["exact"] <= 100 for row in by_pair.values())
-    assert set(scores["signatures"]) == {"bleu", "chrf"}
+    assert set(scores["signatures"]) == {"bleu", "chrf", "ter"}
 
     said = [json.loads(line) for line in (smoke_run / "hypotheses.jsonl").read_text().splitlines()]
     assert {row["system"] for row in said} == {"base", "cascade", "mnaft"}

@@ -97,6 +97,7 @@ CHECKPOINT = Format("checkpoint", 1, "train")
 SCORES = Format("scores", 2, "evaluate")
 LOSSES = Format("losses", 1, "compare")
 COMPARISON = Format("comparison", 2, "compare")
+ABLATION = Format("ablation", 1, "sweep")
 EVIDENCE = Format("evidence", 1, "evidence")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -11,6 +12,7 @@ from neuroglot.errors import nearest
 _SHAPES = {
     "tuple_type": "must be a list, such as [a, b]",
     "model_type": "must be a section of keys",
+    "model_attributes_type": "must be a section of keys",
     "dict_type": "must be a section of keys",
 }
 
@@ -34,13 +36,48 @@ def complaint(model: type[BaseModel], error: ValidationError, tree: dict[str, An
             keys.append(str(key))
     place = ".".join(keys)
     if first["type"] == "extra_forbidden":
-        section: Any = model
-        for parent in keys[:-1]:
-            section = section.model_fields[parent].annotation
+        section = _bare(_annotation(model, first["loc"][:-1]))
         return f"unknown key {place}; {nearest(keys[-1], section.model_fields)}"
+    if first["type"] == "missing":
+        return f"{'.'.join([*keys, str(first['loc'][-1])])} is missing; it has no default"
+    if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        kinds = [member.model_fields["kind"].default for member in _members(_annotation(model, first["loc"]))]
+        found = first.get("ctx", {}).get("tag")
+        return f"{place}: {'a kind is missing' if found is None else f'kind {found!r} is not known'}; " + (
+            nearest(str(found), kinds)
+        )
     message = _SHAPES.get(first["type"]) or first["msg"].replace("Input should be", "must be")
     if first["type"] == "value_error":  # one of ours, which says what it got
         message = message.removeprefix("Value error, ")
     else:
         message += f", got {first['input']!r}"
     return f"{place}: {message}" if place else message
+
+
+def _annotation(model: Any, location: Sequence[Any]) -> Any:
+    """Return the type at a place of a tree, by pydantic's path to it."""
+    for step in location:
+        model = _inside(model, step)
+    return model
+
+
+def _inside(kind: Any, step: Any) -> Any:
+    """Return the type one step into another: a field's, a value's, or the one of several sections of a kind."""
+    kind = _bare(kind)
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return kind.model_fields[step].annotation
+    if get_origin(kind) is dict:
+        return get_args(kind)[1]
+    return next(member for member in _members(kind) if member.model_fields["kind"].default == step)
+
+
+def _members(kind: Any) -> Sequence[Any]:
+    """Return the sections of which a value may be any, told apart by their kind."""
+    return get_args(_bare(kind))
+
+
+def _bare(kind: Any) -> Any:
+    """Return a type without what is annotated to it; of one that may be None, what else it is."""
+    kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    others = [member for member in get_args(kind) if member is not type(None)]
+    return others[0] if len(others) == 1 and len(get_args(kind)) == 2 else kind

@@ -12,7 +12,7 @@ from typing import Any
 
 from neuroglot.data.corpus import Sizes, load_corpus
 from neuroglot.data.example import Example
-from neuroglot.data.readers import allow, check_records, read_records
+from neuroglot.data.readers import Bad, allow, check_records, read_records
 from neuroglot.errors import UserError
 from neuroglot.models.load import EMBEDDED, load_processor, load_skeleton
 
@@ -119,8 +119,9 @@ def write_recipe(model: str, data: Path, out: Path, force: bool = False, trust_r
 
 def _examples(data: Path) -> tuple[list[Example], str]:
     """Return the examples of the task that can be trained, and the task."""
-    examples, bad = check_records(read_records(data), lambda example, sizes: None)
-    allow(data, examples, bad, 0)
+    checked = [record for _, record in check_records(read_records(data), lambda example, sizes: None)]
+    examples = [record for record in checked if isinstance(record, Example)]
+    allow(data, len(examples), [record for record in checked if isinstance(record, Bad)], 0)
     found = Counter(e.task for e in examples)
     task = next((t for t in TASKS if t in found), None)
     if task is None:

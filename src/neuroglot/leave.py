@@ -89,6 +89,11 @@ def merge(place: Path, out: Path, dtype: str | None = None, base: str | None = N
         raise UserError(f"--dtype {dtype!r} is not known; {nearest(dtype, DTYPES)}")
     check_free(out)
     source = find(place, base)
+    if source.fields.get("peft_type") == "NEUROGLOT_PROMPT":
+        raise UserError(
+            f"adapter {source.folder} is a learned prompt, which stands in front of what a model reads and cannot be "
+            "merged into its weights; use the adapter as it is (peft.PeftModel.from_pretrained)"
+        )
     quiet()
     from neuroglot.models.load import load_model, load_processor, load_skeleton
 
@@ -150,8 +155,11 @@ def _check_dense(source: Source, config: Any) -> None:
 
 
 def _card(source: Source, model: Any) -> str:
-    counts = [sum(groups.values()) for groups in source.fields.get("layout", {}).values()]
-    what = f"{sum(counts):,} rows (or columns) in {len(counts)} layers" if counts else "an adapter"
+    layout = source.fields.get("layout", {}).values()
+    counts = [sum(groups.values()) for groups in layout if isinstance(groups, dict)]
+    vectors = sum(len(names) for names in layout if isinstance(names, list))  # biases, or gains of norms
+    what = f"{vectors:,} vectors" if vectors else "an adapter"
+    what = f"{sum(counts):,} rows (or columns) in {len(counts)} layers" if counts else what
     pairs = f" for the pairs {', '.join(source.pairs)}" if source.pairs else ""
     kind = str(model.dtype).removeprefix("torch.")
     return f"""---
@@ -159,7 +167,7 @@ base_model: {source.base}
 library_name: transformers
 ---
 
-# {source.base}, with trained neurons merged in
+# {source.base}, with what was trained merged in
 
 Made by `neuroglot merge` from {source.base} and an adapter that had trained {what}{pairs}. Every other weight is that
 of the base model, in {kind}. It needs neither peft nor neuroglot:

@@ -13,6 +13,9 @@ from neuroglot.errors import UserError, nearest
 
 TASKS = ("image_translation", "multimodal_translation", "ocr", "text_translation", "describe")
 
+INSTRUCT = "instruct"
+"""Free question answering: the example brings its instruction. It is scored for retention and never translated."""
+
 _CODE = re.compile(r"([a-z]{2,3})(_[A-Z][a-z]{3})?(_(?:[A-Z]{2}|\d{3}))?")
 
 
@@ -95,7 +98,7 @@ class Condition:
     def parse(cls, text: str) -> Condition:
         """Read the text form `task:source-target`."""
         task, _, pair = text.partition(":")
-        if task not in TASKS:
+        if task not in (*TASKS, INSTRUCT):
             raise UserError(f"task {task!r} is not known; {nearest(task, TASKS)}")
         return cls(task, Pair.parse(pair))
 

@@ -104,6 +104,34 @@ def test_cells_differ_from_the_recipe_in_what_they_must():
         )
 
 
+def test_dora_has_as_many_parameters_as_lora_its_lengths_counted():
+    widths = [(64, 64), (128, 256), (257, 64)]
+    lengths, sides = sum(o for _, o in widths), sum(i + o for i, o in widths)
+    for budget in (0.1, 0.3, 0.7):
+        wanted = budget * sum(i * o for i, o in widths)
+        lora, dora = (
+            recipe_of(Cell(Contender(m, budget), 0.01, 0), QUICK, widths).train.rank for m in ("lora", "dora")
+        )
+        assert abs(lora * sides - wanted) <= sides / 2
+        assert abs(dora * sides + lengths - wanted) <= sides / 2
+    assert recipe_of(Cell(Contender("dora", 1e-6), 0.01, 0), QUICK, widths).train.rank == 1
+
+
+def test_what_has_no_budget_needs_none_and_few_parameters_begin_high():
+    methods = ["base", "full", "vision", "connector", "language", "prompt", "bitfit", "norms"]
+    found = contenders(methods, [])
+    assert [(c.method, c.budget) for c in found] == [(method, None) for method in methods]
+    first = {c.method: first_steps(c) for c in (*found, Contender("lora", 0.1), Contender("dora", 0.1))}
+    assert first["prompt"] > first["bitfit"] == first["norms"] > first["lora"] == first["dora"] > first["full"]
+    assert first["full"] == first["vision"] == first["language"] < first["connector"]
+    own = {m: recipe_of(Cell(Contender(m), 0.01, 4), QUICK, [(64, 64)]) for m in methods[1:]}
+    assert all((r.method, r.train.lr, r.train.seed) == (m, 0.01, 4) for m, r in own.items())
+    defaults = {
+        m: load_recipe("quickstart", [f"method={m}", "train.lr=null"]).learning_rate for m in (*methods[1:], "dora")
+    }
+    assert defaults["full"] == defaults["vision"] < defaults["dora"] < defaults["bitfit"] < defaults["prompt"]
+
+
 def test_a_control_takes_as_many_rows_as_the_gradient_leaves():
     by_part = "{vision: 0.2, connector: 1.0, language: 0.8}"
     for given, expected in (("0.8", 0.4), (by_part, {"vision": 0.1, "language": 0.4})):

@@ -20,7 +20,7 @@ from neuroglot.neurons import inventory, select
 from neuroglot.neurons.profiling.importance import profile
 from neuroglot.tuner import NeuroglotConfig, active_pair
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+pytestmark = [pytest.mark.turns, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")]
 
 NEEDS = {"smolvlm": "num2words"}
 QUICK = ("llava", "qwen2_5_vl", "gemma3")

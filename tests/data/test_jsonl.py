@@ -99,7 +99,7 @@ MISTAKES = {
     "number for a target": ({**GOOD, "target": 5}, "field 'target' must be a text, got 5"),
     "no language": ({k: v for k, v in GOOD.items() if k != "source_lang"}, "field 'source_lang' must be a text"),
     "unknown field": ({**GOOD, "traget": "x"}, "unknown field 'traget'; did you mean target"),
-    "strange field": ({**GOOD, "zzz": 1}, "unknown field 'zzz'; known: alternatives, image"),
+    "strange field": ({**GOOD, "zzz": 1}, "unknown field 'zzz'; known: alternatives, id, image"),
     "unknown language": ({**GOOD, "target_lang": "german"}, "language code 'german' is malformed; .*did you mean de"),
     "made-up language": ({**GOOD, "source_lang": "xx"}, "language code 'xx' is not known"),
     "unknown task": ({**GOOD, "task": "image_tranlsation"}, "task 'image_tranlsation' is not known; did you mean"),

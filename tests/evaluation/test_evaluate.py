@@ -12,12 +12,14 @@ from neuroglot.data.example import Example
 from neuroglot.errors import UserError
 from neuroglot.evaluation import (
     evaluate,
+    metrics,
     read_scores,
     score_domains,
     score_rows,
     write_hypotheses,
     write_scores,
 )
+from neuroglot.evaluation.metrics import METRICS
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog"]
 
@@ -60,7 +62,7 @@ def test_scores_have_every_pair_and_the_average(splits):
     }
     for by_pair in scores.values():
         for figures in by_pair.values():
-            assert set(figures) == {"bleu", "chrf", "exact", "nll", "contrastive", "n"}
+            assert set(figures) == {*METRICS, "n"}
             assert figures["contrastive"] is None
     german = [row for row in rows if row["pair"] == "en-de"]
     texts = [row["hypothesis"] for row in german], [[row["reference"] for row in german]]
@@ -214,3 +216,28 @@ def test_unreadable_scores(tmp_path, content, message):
         (tmp_path / "scores.json").write_text(content)
     with pytest.raises(UserError, match=message):
         read_scores(tmp_path / "scores.json")
+
+
+class Perplexed(Weigher):
+    """Counts a token a word, so that of two readings the one with the longer words costs more per token."""
+
+    name = "perplexed"
+
+    def tokens(self, examples):
+        return [len(one.target.split()) for one in examples]
+
+
+def test_readings_are_ranked_by_perplexity_where_tokens_are_counted(tmp_path):
+    split = [ambiguous("a b c d e", "kurz"), ambiguous("kurz", "a b c d e"), ambiguous("ja", "nein", "so so")]
+    likelihood, rows = evaluate(Weigher(), {"m": split})
+    perplexity, counted = evaluate(Perplexed(), {"m": split})
+    assert likelihood["m"]["en-de"]["contrastive"] == pytest.approx(100 * 2 / 3), "kurz, ja: the fewer nats"
+    assert perplexity["m"]["en-de"]["contrastive"] == pytest.approx(100 * 2 / 3), "nine nats in five words, two in one"
+    assert [(row["tokens"], row["alternative_tokens"]) for row in counted] == [(5, [1]), (1, [5]), (1, [1, 2])]
+    right = [costs[0] < min(costs[1]) for costs in map(metrics.costs, counted)]
+    assert right == [True, False, True]
+    assert [row["nll"] < min(row["alternative_nll"]) for row in rows] == [False, True, True]
+    kept = write_scores(tmp_path / "scores.json", {"perplexed": perplexity}, rows=counted)
+    assert kept["signatures"]["contrastive"] == {"en-de": "tie:lost|perplexity:token"}
+    both = write_scores(tmp_path / "scores.json", {"weigher": likelihood}, rows=[*rows, *counted])
+    assert both["signatures"]["contrastive"] == {"en-de": "tie:lost|likelihood:text|perplexity:token"}

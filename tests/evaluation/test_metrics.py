@@ -44,14 +44,64 @@ def test_tokeniser_follows_the_target(language, expected):
 
 
 @pytest.mark.parametrize("language", ["ja", "ko"])
-def test_mecab_where_installed_else_13a(language):
+def test_mecab_where_installed_else_by_character(language):
     name = f"{language}-mecab"
     try:
         sacrebleu.metrics.BLEU(tokenize=name)
     except (ImportError, RuntimeError):
-        name = "13a"
+        name = "char"
     assert metrics.tokeniser(language) == name
     assert f"tok:{name}" in metrics.signatures([f"en-{language}"])["bleu"][f"en-{language}"]
+
+
+def ter_by_command(tmp_path, hypotheses, references, *options):
+    """What sacreBLEU's own command says, from files."""
+    for name, texts in (("hyp", hypotheses), ("ref", references)):
+        (tmp_path / name).write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    command = [sys.executable, "-m", "sacrebleu", "ref", "-i", "hyp", "-m", "ter", "-b", "-w", "6", *options]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    return float(said.stdout)
+
+
+def test_ter_is_that_of_sacrebleus_command(tmp_path):
+    expected = ter_by_command(tmp_path, HYPOTHESES, REFERENCES)
+    assert metrics.corpus_ter(HYPOTHESES, REFERENCES, "de") == pytest.approx(expected, abs=1e-5)
+    assert 0 < expected < 100
+    assert metrics.signature("ter", "de").startswith("nrefs:1|case:lc|tok:tercom|norm:no|punct:yes|asian:no|version:")
+
+
+def test_ter_by_hand():
+    # One substitution, one deletion; moving a block is one edit however long it is.
+    assert metrics.corpus_ter(["a b x"], ["a b c d"], "de") == pytest.approx(100 * 2 / 4)
+    assert metrics.corpus_ter(["c d e a b"], ["a b c d e"], "de") == pytest.approx(100 * 1 / 5)
+
+
+def test_ter_of_chinese_is_by_character(tmp_path):
+    texts = ["请勿在此吸烟"], ["请勿在此停车"]
+    assert metrics.corpus_ter(*texts, "zh_Hans") == pytest.approx(100 * 2 / 6)
+    options = ("--ter-normalized", "--ter-asian-support")
+    assert metrics.corpus_ter(*texts, "zh_Hans") == pytest.approx(ter_by_command(tmp_path, *texts, *options), abs=1e-5)
+    assert "norm:yes|punct:yes|asian:yes" in metrics.signature("ter", "zh_Hans")
+
+
+def test_perplexity_does_not_prefer_the_short_reading():
+    """The reference costs more nats, but less per token: CoMMuTE ranks by perplexity."""
+    row = {"nll": 6.0, "tokens": 6, "alternative_nll": [4.0], "alternative_tokens": [2]}
+    assert metrics.costs(row) == (1.0, [2.0])
+    assert metrics.costs({**row, "tokens": None}) == (6.0, [4.0]), "a system that counts no tokens"
+    assert metrics.costs({**row, "alternative_nll": [None]}) is None
+    assert metrics.contrastive_signature([row]) == "tie:lost|perplexity:token"
+    assert metrics.contrastive_signature([{**row, "tokens": None}]) == "tie:lost|likelihood:text"
+
+
+@given(st.floats(0.1, 50), st.floats(0.1, 50), st.integers(1, 20), st.integers(1, 20))
+def test_who_ignores_the_picture_gets_half(right, wrong, length, other):
+    """Both readings of a source are items; the same costs, swapped, win one of the two, unless they tie."""
+    one = {"nll": right, "tokens": length, "alternative_nll": [wrong], "alternative_tokens": [other]}
+    two = {"nll": wrong, "tokens": other, "alternative_nll": [right], "alternative_tokens": [length]}
+    costs = [metrics.costs(one), metrics.costs(two)]
+    share = metrics.contrastive([own for own, _ in costs], [others for _, others in costs])
+    assert share == (0.0 if right / length == wrong / other else 50.0)
 
 
 def test_chinese_is_split_by_character():
@@ -84,8 +134,8 @@ def test_nll_is_total_nats_over_total_characters():
 
 def test_score_has_every_figure_and_null_without_likelihood():
     got = metrics.score(["a b c d"], ["a b c d"], "de")
-    expected = {"bleu": pytest.approx(100), "chrf": pytest.approx(100), "exact": 100.0, "nll": None, "n": 1}
-    assert got == {**expected, "contrastive": None}
+    expected = {"bleu": pytest.approx(100), "chrf": pytest.approx(100), "ter": 0.0, "exact": 100.0, "n": 1}
+    assert got == {**expected, "nll": None, "contrastive": None, "lines": None, "bleu_lines": None}
     assert metrics.score(["a b c d"], ["a b c d"], "de", alternatives=[[1.0]])["contrastive"] is None
 
 
@@ -96,11 +146,11 @@ def test_contrastive_counts_references_that_beat_every_alternative():
 
 def test_average_is_the_mean_over_pairs_not_over_examples():
     rows = [
-        {"bleu": 10.0, "chrf": 20.0, "exact": 0.0, "nll": 1.0, "n": 1},
-        {"bleu": 30.0, "chrf": 40.0, "exact": 50.0, "nll": 2.0, "n": 99},
+        {"bleu": 10.0, "chrf": 20.0, "ter": 60.0, "exact": 0.0, "nll": 1.0, "n": 1},
+        {"bleu": 30.0, "chrf": 40.0, "ter": 70.0, "exact": 50.0, "nll": 2.0, "n": 99},
     ]
-    expected = {"bleu": 20.0, "chrf": 30.0, "exact": 25.0, "nll": 1.5, "n": 100}
-    assert metrics.average(rows) == {**expected, "contrastive": None}
+    expected = {"bleu": 20.0, "chrf": 30.0, "ter": 65.0, "exact": 25.0, "nll": 1.5, "n": 100}
+    assert metrics.average(rows) == {**expected, "contrastive": None, "lines": None, "bleu_lines": None}
     assert metrics.average([{**rows[0], "contrastive": 60.0}, {**rows[1], "contrastive": 90.0}])["contrastive"] == 75.0
     assert metrics.average([{**rows[0], "contrastive": 60.0}, rows[1]])["contrastive"] is None
     assert metrics.average([rows[0], {**rows[1], "nll": None}])["nll"] is None
@@ -111,7 +161,7 @@ def test_statistics_sum_to_corpus_bleu(texts):
     if not texts:
         return
     hypotheses, references = map(list, zip(*texts, strict=True))
-    summed = metrics.bleu_statistics(hypotheses, references, "de").sum(axis=0)
+    summed = metrics.bleu_statistics(hypotheses, references, metrics.bleu_metric("de")).sum(axis=0)
     direct = sacrebleu.metrics.BLEU(force=True).corpus_score(hypotheses, [references]).score
     assert float(value(summed.astype(float), "bleu")) == pytest.approx(direct)
 

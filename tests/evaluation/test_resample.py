@@ -17,13 +17,13 @@ def rows_of(seed, items=12, pairs=("en-de", "en-fr"), right=0.4, split="image_tr
     for item in range(items):
         for pair in pairs:
             length = int(rng.integers(1, 9))
-            reference = " ".join(rng.choice(WORDS, length))
+            reference = " ".join(rng.choice(WORDS, length)).replace(" 12", "\n12")
             wrong = " ".join(rng.choice(WORDS, int(rng.integers(0, 9))))
             nats = [float(x) for x in rng.exponential(5, 3)]
             rows.append(
                 {"split": split, "pair": pair, "item": f"i{item}", "index": len(rows), "reference": reference,
                  "hypothesis": reference if rng.random() < right else wrong, "nll": nats[0],
-                 "alternative_nll": nats[1:]}
+                 "alternative_nll": nats[1:], "comet": nats[0]}
             )  # fmt: skip
     return rows
 

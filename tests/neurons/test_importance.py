@@ -27,7 +27,7 @@ def same(a, b, tolerance=1e-6):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("checkpointing", [None, False, True], ids=["off", "non-reentrant", "reentrant"])
-@pytest.mark.parametrize("feature_layer", [-1, -2])
+@pytest.mark.parametrize("feature_layer", [-1, pytest.param(-2, marks=pytest.mark.slow)])
 def test_profile_equals_brute_force(kit, side, checkpointing, feature_layer):
     """Mixed prompt lengths in one padded batch against unpadded samples one by one, every score, every layer."""
     model = kit.make_llava(feature_layer)

@@ -100,20 +100,23 @@ def test_every_step_moves_its_own_pairs_groups_only(tmp_path: Path, optimizer: s
     assert (report.trained, report.outside) == (report.selected, {})
 
 
+RESUMED = ("lora", "dora", "full", "connector", "prompt", "bitfit", "norms")
+
+
 class PowerCutError(Exception):
     """Ends a run in the middle."""
 
 
-@pytest.mark.parametrize(
-    "method", ["neurons", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lora", "full"))]
-)
+@pytest.mark.parametrize("method", ["neurons", *(pytest.param(name, marks=pytest.mark.slow) for name in RESUMED)])
 def test_a_resumed_run_ends_bit_identical(tmp_path: Path, method: str) -> None:
     """Three epochs, accumulation, dropout; cut in the middle of the second epoch, after a checkpoint."""
     chosen = options(steps=14, accumulation=2, save_steps=3, weight_decay=0.1)
 
     def fresh() -> nn.Module:
         base = tiny_llava(dropout=0.2)
-        return prepare(base, method, tiny_selection(), **({"dropout": 0.1, "r": 2} if method == "lora" else {}))
+        return prepare(
+            base, method, tiny_selection(), **({"dropout": 0.1, "r": 2} if method in ("lora", "dora") else {})
+        )
 
     def cut(step: int, steps: int, loss: float | None) -> None:
         if step == 11:

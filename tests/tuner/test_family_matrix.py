@@ -25,7 +25,7 @@ TRIO = ("llava", "qwen2_5_vl", "gemma3")
 LATER = (*SIBLINGS, "idefics3", "internvl")
 """Those that are like another one for an adapter (SmolVLM, LLaVA): in the slow tier alone."""
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+pytestmark = [pytest.mark.turns, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")]
 each_family = pytest.mark.parametrize(
     "family", [pytest.param(name, marks=pytest.mark.slow) if name in LATER else name for name in FAMILIES]
 )

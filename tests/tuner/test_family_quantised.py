@@ -25,7 +25,11 @@ from neuroglot.tuner import NeuroglotConfig, active_pair, modes
 
 bnb = pytest.importorskip("bitsandbytes", reason='needs bitsandbytes: pip install "neuroglot[quant]"')
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")]
+pytestmark = [
+    pytest.mark.turns,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning"),
+]
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.float32}
 
 

@@ -13,6 +13,8 @@ from transformers.optimization import Adafactor
 
 from neuroglot.tuner import NeuroglotConfig, NeuroglotLinear, active_pair, modes, refresh
 
+pytestmark = pytest.mark.turns
+
 Make = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 OPTIMIZERS: dict[str, Make] = {
     "adamw": lambda p: torch.optim.AdamW(p, lr=1e-2, weight_decay=0.1, foreach=False, fused=False),

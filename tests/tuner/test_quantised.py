@@ -19,7 +19,11 @@ from neuroglot.tuner import NeuroglotConfig, active_pair, modes
 
 bnb = pytest.importorskip("bitsandbytes", reason='needs bitsandbytes: pip install "neuroglot[quant]"')
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")]
+pytestmark = [
+    pytest.mark.turns,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning"),
+]
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # a line per int8 product of float32 inputs
 
 WIDTH = 64  # nf4 quantises 64 values of a row together

@@ -18,7 +18,8 @@ from neuroglot.cli.app import app
 from neuroglot.errors import UserError
 
 # isort: off
-from neuroglot.cli import work, profiles, look, diff, inspect, evidence, leave  # noqa: F401  (in the order of the help)
+# in the order of the help
+from neuroglot.cli import work, data, profiles, look, score, diff, inspect, evidence, leave  # noqa: F401
 # isort: on
 
 INTERRUPTED, TERMINATED = 130, 143

@@ -111,6 +111,41 @@ def compare(
 
 
 @app.command()
+def sweep(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", help="Trainings per variant; by default the recipe's.")
+    ] = None,
+    rates: Annotated[str, typer.Option("--rates", help="Learning rates to try; by default the recipe's.")] = "",
+    retain: Annotated[
+        float | None, typer.Option("--retain", help="Most loss on dev of what should be kept at a chosen rate.")
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", help="Cells at a time.")] = 1,
+    runs: Runs = Path("runs"),
+    scale: Scale = "full",
+    as_json: Json = False,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Train the variants of an ablation recipe, each at its best rate; draw quality and retention over them."""
+    from neuroglot.recipes import load_recipe
+
+    loaded, tried = load_recipe(recipe, overrides, scale), numbers("--rates", rates)
+    from rich.console import Console
+
+    from neuroglot.compare.ablation import sweep as run_sweep
+    from neuroglot.compare.ablation.table import show
+
+    with bars() as (track, say):
+        found = run_sweep(loaded, runs, seeds, tried, jobs, retain, trust_remote_code, track, say)
+    if as_json:
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+    else:
+        show(found, wide(Console()))
+        print(f"\nThe same in {runs / loaded.name / 'ablation.md'}, with a picture in ablation.svg")
+
+
+@app.command()
 def demo(runs: Runs = Path("runs"), force: Force = False, scale: Scale = "full") -> None:
     """Teach the embedded model to translate signs into six languages: the whole pipeline, in a few minutes."""
     folder = execute("quickstart", ["name=demo"], runs, force, scale)

@@ -14,14 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from neuroglot.artefact import LOSSES, read_json, write_json
-from neuroglot.compare.grid import YARDSTICKS
-from neuroglot.recipe import Recipe
+from neuroglot.artefact import LOSSES, read_json, write_json, write_text
+from neuroglot.recipe import CLASSIC, METHODS, Recipe
 from neuroglot.run import execute
 from neuroglot.stages import Context, Stage, load_trained, quiet, stages
+from neuroglot.stages.classic import load_classic, train_classic
 
 SHARED = ("profile.safetensors", "layers.json", ".stages/profile.json", ".stages/probe.json")
 """Made once for the grid."""
+SAID = "said.txt"
+"""What a system of the recipe's has to say when it is done, such as its cost."""
 
 
 def cell_stages(system: str, examined: bool) -> Callable[[Recipe], list[Stage]]:
@@ -31,18 +33,36 @@ def cell_stages(system: str, examined: bool) -> Callable[[Recipe], list[Stage]]:
         whole = {stage.name: stage for stage in stages(recipe)}
         tested, reads = whole["evaluate"].fields, whole["evaluate"].reads
         made = [whole[name] for name in ("profile", "probe", "select", "align", "train") if name in whole]
-        if system in YARDSTICKS:
+        if system in CLASSIC:
+            own = tuple(field for field in whole["train"].fields if field != "method")
+            made, reads = [_classic(system, (*own, "data.dev", "classic"))], ("classic",)
+        elif system not in METHODS:
             made, reads = [], ()
         fields = tuple(field for field in tested if field not in ("method", "report"))
         settings = ("data.dev", "data.retention")
         on_dev = (*(field for field in fields if field not in ("data.test", "data.heldout", *settings)), *settings)
         made.append(Stage("develop", on_dev, reads, ("dev.json",), partial(_develop, system=system)))
         if examined:
-            files = ("scores.json", "hypotheses.jsonl")
+            files = ("scores.json", "hypotheses.jsonl", *((SAID,) if system in recipe.systems else ()))
             made.append(Stage("examine", fields, reads, files, partial(_examine, system=system)))
         return made
 
     return table
+
+
+def _classic(kind: str, fields: tuple[str, ...]) -> Stage:
+    """The training of a classic system, in place of all stages of a method."""
+    return Stage("train", fields, (), ("classic", "training.json"), lambda c: train_classic(c, kind, _features(c)))
+
+
+def _features(context: Context) -> Path:
+    """Where the cells of a grid keep what the vision tower makes of images."""
+    return context.folder.parent.parent / "features"
+
+
+def _translates_only(context: Context, system: str) -> bool:
+    """Whether a contender does nothing but the task, and so has nothing to retain."""
+    return system in context.recipe.systems or system in CLASSIC
 
 
 def work(
@@ -57,14 +77,14 @@ def work(
 
     Args:
         recipe: the cell's.
-        system: its method, or `base` or `cascade`.
+        system: its method, or `base`, `cascade` or the name of one of the recipe's systems.
         folder: the grid's: profile and probe are there, cells are made under `cells/`.
         examined: whether it is scored on the test split too.
         trust_remote_code: let code that comes with the model run.
         say: prints a line.
     """
     own = folder / "cells" / recipe.name
-    if system not in YARDSTICKS and recipe.uses_neurons:
+    if system in METHODS and recipe.uses_neurons:
         (own / ".stages").mkdir(parents=True, exist_ok=True)
         for name in SHARED:
             if (folder / name).exists() and not _same(folder / name, own / name):
@@ -86,10 +106,15 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _system(context: Context, system: str) -> Any:
-    from neuroglot.systems import Cascade
+def _system(context: Context, system: str, say: Callable[[str], None] = lambda text: None) -> Any:
+    from neuroglot.systems import Cascade, Lazy
 
-    if system not in YARDSTICKS:
+    if system in context.recipe.systems:
+        untrained = Lazy("base", lambda: context.system(context.model(), "base"))
+        return context.builder(untrained, say).build(system, context.recipe.systems[system])
+    if system in CLASSIC:
+        return load_classic(context, _features(context))
+    if system in METHODS:
         tuned = load_trained(context.recipe.model, context.folder, context.trust_remote_code)
         return context.system(tuned, system)
     base = context.system(context.model(), "base")
@@ -99,27 +124,38 @@ def _system(context: Context, system: str) -> Any:
 def _develop(context: Context, system: str) -> None:
     """Write the loss on the dev split and on what should be kept: nats per reference character, by split and pair."""
     from neuroglot.evaluation import average_nll
+    from neuroglot.systems import close
 
     quiet()
     corpus, made = context.corpus, _system(context, system)
-    splits = {context.recipe.task: corpus.dev, **corpus.dev_retention}
+    splits = {context.recipe.task: corpus.dev, **({} if _translates_only(context, system) else corpus.dev_retention)}
     losses: dict[str, Any] = {}
     for split, examples in splits.items():
         nats = made.nll(examples) if examples else None
         losses[split] = None if nats is None else average_nll(examples, nats)
+    close(made)
     write_json(context.path("dev.json"), LOSSES, {"nll": losses})
 
 
 def _examine(context: Context, system: str) -> None:
     """Score the test split, the held-out split and what should be kept."""
-    from neuroglot.evaluation import evaluate, write_hypotheses, write_scores
+    from neuroglot.evaluation import Partial, evaluate, write_hypotheses, write_scores
+    from neuroglot.systems import close
 
     quiet()
     corpus = context.corpus
-    splits = dict(corpus.splits) if system == "cascade" else {**corpus.splits, **corpus.retention}
-    scores, rows = evaluate(_system(context, system), splits)
+    further = system in context.recipe.systems
+    alone = system == "cascade" or _translates_only(context, system)
+    splits = dict(corpus.splits) if alone else {**corpus.splits, **context.kept}
+    said: list[str] = []
+    made = _system(context, system, said.append)
+    partial = Partial(context.path(".examine") / "said.jsonl", system)  # a run forgets it when the stage is done
+    scores, rows = evaluate(made, splits, partial=partial, moses=context.recipe.evaluate.moses)
     write_hypotheses(context.path("hypotheses.jsonl"), rows)
-    write_scores(context.path("scores.json"), {system: scores})
+    write_scores(context.path("scores.json"), {system: scores}, rows=rows)
+    close(made)
+    if further:
+        write_text(context.path(SAID), "".join(f"{line}\n" for line in said))
 
 
 def read_losses(folder: Path) -> dict[str, float | None]:

@@ -1,42 +1,64 @@
 """The grid: its cells, their recipes and names, and which learning rate is tried next.
 
 A *contender* is a method at a budget. Each is trained at several learning rates with the first seed, a rate is chosen
-by the loss on the dev split, and with that rate it is trained with every seed. A *cell* is one such training; `base`
-and `cascade`, which are not trained, are one cell each.
+by the loss on the dev split, and with that rate it is trained with every seed. A *cell* is one such training; `base`,
+`cascade` and the systems that the recipe names, which are not trained, are one cell each.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from neuroglot.errors import UserError, nearest
-from neuroglot.recipe import CONTROLS, METHODS, NEURON_METHODS, PRESETS, Recipe, check
+from neuroglot.recipe import (
+    CLASSIC,
+    CONTROLS,
+    FACTORS,
+    METHODS,
+    NEURON_METHODS,
+    PRESETS,
+    UNBUDGETED,
+    YARDSTICKS,
+    Recipe,
+    check,
+)
+from neuroglot.recipe.sweep import SweepSection, frozen, slug
 
-YARDSTICKS = ("base", "cascade")
-KNOWN = (*YARDSTICKS, *METHODS)
 MOST_RATES = 6
 """Tried for one contender; a best rate that is still at the edge then is marked."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A method at a budget, its share of trainable neurons; None where it has none."""
+    """A method at a budget, or a variant of the recipe.
+
+    Attributes:
+        method: its name.
+        budget: its share of trainable neurons; None where it has none.
+        variant: the name of the variant; None in a grid of methods.
+        changes: of a variant, the settings in which it differs from the recipe, as JSON.
+    """
 
     method: str
     budget: float | None = None
+    variant: str | None = None
+    changes: str = "{}"
 
     @property
     def name(self) -> str:
         """Its name in the table."""
+        if self.variant is not None:
+            return self.variant
         return self.method if self.budget is None else f"{self.method} {100 * self.budget:g} %"
 
     @property
     def trained(self) -> bool:
         """Whether there is anything to train."""
-        return self.method not in YARDSTICKS
+        return self.method in (*METHODS, *CLASSIC)
 
 
 @dataclass(frozen=True)
@@ -50,32 +72,49 @@ class Cell:
     @property
     def name(self) -> str:
         """Its folder."""
-        parts = (self.contender.method, self.contender.budget, self.rate, self.seed)
+        variant = self.contender.variant
+        own = self.contender.method if variant is None else f"{self.contender.method}-{slug(variant)}"
+        parts = (own, self.contender.budget, self.rate, self.seed)
         return "-".join(part if isinstance(part, str) else f"{part:g}" for part in parts if part is not None)
 
 
-def contenders(methods: Sequence[str], budgets: Sequence[float]) -> list[Contender]:
-    """Return the contenders, yardsticks first.
+def contenders(methods: Sequence[str], budgets: Sequence[float], systems: Iterable[str] = ()) -> list[Contender]:
+    """Return the contenders, what is not trained first.
+
+    Args:
+        methods: names of methods, of yardsticks, and of systems.
+        budgets: shares of trainable neurons.
+        systems: the names that the recipe has systems for.
 
     Raises:
         UserError: an unknown or repeated method, a budget outside (0, 1], or none where a method needs one.
     """
+    untrained = (*YARDSTICKS, *systems)
     for place, method in enumerate(methods):
-        if method not in KNOWN:
-            raise UserError(f"method {method!r} is not known; {nearest(method, KNOWN)}")
+        if method not in (*untrained, *METHODS, *CLASSIC):
+            known = (*untrained, *METHODS, *CLASSIC)
+            raise UserError(f"method {method!r} is not known; {nearest(method, known)}")
         if method in methods[:place]:
             raise UserError(f"method {method} is named twice; name it once")
     for budget in budgets:
         if not 0 < budget <= 1:
             raise UserError(f"a budget must be in (0, 1], got {budget:g}; it is a share of neurons, 0.4 for 40 %")
     found = []
-    for method in sorted(methods, key=lambda m: m not in YARDSTICKS):
-        if method in (*YARDSTICKS, "full"):
+    for method in sorted(methods, key=lambda m: m not in untrained):
+        if method in (*untrained, *UNBUDGETED, *CLASSIC):
             found.append(Contender(method))
         elif not budgets:
             raise UserError(f"method {method} needs --budgets, such as 0.01,0.1")
         else:
             found += [Contender(method, budget) for budget in budgets]
+    return found
+
+
+def variants(recipe: Recipe, sweep: SweepSection) -> list[Contender]:
+    """Return the contenders of a sweep: what stands beside, then the variants in their order."""
+    found = [Contender(method) for method in sorted(sweep.beside, key=lambda m: m not in YARDSTICKS)]
+    for name, changes in sweep.settings.items():
+        found.append(Contender(changes.get("method", recipe.method), None, name, frozen(changes)))
     return found
 
 
@@ -87,11 +126,26 @@ def recipe_of(cell: Cell, recipe: Recipe, widths: Sequence[tuple[int, int]]) -> 
         recipe: what the grid is of; a control is like its method, or `mnaft`.
         widths: (inputs with bias, outputs) of each layer, for LoRA's rank.
     """
-    tree: dict[str, Any] = recipe.model_dump(mode="json") | {"name": cell.name}
+    tree: dict[str, Any] = recipe.model_dump(mode="json") | {"name": cell.name, "sweep": None}
     contender = cell.contender
+    tree["systems"] = {name: own for name, own in tree["systems"].items() if name == contender.method}
+    if contender.method in CLASSIC[1:] and recipe.task == "image_translation":
+        raise UserError(
+            f"method {contender.method} is given the source text and a picture beside it, and {recipe.task} has its "
+            f"text in the picture; set task: multimodal_translation, or compare with {CLASSIC[0]}, which is given "
+            "the text"
+        )
     if contender.trained:
-        tree["method"] = contender.method
-        tree["train"] |= {"seed": cell.seed, "lr": cell.rate}
+        own = contender.method in METHODS
+        tree["method"] = contender.method if own else "full"  # a classic system has nothing to choose neurons in
+        tree["train"] |= {"seed": cell.seed, "lr": cell.rate if own else cell.rate or 1e-3}
+    if contender.variant is not None:
+        tree["select"]["seed"] = cell.seed
+        for field, value in json.loads(contender.changes).items():
+            section, _, key = field.partition(".")
+            if key:
+                tree[section][key] = value
+        return check(tree, f"sweep, variant {contender.variant}")
     if contender.method in NEURON_METHODS:
         tree["select"]["seed"] = cell.seed
         if recipe.train.parameters is None:
@@ -113,19 +167,27 @@ def recipe_of(cell: Cell, recipe: Recipe, widths: Sequence[tuple[int, int]]) -> 
         tree["select"]["like"] = like
     if contender.budget is not None and like.startswith("neumt"):
         tree["select"]["layers"] = None  # there the budget is the share of layers
-    if contender.method == "lora" and contender.budget is not None:
-        tree["train"]["rank"] = equal_rank(contender.budget, widths)
+    if contender.method in FACTORS and contender.budget is not None:
+        tree["train"]["rank"] = equal_rank(contender.budget, widths, contender.method == "dora")
     return check(tree, f"cell {cell.name}")
 
 
-def equal_rank(budget: float, widths: Sequence[tuple[int, int]]) -> int:
+def equal_rank(budget: float, widths: Sequence[tuple[int, int]], magnitudes: bool = False) -> int:
     """Return the rank at which LoRA in every layer trains as many parameters as a share of all rows, at least 1.
+
+    Args:
+        budget: the share.
+        widths: (inputs with bias, outputs) of each layer.
+        magnitudes: count DoRA's lengths too, one a row.
 
     >>> equal_rank(0.5, [(64, 64), (64, 64)])
     16
+    >>> equal_rank(0.5, [(64, 64), (64, 64)], magnitudes=True)
+    16
     """
     rows = budget * sum(inputs * outputs for inputs, outputs in widths)
-    return max(1, round(rows / sum(inputs + outputs for inputs, outputs in widths)))
+    lengths = sum(outputs for _, outputs in widths) if magnitudes else 0
+    return max(1, round((rows - lengths) / sum(inputs + outputs for inputs, outputs in widths)))
 
 
 def lora_share(budget: float, widths: Sequence[tuple[int, int]]) -> float:
@@ -147,11 +209,16 @@ def rate(step: int) -> float:
     return float(f"{(3 if step % 2 else 1)}e{step // 2 - 3}")
 
 
+FIRST = {"full": -1, "vision": -1, "language": -1, "connector": 0, "lora": 1, "dora": 1, "bitfit": 2, "norms": 2,
+         "prompt": 3}  # fmt: skip
+"""The middle of the ladder's first steps, where the method says it; of neurons it is the budget."""
+
+
 def first_steps(contender: Contender, low_rank: bool = False) -> list[int]:
     """Return the steps of the ladder to begin with: few parameters want high rates."""
-    if contender.method == "full":
-        middle = -1
-    elif contender.method == "lora" or low_rank:
+    if contender.method in FIRST:
+        middle = FIRST[contender.method]
+    elif low_rank:
         middle = 1
     else:
         middle = 0 if (contender.budget or 1) > 0.2 else 1 if (contender.budget or 1) > 0.03 else 2

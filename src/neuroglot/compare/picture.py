@@ -37,7 +37,9 @@ def draw(comparison: Mapping[str, Any], path: Path) -> None:
             _sweeps(axes[0][column], group, comparison["base"], colours)
             _tested(axes[1][column], group, colours)
             share = "" if budget is None else f"{100 * budget:g} % of neurons: "
-            axes[0][column].set(title=f"{share}every rate tried, first seed, dev", xscale="log", yscale="log",
+            # Where nothing is kept, or what is compared has nothing to keep, there is no point and no log of one.
+            scale = "log" if any(len(line.get_xdata()) for line in axes[0][column].lines) else "linear"
+            axes[0][column].set(title=f"{share}every rate tried, first seed, dev", xscale=scale, yscale=scale,
                                 xlabel="nll on the task")  # fmt: skip
             axes[1][column].set(title=f"{share}chosen rate, all seeds, test", xlabel="nll on the task")
         axes[0][0].set_ylabel("nll on what should be kept")

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from neuroglot.artefact import TRAINING, read_json
-from neuroglot.compare.cells import mean_of, read_losses
+from neuroglot.compare.cells import SAID, mean_of, read_losses
 from neuroglot.compare.grid import Contender
 from neuroglot.compare.runner import Grid, Outcome, cell_folder
 from neuroglot.evaluation.resample import Array, Draws, Row, resample
@@ -68,16 +68,18 @@ def summarise(grid: Grid, folder: Path, outcomes: Sequence[Outcome], draws: int 
                 "name": contender.name,
                 "method": contender.method,
                 "budget": contender.budget,
+                "variant": contender.variant,
                 "rate": outcome.chosen,
                 "at_edge": len(outcome.tried) > 1 and outcome.chosen in (min(outcome.tried), max(outcome.tried)),
                 "seeds": len(folders),
                 "figures": {name: interval(x) for name, x in values[contender].items()},
                 "cost": _cost(folders),
+                "said": _said(folders[0]),
                 "sweep": [{"rate": lr, "nll": losses[task], "retention_nll": mean_of(losses, task)}
                           for lr, losses in outcome.tried.items()],
             }
         )  # fmt: skip
-    comparisons = compare_all(values, grid.seeds)
+    comparisons = compare_all(values, grid.seeds, grid.reference)
     base = next((o for o in outcomes if o.contender.method == "base"), None)
     start = None
     if base is not None:
@@ -117,14 +119,25 @@ def _cost(folders: Sequence[Path]) -> dict[str, float] | None:
     return {name: sum(fact[name] for fact in facts) / len(facts) for name in names}
 
 
-def compare_all(values: Mapping[Contender, Mapping[str, Array]], seeds: int) -> list[dict[str, Any]]:
-    """Return every contender's difference to chance and LoRA of its budget and to `full`, corrected per figure."""
+def _said(folder: Path) -> list[str]:
+    """Return what a system had to say when it was done, such as its cost; most say nothing."""
+    return (folder / SAID).read_text(encoding="utf-8").splitlines() if (folder / SAID).exists() else []
+
+
+def compare_all(
+    values: Mapping[Contender, Mapping[str, Array]], seeds: int, reference: Contender | None = None
+) -> list[dict[str, Any]]:
+    """Return every contender's difference to what it is held against, corrected per figure.
+
+    That is, in a grid of methods, chance and LoRA of its budget, and `full`; of variants, the reference alone.
+    """
     found: list[dict[str, Any]] = []
     chance = chance_of(values)
     for contender, own in values.items():
         if not contender.trained:
             continue
-        for other in (Contender(chance, contender.budget), Contender("lora", contender.budget), Contender("full")):
+        others = (Contender(chance, contender.budget), Contender("lora", contender.budget), Contender("full"))
+        for other in others if reference is None else (reference,):
             if other == contender or other not in values:
                 continue
             for name, draws in own.items():

@@ -10,11 +10,11 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neuroglot.compare.cells import mean_of, read_losses
-from neuroglot.compare.grid import Cell, Contender, contenders, first_steps, next_steps, rate, recipe_of
+from neuroglot.compare.grid import Cell, Contender, contenders, first_steps, next_steps, rate, recipe_of, variants
 from neuroglot.compare.workers import Task, drain
 from neuroglot.errors import UserError
 from neuroglot.recipe import Recipe
@@ -38,6 +38,7 @@ class Grid:
         sweep: whether the rate is swept; otherwise it is the recipe's, or the method's default.
         retain: the most that what should be kept may cost on dev, nats per character, at a rate that is chosen; None
             for any.
+        reference: of variants, the one that the others are compared with; None in a grid of methods.
     """
 
     recipe: Recipe
@@ -46,6 +47,7 @@ class Grid:
     rates: tuple[float, ...] = ()
     sweep: bool = True
     retain: float | None = None
+    reference: Contender | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,37 @@ def make_grid(
             f"--retain is the most nats per character that what should be kept may cost on dev, got {retain:g}; "
             "expected a number above 0, a sweep, and data.retention above 0"
         )
-    return Grid(recipe, tuple(contenders(methods, budgets)), seeds, tuple(sorted(set(rates))), sweep, retain)
+    chosen = tuple(contenders(methods, budgets, recipe.systems))
+    kept = {name: own for name, own in recipe.systems.items() if name in methods}
+    recipe = recipe.model_copy(update={"systems": kept})
+    return Grid(recipe, chosen, seeds, tuple(sorted(set(rates))), sweep, retain)
+
+
+def make_sweep(
+    recipe: Recipe, seeds: int | None = None, rates: Sequence[float] = (), retain: float | None = None
+) -> Grid:
+    """Return the grid of a recipe's sweep.
+
+    Args:
+        recipe: one with a `sweep` section.
+        seeds: instead of the section's.
+        rates: instead of the section's.
+        retain: as of `make_grid`.
+
+    Raises:
+        UserError: it has no such section, or a variant is no recipe.
+    """
+    section = recipe.sweep
+    if section is None:
+        raise UserError(f"recipe {recipe.name} has no sweep section; give one that has, such as ablation-layers")
+    seeds, rates = section.seeds if seeds is None else seeds, tuple(rates) or section.rates
+    plain = make_grid(recipe.model_copy(update={"sweep": None}), section.beside, (), seeds, True, rates, retain)
+    found = tuple(variants(recipe, section))
+    for contender in found:
+        recipe_of(Cell(contender, 1e-3, 0), recipe, [(1, 1)])  # what is wrong with a variant is said now
+    name = section.reference or next(iter(section.settings))
+    reference = next(contender for contender in found if contender.variant == name)
+    return replace(plain, contenders=found, reference=reference)
 
 
 def run_grid(
@@ -104,6 +136,7 @@ def run_grid(
     if jobs < 1:
         raise UserError(f"jobs must be 1 or more, got {jobs}")
     quiet()
+    Context(grid.recipe, runs / grid.recipe.name, track, say, trust_remote_code).check_systems()
     _prepare(grid, runs, track, say, trust_remote_code)
     folder = runs / grid.recipe.name
     (folder / "cells").mkdir(exist_ok=True)

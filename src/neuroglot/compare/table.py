@@ -111,6 +111,11 @@ def legend(comparison: Mapping[str, Any]) -> str:
     return text
 
 
+def said(comparison: Mapping[str, Any]) -> list[str]:
+    """Return what the systems had to say when they were done, such as their cost."""
+    return [line for entry in comparison["contenders"] for line in entry.get("said", ())]
+
+
 def _chance(comparison: Mapping[str, Any]) -> str:
     """Return the control that choices were held against."""
     return next((w["than"] for w in comparison["wins"]), "random")
@@ -118,20 +123,21 @@ def _chance(comparison: Mapping[str, Any]) -> str:
 
 def markdown(comparison: Mapping[str, Any]) -> str:
     """Return the whole comparison as Markdown."""
-    parts = [_markdown(quality(comparison)), legend(comparison), _markdown(cost(comparison))]
+    parts = [as_markdown(quality(comparison)), legend(comparison), *said(comparison), as_markdown(cost(comparison))]
     if any(map(_of_lora, comparison["comparisons"])):
         parts += ["Difference to LoRA with as many parameters; ▲ better, ▼ worse where it survives the correction:",
-                  _markdown(against_lora(comparison))]  # fmt: skip
+                  as_markdown(against_lora(comparison))]  # fmt: skip
     if comparison["wins"]:
         parts += [f"How many seeds a contender was ahead of `{_chance(comparison)}` of the same budget and seed:",
-                  _markdown(won(comparison))]  # fmt: skip
+                  as_markdown(won(comparison))]  # fmt: skip
     if comparison["matched"]:
         parts += ["Retention at matched quality, read off the sweeps of the first seed on dev:",
-                  _markdown(at_matched_quality(comparison))]  # fmt: skip
+                  as_markdown(at_matched_quality(comparison))]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
+def as_markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table, header first, as Markdown."""
     head, *body = (f"| {' | '.join(row)} |" for row in rows)
     return "\n".join([head, "|---" * len(rows[0]) + "|", *body])
 
@@ -153,4 +159,5 @@ def show(comparison: Mapping[str, Any], console: Console) -> None:
         for row in body:
             table.add_row(*row)
         console.print(table)
-    console.print(legend(comparison).replace("`", ""), highlight=False, markup=False)
+    for line in (legend(comparison).replace("`", ""), *said(comparison)):
+        console.print(line, highlight=False, markup=False)

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
+from neuroglot.data.budget import Budget
 from neuroglot.data.example import Example
 from neuroglot.data.image import open_image
-from neuroglot.data.instructions import instruction, shows_source
+from neuroglot.data.instructions import filled, instruction, shows_source
 from neuroglot.errors import UserError
 from neuroglot.pair import Condition
 
@@ -45,11 +46,17 @@ class Batcher:
         processor: any transformers processor with a tokenizer and a chat template.
         max_length: the most tokens a sample may take; 0 for no limit.
         paraphrase: which of the task's instructions to use.
+        prompt: what to ask instead, with {source} and {target} for the languages' English names.
+        max_pixels: to which an image is scaled down; 0 for no limit.
+        max_image_tokens: the most that the images of an example may take, which are scaled down to it; 0 for no limit.
     """
 
     processor: Any
     max_length: int = 0
     paraphrase: int = 0
+    prompt: str | None = None
+    max_pixels: int = 0
+    max_image_tokens: int = 0
 
     @property
     def tokenizer(self) -> Any:
@@ -77,7 +84,7 @@ class Batcher:
         return "labels" in getattr(self.processor, "model_input_names", ())
 
     def _prompt_text(self, example: Example, paraphrase: int) -> str:
-        asked = instruction(example, paraphrase)
+        asked = instruction(example, paraphrase) if self.prompt is None else filled(self.prompt, example)
         if shows_source(example.task):
             if example.source is None:
                 raise UserError(
@@ -93,10 +100,12 @@ class Batcher:
 
     def _prompt_inputs(self, examples: Sequence[Example], paraphrases: Sequence[int]) -> dict[str, Any]:
         """Left-padded prompts of examples that all have images or all have none."""
+        if len({bool(example.images) for example in examples}) > 1:
+            raise UserError("a batch holds examples with images and examples without; make batches of either kind")
         for example in examples:
             self._check_text(example)
         texts = [self._prompt_text(e, p) for e, p in zip(examples, paraphrases, strict=True)]
-        images = [[open_image(i) for i in e.images] for e in examples]
+        images = [[self._budget.scaled(open_image(i), len(e.images)) for i in e.images] for e in examples]
         # The chat template has written the special tokens already.
         options = {"return_tensors": "pt", "padding": True, "padding_side": "left", "add_special_tokens": False}
         if any(images):
@@ -152,11 +161,22 @@ class Batcher:
         self._check_text(example)
         target = self.tokenizer(example.target, add_special_tokens=False)["input_ids"]
         self._check(example, torch.tensor(target), example.target)
-        shown = sum(self._image_tokens(size) for size in sizes) if self.max_length else 0
+        shown = 0
+        if self.max_length or self.max_image_tokens:
+            count = len(example.images) or len(sizes)
+            shown = sum(self._image_tokens(self._budget.fit(size, count)) for size in sizes)
         for turn in range(paraphrases):
             prompt = self.tokenizer(self._prompt_text(example, turn), add_special_tokens=False)["input_ids"]
             asked = f"{example.source or ''} {instruction(example, turn)}"
             self._check(example, torch.tensor(prompt), asked, shown + len(target) + 1)
+
+    def lengths(self, example: Example, sizes: Sequence[tuple[int, int]] = ()) -> tuple[int, int, int]:
+        """Return how many tokens `encode` makes of the prompt's text, of images of some sizes, and of the target."""
+        texts = (self._prompt_text(example, self.paraphrase), example.target)
+        prompt, target = (len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
+        fitted = [self._budget.fit(size, len(sizes)) for size in sizes]
+        shown = sum(self._image_tokens(size) + 1 for size in fitted)  # one stands for the image in the prompt
+        return prompt - len(sizes), shown, target + 1
 
     def _image_tokens(self, size: tuple[int, int]) -> int:
         """Return how many tokens an image of a size takes beyond the one that stands for it in the prompt."""
@@ -164,9 +184,26 @@ class Batcher:
             text = self._prompt_text(Example((Path("blank"),), None, "", "en", "en", "describe"), 0)
             image = Image.new("RGB", size)
             options = {"return_tensors": "pt", "add_special_tokens": False}
-            whole = self.processor(text=[text], images=[[image]], **options)["input_ids"].shape[1]
+            try:
+                whole = self.processor(text=[text], images=[[image]], **options)["input_ids"].shape[1]
+            except ValueError as error:
+                raise UserError(
+                    f"the model's processor refuses an image of {size[0]} x {size[1]} pixels: {error}; cut it"
+                ) from None
             self._measured[size] = whole - len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         return self._measured[size]
+
+    @cached_property
+    def _budget(self) -> Budget:
+        return Budget(self.max_pixels, self.max_image_tokens, lambda size: self._image_tokens(size) + 1)
+
+    def check_budget(self) -> None:
+        """Refuse a budget of tokens that no image fits into.
+
+        Raises:
+            UserError: the processor makes more of the smallest image.
+        """
+        self._budget.check()
 
     @cached_property
     def _measured(self) -> dict[tuple[int, int], int]:

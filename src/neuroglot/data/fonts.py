@@ -35,6 +35,12 @@ def _bundled_folder() -> Path:
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 
+@lru_cache(maxsize=1024)
+def is_bundled(path: str) -> bool:
+    """Whether a font file is one of those that come with matplotlib's wheel."""
+    return Path(path).parent == _bundled_folder()
+
+
 @cache
 def _coverage(path: str) -> frozenset[int]:
     from fontTools.agl import AGL2UV
@@ -101,16 +107,54 @@ def font_file(family: str, bold: bool, text: str) -> str:
     raise UserError(_missing(text))
 
 
+@lru_cache(maxsize=4096)
+def font_files(family: str, bold: bool, text: str) -> tuple[str, ...]:
+    """Return the files that draw a text together: one where one has all of it, else the family's and what it lacks.
+
+    Raises:
+        UserError: as `font_file`; and for text from right to left, which is drawn in one font or not at all.
+    """
+    try:
+        return (font_file(family, bold, text),)
+    except UserError:
+        if any(unicodedata.bidirectional(c) in ("R", "AL", "AN") for c in text):
+            raise
+        needed = {c for c in text if not c.isspace()}
+        files: list[str] = []
+        # A font for each character, the first of which is the family's own where it has any.
+        for character in sorted(needed):
+            if not any(covers(file, character) for file in files):
+                files.append(font_file(family, bold, character))
+        return tuple(sorted(files, key=lambda file: -sum(covers(file, c) for c in needed)))
+
+
+HINTS = {
+    "Hani": "fonts-noto-cjk", "Hira": "fonts-noto-cjk", "Kana": "fonts-noto-cjk", "Hang": "fonts-noto-cjk",
+    "Bopo": "fonts-noto-cjk", "Zsye": "fonts-noto-color-emoji",
+}  # fmt: skip
+"""Script (ISO 15924) -> Debian package, where it is not fonts-noto-core."""
+
+
 def _missing(text: str) -> str:
-    """Say which character has no font, or that no single font has them all."""
+    """Say which character of which script has no font and how to get one, or that no single font has them all."""
+    from fontTools import unicodedata as scripts
+
     files = [str(_bundled_folder() / files[0]) for files in BUNDLED.values()] + list(_system_fonts().values())
     files = [f for f in files if "LastResort" not in f]
-    hint = "install one (Debian: apt-get install fonts-noto-core fonts-noto-cjk)"
     for character in dict.fromkeys(text):
         if not character.isspace() and not any(ord(character) in _coverage(f) for f in files):
+            script = scripts.script(character)
+            kind = f" of the {scripts.script_name(script)} script" if script not in ("Zyyy", "Zinh", "Zzzz") else ""
+            package = HINTS.get(script, "fonts-noto-core")
             name = unicodedata.name(character, "no name")
-            return f"no installed font has a glyph for {character!r} (U+{ord(character):04X}, {name}); {hint}"
-    return f"no single installed font has every character of {text!r}; {hint}"
+            return (
+                f"no installed font has a glyph for {character!r}{kind} (U+{ord(character):04X}, {name}); install one "
+                f"(Debian: apt-get install {package}), or name a font file with the style key font"
+            )
+    return (
+        f"no single installed font has every character of {text[:40]!r}; install one (Debian: apt-get install "
+        "fonts-noto-core fonts-noto-cjk)"
+    )
 
 
 @lru_cache(maxsize=1024)

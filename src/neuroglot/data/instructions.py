@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from neuroglot.data.example import Example
 from neuroglot.errors import UserError, nearest
-from neuroglot.pair import language_name
+from neuroglot.pair import INSTRUCT, language_name
 
 _TEXT = (
     "Translate the text to {target}.",
     "What is this in {target}?",
     "Write this text in {target}.",
 )
+
+INSTRUCTION = "instruction"
+"""Where the `meta` of an `instruct` example has what is asked."""
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "image_translation": (
@@ -27,16 +30,25 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 
 def paraphrases(task: str) -> int:
-    """How many instructions a task has."""
-    return len(_templates(task))
+    """How many instructions a task has; a question is put as it is."""
+    return 1 if task == INSTRUCT else len(_templates(task))
 
 
 def instruction(example: Example, paraphrase: int = 0) -> str:
-    """Return the instruction for an example, in English, naming its languages."""
+    """Return the instruction for an example, in English, naming its languages; a question, with its text, as it is."""
+    if example.task == INSTRUCT:
+        asked = str(example.meta[INSTRUCTION])
+        return f"{example.source}\n{asked}" if example.source else asked
     templates = _templates(example.task)
     return templates[paraphrase % len(templates)].format(
         source=language_name(example.source_lang), target=language_name(example.target_lang)
     )
+
+
+def filled(prompt: str, example: Example) -> str:
+    """Return a prompt of the user's own, its {source} and {target} replaced by the languages of an example."""
+    named = prompt.replace("{source}", language_name(example.source_lang))
+    return named.replace("{target}", language_name(example.target_lang))
 
 
 def _templates(task: str) -> tuple[str, ...]:

@@ -12,9 +12,11 @@ from neuroglot.evaluation.evaluate import (
     write_scores,
 )
 from neuroglot.evaluation.metrics import average, is_exact, score, signatures
+from neuroglot.evaluation.partial import Partial
 
 __all__ = [
     "Difference",
+    "Partial",
     "Scores",
     "average",
     "average_nll",

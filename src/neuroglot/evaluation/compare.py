@@ -18,21 +18,32 @@ from neuroglot.evaluation import metrics
 from neuroglot.evaluation.evaluate import Scores
 from neuroglot.evaluation.resample import FIGURES, Draws, resample
 
+OWN = "file:"
+"""What the splits of a user's own files begin with, so that none is taken for a task."""
+
 Rows = Iterable[Mapping[str, Any]]
 
 
-def retention(scores: Mapping[str, Scores], before: str = "base", after: str = "") -> list[dict[str, Any]]:
+def retention(
+    scores: Mapping[str, Scores],
+    before: str = "base",
+    after: str = "",
+    rows: Iterable[Mapping[str, Any]] = (),
+    resamples: int = 1000,
+) -> list[dict[str, Any]]:
     """Return what a system kept of each split, one row per split and metric.
 
     Args:
         scores: system -> split -> pair -> figures (`scores.json`'s `systems`).
         before: the system that stands for the past.
         after: the system that is asked about.
+        rows: hypothesis rows of both, for the interval of the difference.
+        resamples: of the paired bootstrap over source items.
 
     Returns:
         Rows of split, metric (bleu, chrf, exact), before and after (averages over pairs, percent), difference
-        (after - before, points) and ratio (after / before; None where `before` is 0). Splits that only one of the
-        two was scored on are left out.
+        (after - before, points), its 95 % interval low and high (None where `rows` lacks the split) and ratio
+        (after / before; None where `before` is 0). Splits that only one of the two was scored on are left out.
 
     Raises:
         UserError: a system of that name has no scores.
@@ -40,23 +51,30 @@ def retention(scores: Mapping[str, Scores], before: str = "base", after: str = "
     for name in (before, after):
         if name not in scores:
             raise UserError(f"no scores for system {name!r}; {nearest(name, scores)}")
-    rows = []
+    said: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        said.setdefault((row["system"], row["split"]), []).append(row)
+    found = []
     for split in scores[before]:
         if split not in scores[after]:
             continue
+        texts = said.get((before, split), []), said.get((after, split), [])
         for metric in metrics.PERCENT:
             old, new = (scores[name][split]["average"][metric] for name in (before, after))
-            rows.append(
+            interval = _interval(*texts, metric, resamples)
+            found.append(
                 {
                     "split": split,
                     "metric": metric,
                     "before": old,
                     "after": new,
                     "difference": new - old,
+                    "low": interval and interval.low,
+                    "high": interval and interval.high,
                     "ratio": new / old if old else None,
                 }
             )
-    return rows
+    return found
 
 
 @dataclass(frozen=True)
@@ -86,17 +104,18 @@ def paired_bootstrap(
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
+    tokenise: str | None = None,
 ) -> Difference:
     """Interval of the difference b - a of the average over pairs, on the same test items.
 
     Args:
         a: hypothesis rows of one system on one split (pair, item, index, reference, hypothesis).
         b: rows of the other system on the same split.
-        metric: `bleu` (corpus BLEU per pair, averaged), `exact`, `chrf` (corpus chrF++ per pair), `nll` or
-            `contrastive`.
+        metric: one of `neuroglot.evaluation.resample.FIGURES`, such as `bleu` (corpus BLEU per pair, averaged).
         resamples: number of bootstrap draws.
         confidence: coverage of the percentile interval.
         seed: of the draws; the same seed gives the same interval.
+        tokenise: the tokeniser of `bleu`, if it is not to follow the target language.
 
     Raises:
         UserError: the rows are not of the same examples, or the metric is unknown.
@@ -105,7 +124,7 @@ def paired_bootstrap(
         raise UserError(f"metric {metric!r} cannot be resampled; {nearest(metric, FIGURES)}")
     rows_a, rows_b = _aligned(a, b)
     drawn = Draws.make(rows_a, 1, resamples, seed)
-    values = [resample([rows], metric, list(drawn.items), drawn) for rows in (rows_a, rows_b)]
+    values = [resample([rows], metric, list(drawn.items), drawn, tokenise) for rows in (rows_a, rows_b)]
     if values[0] is None or values[1] is None:
         raise UserError(f"metric {metric!r} is not known of every row of both systems; choose another")
     difference = values[1] - values[0]
@@ -115,6 +134,13 @@ def paired_bootstrap(
     side = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
     p = min(1.0, 2 * (side + 1) / (resamples + 1))  # the +1: the sample itself counts, so p is never 0
     return Difference(metric, observed, float(low), float(high), p, sum(map(len, drawn.items.values())), resamples)
+
+
+def _interval(before: Rows, after: Rows, metric: str, resamples: int) -> Difference | None:
+    try:
+        return paired_bootstrap(before, after, metric, resamples)
+    except UserError:  # not the same examples, or not in the file: no pairing, no interval
+        return None
 
 
 def _aligned(a: Rows, b: Rows) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,79 +18,114 @@ from neuroglot.artefact import SCORES, read_json, write_json, write_text
 from neuroglot.data.example import Example
 from neuroglot.errors import UserError
 from neuroglot.evaluation import metrics
+from neuroglot.evaluation.partial import BATCHES, PORTION, Partial, portions
 
 if TYPE_CHECKING:  # only the interface is needed: scoring files must not wait for torch to load
     from neuroglot.systems.base import System
 
 Scores = dict[str, dict[str, dict[str, Any]]]
-"""split -> pair (and "average") -> {"bleu", "chrf", "exact", "nll", "contrastive", "n"}"""
+"""split -> pair (and "average") -> figure of `metrics.METRICS`, or "n" -> value"""
 
 SplitProgress = Callable[[str, int, int], None]
 """Called with the split just finished, the number of finished splits and the number of splits."""
 
 
 def evaluate(
-    system: System, splits: Mapping[str, Sequence[Example]], progress: SplitProgress | None = None
+    system: System,
+    splits: Mapping[str, Sequence[Example]],
+    progress: SplitProgress | None = None,
+    partial: Partial | None = None,
+    moses: bool = False,
 ) -> tuple[Scores, list[dict[str, Any]]]:
     """Translate and score every split.
 
     Args:
-        system: what translates; its `nll` is used where it has one.
+        system: what translates; its `nll` is used where it has one, and its `tokens` where it counts them.
         splits: name -> examples; every example needs a reference.
         progress: called after each split.
+        partial: keeps what was said as it comes, and gives it back after an interruption.
+        moses: whether lower-cased, Moses-tokenised BLEU is wanted too.
 
     Returns:
         Scores by split and pair (percent; nll in nats per reference character, None where the system has none),
         with the mean over pairs as `average`; and one row per example: system, split, task, pair, item, index,
         source, reference, hypothesis, nll (nats of the whole target; None where it overflowed, which leaves the
         pair and the average without an nll too), and, of examples that have them, `domain` and `alternative_nll`
-        (nats of each wrong alternative; no list where the system has no likelihood).
+        (nats of each wrong alternative; no list where the system has no likelihood) with `tokens` and
+        `alternative_tokens`, the numbers of tokens that these nats are of.
 
     Raises:
         UserError: no splits, an empty split, or an example without a reference.
     """
     _check(splits)
+    size = BATCHES * getattr(system, "batch_size", 0) or PORTION
     scores: Scores = {}
     rows: list[dict[str, Any]] = []
     for done, (split, examples) in enumerate(splits.items(), start=1):
-        hypotheses = system.translate(examples)
-        nats = system.nll(examples)
-        wrong = _alternative_nats(system, examples) if nats is not None else {}
-        split_rows = [
-            {
-                "system": system.name,
-                "split": split,
-                "task": example.task,
-                "pair": str(example.pair),
-                "item": example.item,
-                "index": index,
-                "source": example.source,
-                "reference": example.target,
-                "hypothesis": hypothesis,
-                "nll": _finite(nats[index]) if nats is not None else None,
-                **({"alternative_nll": wrong[index]} if index in wrong else {}),
-                **({"domain": example.meta["domain"]} if "domain" in example.meta else {}),
-            }
-            for index, (example, hypothesis) in enumerate(zip(examples, hypotheses, strict=True))
-        ]
-        scores[split] = score_rows(split_rows)
+        examples = list(examples)  # of a store, each is read once
+        found: dict[int, dict[str, Any]] = {}
+        for portion in portions(examples, size):
+            own = partial.known(system.name, split, examples, portion) if partial is not None else None
+            if own is None:
+                began = time.perf_counter()
+                own = _asked(system, split, examples, portion)
+                if partial is not None:
+                    partial.keep(own, examples, time.perf_counter() - began)
+            found |= {row["index"]: row for row in own}
+        split_rows = [found[index] for index in range(len(examples))]
+        scores[split] = score_rows(split_rows, moses)
         rows += split_rows
         if progress is not None:
             progress(split, done, len(splits))
     return scores, rows
 
 
-def _alternative_nats(system: System, examples: Sequence[Example]) -> dict[int, list[float | None]]:
-    """Return the nats of each wrong alternative, by the place of the example; an example without is left out."""
-    wrong = [(i, replace(example, target=text)) for i, example in enumerate(examples) for text in example.alternatives]
-    nats = system.nll([example for _, example in wrong]) if wrong else None
-    found: dict[int, list[float | None]] = {}
-    for (index, _), value in zip(wrong, nats or (), strict=False):
-        found.setdefault(index, []).append(_finite(value))
+def _asked(system: System, split: str, every: Sequence[Example], portion: Sequence[int]) -> list[dict[str, Any]]:
+    """Return the rows of a portion of a split."""
+    examples = [every[index] for index in portion]
+    hypotheses = system.translate(examples)
+    nats = system.nll(examples)
+    wrong = _alternatives(system, examples) if nats is not None else {}
+    return [
+        {
+            "system": system.name,
+            "split": split,
+            "task": example.task,
+            "pair": str(example.pair),
+            "item": example.item,
+            "index": index,
+            "source": example.source,
+            "reference": example.target,
+            "hypothesis": hypothesis,
+            "nll": _finite(nats[place]) if nats is not None else None,
+            **wrong.get(place, {}),
+            **({"domain": example.meta["domain"]} if "domain" in example.meta else {}),
+        }
+        for place, (index, example, hypothesis) in enumerate(zip(portion, examples, hypotheses, strict=True))
+    ]
+
+
+def _alternatives(system: System, examples: Sequence[Example]) -> dict[int, dict[str, Any]]:
+    """Return the nats and tokens of each wrong alternative by the place of the example, where it has some."""
+    places = [place for place, example in enumerate(examples) for _ in example.alternatives]
+    wrong = [replace(example, target=text) for example in examples for text in example.alternatives]
+    nats = system.nll(wrong) if wrong else None
+    if nats is None:
+        return {}
+    found: dict[int, dict[str, Any]] = {}
+    for place, value in zip(places, nats, strict=True):
+        found.setdefault(place, {"alternative_nll": []})["alternative_nll"].append(_finite(value))
+    count = getattr(system, "tokens", None)
+    counted = count([*(examples[place] for place in found), *wrong]) if count is not None else None
+    if counted is not None:
+        for place, own in zip(found, counted, strict=False):
+            found[place] |= {"tokens": own, "alternative_tokens": []}
+        for place, other in zip(places, counted[len(found) :], strict=True):
+            found[place]["alternative_tokens"].append(other)
     return found
 
 
-def score_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def score_rows(rows: Iterable[Mapping[str, Any]], moses: bool = False) -> dict[str, dict[str, Any]]:
     """Score hypothesis rows of one system and split: pair -> figures, and `average`, the mean over pairs.
 
     >>> row = {"pair": "en-de", "reference": "eins zwei drei vier", "hypothesis": "eins zwei drei vier", "nll": None}
@@ -101,14 +137,17 @@ def score_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         by_pair.setdefault(row["pair"], []).append(row)
     scores = {}
     for pair, members in sorted(by_pair.items()):
-        nats = [row["nll"] for row in members]
-        wrong = [row.get("alternative_nll") or [None] for row in members]
+        nats: list[Any] = [row.get("nll") for row in members]
+        known = [found for found in map(metrics.costs, members) if found is not None]
+        ranked = len(known) == len(members)
         scores[pair] = metrics.score(
             [row["hypothesis"] for row in members],
             [row["reference"] for row in members],
             pair.split("-")[1],
             None if None in nats else nats,
-            None if any(None in others for others in wrong) else wrong,
+            [others for _, others in known] if ranked else None,
+            [own for own, _ in known] if ranked else None,
+            moses,
         )
     return {**scores, "average": metrics.average(scores.values())}
 
@@ -142,22 +181,36 @@ def write_scores(
     seconds: Mapping[str, float] | None = None,
     made_from: Mapping[str, Any] | None = None,
     ceilings: Mapping[str, Mapping[str, float]] | None = None,
+    rows: Iterable[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Write scores.json atomically and return what was written.
 
     The signatures of every pair that occurs are added; `seconds` says how long each system took, `made_from`
     identifies what was scored, `ceilings` the exact match (percent) that no system can exceed on a split if it is
-    shown only a part of each example: split -> what is shown -> percent.
+    shown only a part of each example: split -> what is shown -> percent. `rows`, those that were scored, say how
+    readings were ranked.
     """
     pairs = {pair for splits in systems.values() for scores in splits.values() for pair in scores if pair != "average"}
+    moses = any(metrics.MOSES in figures for splits in systems.values() for s in splits.values() for figures in
+                s.values())  # fmt: skip
     content = {
         "made_from": dict(made_from or {}),
         "systems": {name: dict(splits) for name, splits in systems.items()},
-        "signatures": metrics.signatures(pairs),
+        "signatures": {**metrics.signatures(pairs, moses), **_ranking(rows)},
         "seconds": {name: round(value, 3) for name, value in (seconds or {}).items()},
         "ceilings": {split: dict(values) for split, values in (ceilings or {}).items()},
     }
     return write_json(Path(path), SCORES, content)
+
+
+def _ranking(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Return how readings were ranked, by pair; empty where none were."""
+    by_pair: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row.get("alternative_nll"):
+            by_pair.setdefault(row["pair"], []).append(row)
+    found = {pair: metrics.contrastive_signature(members) for pair, members in sorted(by_pair.items())}
+    return {"contrastive": found} if found else {}
 
 
 def read_scores(path: Path | str) -> dict[str, Any]:

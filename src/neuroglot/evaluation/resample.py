@@ -11,7 +11,7 @@ Legend: R draws, S seeds, I items, D statistics. Draw 0 is the data as it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,55 +20,89 @@ from numpy.typing import NDArray
 
 from neuroglot.errors import UserError, nearest
 from neuroglot.evaluation import metrics
+from neuroglot.evaluation.figures.lines import has_lines, line_counts, reordered
 
 Array = NDArray[np.float64]
 Row = Mapping[str, Any]
 
-FIGURES = ("bleu", "chrf", "exact", "nll", "contrastive")
+FIGURES = ("bleu", "chrf", "exact", "nll", "contrastive", "ter", "bleu_moses", "lines", "bleu_lines", "comet")
 
 
-def statistics(rows: Sequence[Row], metric: str) -> Array | None:
+def statistics(rows: Sequence[Row], metric: str, tokenise: str | None = None) -> Array | None:
     """Return what a figure is made of, per row: (N, D); None where a row lacks it (no likelihood, no alternatives).
 
     Args:
         rows: hypothesis rows of one pair.
         metric: one of `FIGURES`.
+        tokenise: the tokeniser of `bleu`, if it is not to follow the target language.
 
     Raises:
-        UserError: the figure is unknown.
+        UserError: the figure is unknown, or needs a package that is not there.
     """
+    if metric not in FIGURES:
+        raise UserError(f"figure {metric!r} cannot be resampled; {nearest(metric, FIGURES)}")
+    if not rows:
+        return None
+    if metric in OF_ROWS:
+        made = [OF_ROWS[metric](row) for row in rows]
+        return None if None in made else np.asarray(made, np.float64)
+    target = rows[0]["pair"].split("-")[1]
+    texts = [row["hypothesis"] for row in rows], [row["reference"] for row in rows]
+    if metric in ("lines", "bleu_lines") and not any(map(has_lines, texts[1])):
+        return None
     if metric == "bleu":
-        hypotheses, references = [row["hypothesis"] for row in rows], [row["reference"] for row in rows]
-        return metrics.bleu_statistics(hypotheses, references, rows[0]["pair"].split("-")[1]).astype(np.float64)
-    if metric == "chrf":
-        chrf = metrics.chrf_metric()
-        # The public interface of sacreBLEU gives chrF's statistics only through its own bootstrap.
-        return np.asarray(
-            [chrf._extract_corpus_statistics([row["hypothesis"]], [[row["reference"]]])[0] for row in rows],
-            dtype=np.float64,
-        )
-    if metric == "exact":
-        return np.asarray([[metrics.is_exact(row["hypothesis"], row["reference"]), 1] for row in rows], np.float64)
-    if metric == "nll":
-        if any(row["nll"] is None for row in rows):
-            return None
-        return np.asarray([[row["nll"], metrics.characters([row["reference"]])] for row in rows], np.float64)
-    if metric == "contrastive":
-        if any(row["nll"] is None or not row.get("alternative_nll") for row in rows):
-            return None
-        return np.asarray([[row["nll"] < min(row["alternative_nll"]), 1] for row in rows], np.float64)
-    raise UserError(f"figure {metric!r} cannot be resampled; {nearest(metric, FIGURES)}")
+        return _bleu_statistics(*texts, metrics.bleu_metric(target, tokenise))
+    if metric == "bleu_lines":
+        return _bleu_statistics([*map(reordered, *texts)], texts[1], metrics.bleu_metric(target, tokenise))
+    if metric == metrics.MOSES:
+        prepared = [metrics.for_moses(side, target) for side in texts]
+        return _bleu_statistics(prepared[0], prepared[1], metrics.moses_metric(target))
+    if metric == "lines":
+        return np.asarray([*map(line_counts, *texts)], np.float64)
+    # The public interface of sacreBLEU gives the statistics of chrF and TER only through its own bootstrap.
+    scorer = metrics.chrf_metric() if metric == "chrf" else metrics.ter_metric(target)
+    return np.asarray(scorer._extract_corpus_statistics(texts[0], [texts[1]]), dtype=np.float64)
+
+
+def _bleu_statistics(hypotheses: Sequence[str], references: Sequence[str], metric: Any) -> Array:
+    return metrics.bleu_statistics(hypotheses, references, metric).astype(np.float64)
+
+
+def _nll(row: Row) -> list[float] | None:
+    return None if row.get("nll") is None else [row["nll"], metrics.characters([row["reference"]])]
+
+
+def _contrastive(row: Row) -> list[float] | None:
+    found = metrics.costs(row)
+    return None if found is None else [found[0] < min(found[1]), 1]
+
+
+def _comet(row: Row) -> list[float] | None:
+    return None if row.get("comet") is None else [row["comet"], 1]
+
+
+OF_ROWS: dict[str, Callable[[Row], list[float] | None]] = {
+    "exact": lambda row: [metrics.is_exact(row["hypothesis"], row["reference"]), 1],
+    "nll": _nll,
+    "contrastive": _contrastive,
+    "comet": _comet,
+}
+"""Figures that are a ratio of two sums over rows -> what a row adds to each; None where it lacks the figure."""
 
 
 def value(totals: Array, metric: str) -> Array:
     """Return the figure of summed statistics: (..., D) -> (...)."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        if metric == "bleu":
+        if metric.startswith("bleu"):
             return _bleu(totals)
         if metric == "chrf":
             return _chrf(totals)
+        if metric == "lines":
+            return np.where(totals[..., 1] > 0, 200 * totals[..., 0] / totals[..., 1], 0.0)
         ratio: Array = totals[..., 0] / totals[..., 1]
-    return ratio if metric == "nll" else 100 * ratio
+        if metric == "ter":  # of empty references sacreBLEU says all wrong, or nothing wrong
+            ratio = np.where(totals[..., 1] > 0, ratio, np.minimum(totals[..., 0], 1))
+    return ratio if metric in ("nll", "comet") else 100 * ratio
 
 
 def _bleu(totals: Array) -> Array:
@@ -140,7 +174,9 @@ def split_of(row: Row) -> str:
     return row.get("split") or ""
 
 
-def resample(runs: Sequence[Sequence[Row]], metric: str, splits: Sequence[str], draws: Draws) -> Array | None:
+def resample(
+    runs: Sequence[Sequence[Row]], metric: str, splits: Sequence[str], draws: Draws, tokenise: str | None = None
+) -> Array | None:
     """Return a figure under each draw: the mean over drawn seeds, splits and pairs, (1 + R,); None where it lacks.
 
     Args:
@@ -148,6 +184,7 @@ def resample(runs: Sequence[Sequence[Row]], metric: str, splits: Sequence[str], 
         metric: one of `FIGURES`.
         splits: which to average over.
         draws: see `Draws`.
+        tokenise: the tokeniser of `bleu`, if it is not to follow the target language.
 
     A pair that has none of the drawn items is left out of that draw's mean.
     """
@@ -161,7 +198,7 @@ def resample(runs: Sequence[Sequence[Row]], metric: str, splits: Sequence[str], 
             return None
         per_split: dict[str, list[Array]] = {}
         for (split, _), members in sorted(parts.items()):
-            made = statistics(members, metric)
+            made = statistics(members, metric, tokenise)
             if made is None:
                 return None
             places = [draws.items[split][item_of(row)] for row in members]

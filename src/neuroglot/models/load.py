@@ -62,7 +62,7 @@ def load_model(model: str, dtype: str = "float32", trust_remote_code: bool = Fal
     kind = dtype if dtype == "auto" else getattr(torch, dtype)
     # only safetensors: every other format of weights is a pickle
     options = {"dtype": kind, "trust_remote_code": trust_remote_code, "use_safetensors": True}
-    return _parted(_from_pretrained(AutoModelForImageTextToText, IMAGE_TEXT, model, **options).eval(), parts)
+    return _parted(from_pretrained(AutoModelForImageTextToText, IMAGE_TEXT, model, **options).eval(), parts)
 
 
 def load_skeleton(model: str, trust_remote_code: bool = False, parts: Parts | None = None) -> Any:
@@ -74,7 +74,7 @@ def load_skeleton(model: str, trust_remote_code: bool = False, parts: Parts | No
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    config = _from_pretrained(AutoConfig, IMAGE_TEXT, model, trust_remote_code=trust_remote_code)
+    config = from_pretrained(AutoConfig, IMAGE_TEXT, model, trust_remote_code=trust_remote_code)
     with torch.device("meta"), _explained(model, IMAGE_TEXT):
         skeleton = AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
     return _parted(skeleton, parts)
@@ -96,7 +96,7 @@ def load_processor(model: str, trust_remote_code: bool = False) -> Any:
     """
     from transformers import AutoProcessor
 
-    processor = _from_pretrained(AutoProcessor, "a processor", model, trust_remote_code=trust_remote_code)
+    processor = from_pretrained(AutoProcessor, "a processor", model, trust_remote_code=trust_remote_code)
     if not getattr(processor, "chat_template", None):
         raise UserError(
             f"the processor of {model} has no chat template; use an instruction-tuned model, or set one and save it"
@@ -104,7 +104,18 @@ def load_processor(model: str, trust_remote_code: bool = False) -> Any:
     return processor
 
 
-def _from_pretrained(kind: Any, what: str, model: str, **options: Any) -> Any:
+def from_pretrained(kind: Any, what: str, model: str, **options: Any) -> Any:
+    """Return what a class of transformers loads from a folder or the hub, without progress bars.
+
+    Args:
+        kind: the class, such as `AutoTokenizer`.
+        what: it should be, as the user calls it.
+        model: `embedded`, a folder, or a name on the hub.
+        options: of the class's own `from_pretrained`.
+
+    Raises:
+        UserError: it cannot be loaded; the message says why.
+    """
     from transformers.utils import logging
 
     place, shown = resolve(model), logging.is_progress_bar_enabled()

@@ -106,8 +106,11 @@ class SelectSection(Section):
     )
     score: str | None = None
     parts: tuple[PartName, ...] | None = None
-    like: Literal["mnaft", "neumt", "neumt-paper"] | None = Field(
+    like: Literal["mnaft", "mnaft-paper", "neumt", "neumt-paper"] | None = Field(
         None, description="of a control: the method whose layers and numbers of rows it takes over"
+    )
+    sets: Literal["both", "agnostic", "specific"] | None = Field(
+        None, description="of the neurons chosen, which are trained: the language-agnostic, the specific, or both"
     )
     seed: int = Field(0, description="of what `random` and `random-layers` draw")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from neuroglot.recipe.section import Section
 
@@ -13,7 +13,27 @@ class EvaluateSection(Section):
     batch_size: int = Field(64, ge=1)
     max_new_tokens: int = Field(48, ge=1)
     beams: int = Field(1, ge=1)
+    length_penalty: float = Field(1.0, description="of beams: above 0 favours long answers, below 0 short ones")
     cascade: bool = Field(True, description="score the base's own transcription put through its own text translation")
+    moses: bool = Field(
+        False, description="also lower-cased, Moses-tokenised BLEU, to stand beside papers' BLEU-4; needs sacremoses"
+    )
+    retention: tuple[str, ...] = Field(
+        (),
+        description="JSONL files of what should not be forgotten, relative to the recipe: any task, or questions with "
+        "instruction and target",
+    )
+    retention_items: int = Field(1000, ge=1, description="most items of each of these files and tasks")
+    every: int = Field(0, ge=0, description="steps of training between looks at the dev split; 0 for none")
+    items: int = Field(16, ge=1, description="dev items that are translated at each look, greedily")
+
+    @model_validator(mode="after")
+    def _for_beams(self) -> EvaluateSection:
+        if self.length_penalty != 1.0 and self.beams == 1:
+            raise ValueError(
+                f"length_penalty {self.length_penalty} is of beams, and beams is 1; raise beams, or leave it out"
+            )
+        return self
 
 
 class ReportSection(Section):

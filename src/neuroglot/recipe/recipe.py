@@ -6,15 +6,18 @@ import re
 from typing import Any, Literal
 
 import yaml
-from pydantic import ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from neuroglot.complaint import complaint
 from neuroglot.errors import UserError, nearest
 from neuroglot.recipe.choose import SCORES, ProbeSection, ProfileSection, SelectSection
+from neuroglot.recipe.classic import ClassicSection
 from neuroglot.recipe.data import DataSection, ModelSection
 from neuroglot.recipe.evaluate import EvaluateSection, ReportSection
-from neuroglot.recipe.methods import CONTROLS, METHODS, NEURON_METHODS
+from neuroglot.recipe.methods import CLASSIC, CONTROLS, LEARNING_RATES, METHODS, NEURON_METHODS, WHOLE, YARDSTICKS
 from neuroglot.recipe.section import Section
+from neuroglot.recipe.sweep import SweepSection
+from neuroglot.recipe.systems import SystemSettings
 from neuroglot.recipe.train import TrainSection
 
 
@@ -32,6 +35,11 @@ class Recipe(Section):
     train: TrainSection = TrainSection()
     evaluate: EvaluateSection = EvaluateSection()
     report: ReportSection = ReportSection()
+    classic: ClassicSection = ClassicSection()
+    sweep: SweepSection | None = Field(None, description="what `neuroglot sweep` varies; `run` does not look at it")
+    systems: dict[str, SystemSettings] = Field(
+        {}, description="what is scored beside the method, by name: cascades, other models, endpoints"
+    )
 
     @field_validator("name")
     @classmethod
@@ -46,6 +54,32 @@ class Recipe(Section):
         if method not in METHODS:
             raise ValueError(f"method {method!r} is not known; {nearest(method, METHODS)}")
         return method
+
+    @field_validator("systems")
+    @classmethod
+    def _names(cls, systems: dict[str, SystemSettings]) -> dict[str, SystemSettings]:
+        for name in systems:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+                raise ValueError(f"a system's name is letters, digits, hyphens and underscores, got {name!r}")
+            if name in (*YARDSTICKS, *METHODS, *CLASSIC):
+                raise ValueError(f"{name} is the name of a method; give the system another")
+        return systems
+
+    @model_validator(mode="after")
+    def _systems_do_the_task(self) -> Recipe:
+        for name, settings in self.systems.items():
+            reads = settings.kind in ("cascade", "model", "endpoint")
+            if self.task == "image_translation" and not reads:
+                raise ValueError(
+                    f"systems.{name} translates texts, and those of {self.task} are in images; put a reader before "
+                    "it: {kind: cascade, reader: rapidocr, translator: ...}"
+                )
+            if self.task != "image_translation" and settings.kind == "cascade":
+                raise ValueError(
+                    f"systems.{name} is a cascade, which reads texts in images; those of {self.task} are given: name "
+                    "its translator alone"
+                )
+        return self
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
@@ -85,6 +119,11 @@ class Recipe(Section):
         return self.method in NEURON_METHODS
 
     @property
+    def trains_whole(self) -> bool:
+        """Whether what it saves is a model, or else an adapter."""
+        return self.method in WHOLE
+
+    @property
     def draws(self) -> bool:
         """Whether the selection follows `select.seed`."""
         return self.method in ("random", "random-layers")
@@ -119,7 +158,7 @@ class Recipe(Section):
     @property
     def learning_rate(self) -> float:
         """The learning rate set, or the method's default."""
-        return self.train.lr or (2e-4 if self.method == "full" else 1e-3)
+        return self.train.lr or LEARNING_RATES.get(self.method, 1e-3)
 
 
 def check(tree: dict[str, Any], origin: str) -> Recipe:

@@ -15,14 +15,20 @@ class TrainSection(Section):
     steps: int = Field(200, ge=1)
     batch_size: int = Field(24, ge=1)
     accumulation: int = Field(1, ge=1)
-    lr: float | None = Field(None, gt=0, description="unset: 1e-3 for neurons and lora, 2e-4 for full")
+    lr: float | None = Field(
+        None,
+        gt=0,
+        description="unset: 1e-3 for neurons, lora, dora and connector; 2e-4 for full, vision and language; "
+        "1e-2 for bitfit and norms; 3e-2 for prompt",
+    )
     specific_lr: float | None = Field(None, gt=0, description="of language-specific neurons; unset: lr")
     warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps")
     scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
     optimizer: str = "adamw_torch_fused"
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, ge=0)
-    rank: int = Field(16, ge=1, description="of LoRA")
+    rank: int = Field(16, ge=1, description="of LoRA and DoRA")
+    prompt_tokens: int = Field(16, ge=1, description="of prompt: how many vectors are learned")
     neuron_rank: int | None = Field(None, ge=1, description="of a group's delta; unset: each row trains by itself")
     parameters: float | None = Field(
         None,

@@ -11,15 +11,20 @@ import yaml
 
 from neuroglot.errors import UserError, nearest
 from neuroglot.recipe import Recipe, check
+from neuroglot.recipe.systems import anchor as anchor_systems
+from neuroglot.recipes.smoke import corpus_in
 
 SMOKE: dict[str, Any] = {
     "data.train": 24, "data.dev": 4, "data.test": 3, "data.heldout": 2, "data.retention": 2,
     "profile.items": 4, "profile.batch_size": 4, "probe.steps": 2, "probe.items": 2, "probe.batch_size": 4,
     "train.steps": 4, "train.batch_size": 4, "train.save_steps": 2, "train.log_steps": 1,
-    "evaluate.max_new_tokens": 8,
+    "evaluate.max_new_tokens": 8, "evaluate.retention_items": 2, "evaluate.items": 2,
     "report.gallery": 3,
+    "classic.steps": 4, "classic.eval_steps": 2, "classic.batch_size": 4, "classic.width": 32,
 }  # fmt: skip
 """What `--scale smoke` makes of any recipe: every stage runs, nothing is learned."""
+SMOKE_SWEEP = {"seeds": 1, "rates": [1e-3]}
+"""And of what is swept, where something is."""
 
 
 class _Numbers(yaml.SafeLoader):
@@ -64,9 +69,12 @@ def load_recipe(source: str | Path, overrides: Sequence[str] | None = None, scal
         raise UserError(f"recipe {source} must be a mapping of sections, got {type(tree).__name__}")
     if scale not in ("full", "smoke"):
         raise UserError(f"scale must be full or smoke, got {scale!r}")
+    smoke = tree.pop("smoke", None)
     _anchor(tree, Path.cwd() if path in shipped().values() else path.parent)
-    for key, value in (SMOKE if scale == "smoke" else {}).items():
-        _put(tree, key, value)
+    if scale == "smoke":
+        _shrink(tree, smoke, str(source))
+    if scale == "smoke" and tree.get("sweep"):
+        tree["sweep"] = {**tree["sweep"], **SMOKE_SWEEP}
     for override in overrides or []:
         key, found, text = override.partition("=")
         if not found or not all(key.split(".")):
@@ -77,6 +85,23 @@ def load_recipe(source: str | Path, overrides: Sequence[str] | None = None, scal
             raise UserError(f"override {override!r}: the value is not YAML") from None
     _anchor(tree, Path.cwd())
     return check(tree, f"recipe {source}")
+
+
+def _shrink(tree: dict[str, Any], smoke: Any, source: str) -> None:
+    """Make a recipe small: every size, and what its own `smoke` section says.
+
+    That section is `key.path: value` like overrides; `layout` in it has a little corpus made in that layout, which
+    takes the place of `data.source`.
+    """
+    if smoke is not None and not isinstance(smoke, dict):
+        raise UserError(
+            f"recipe {source}: smoke must be a section of keys such as model.path: embedded, got {smoke!r}"
+        )
+    for key, value in {**SMOKE, **(smoke or {})}.items():
+        if key == "layout":
+            _put(tree, "data.source", str(corpus_in(str(value))))
+        else:
+            _put(tree, str(key), value)
 
 
 def _put(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -92,11 +117,27 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
 
 def _anchor(tree: dict[str, Any], folder: Path) -> None:
     """Make the paths in a recipe absolute; a model's name is a path if it looks like one or a folder is there."""
-    named = (("data", "source", ("signs", "scenes")), ("model", "path", ("embedded",)), ("select", "file", ()))
+    scored = tree.get("evaluate")
+    if isinstance(scored, dict) and isinstance(scored.get("retention"), list | str):
+        files = scored["retention"] if isinstance(scored["retention"], list) else [scored["retention"]]
+        places = [str((folder / Path(f).expanduser()).resolve()) if isinstance(f, str) else f for f in files]
+        tree["evaluate"] = {**scored, "retention": places}
+    named = (("data", "source", ("signs", "scenes")), ("data", "images", ("",)), ("model", "path", ("embedded",)),
+             ("select", "file", ()))  # fmt: skip
     for section, key, names in named:
         inside = tree.get(section)
         if not isinstance(inside, dict) or not isinstance(inside.get(key), str) or inside[key] in names:
             continue
+        if section == "data" and inside[key].startswith("hf:"):
+            continue
         place = folder / Path(inside[key]).expanduser()
         if section != "model" or inside[key].startswith((".", "~")) or place.is_dir():
             tree[section] = {**inside, key: str(place.resolve())}
+    data = tree.get("data")
+    if isinstance(data, dict) and isinstance(data.get("render"), dict):
+        photographs = folder / Path(str(data["render"].get("background", ""))).expanduser()
+        if "background" in data["render"] and photographs.is_dir():
+            render = {**data["render"], "background": str(photographs.resolve())}
+            tree["data"] = {**data, "render": render}
+    if tree.get("systems") is not None:
+        tree["systems"] = anchor_systems(tree["systems"], folder)

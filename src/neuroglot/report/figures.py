@@ -200,21 +200,45 @@ def dispersion_curves(curves: Sequence[Curve]) -> Draw:
     return draw
 
 
+def _seen(axis: Axes, looks: Sequence[tuple[int, float, float]]) -> None:
+    steps, chrf, exact = zip(*looks, strict=True)
+    axis.plot(steps, chrf, color=SYSTEMS["system-5"], linewidth=2.2, marker="o" if len(looks) < 3 else None)
+    axis.plot(steps, exact, color=SYSTEMS["system-1"], linestyle="none", marker="o", markersize=3.5)
+    axis.set_ylim(bottom=0)
+    axis.set_axisbelow(True)
+    axis.grid(axis="y")
+    axis.tick_params(length=0, labelcolor=MUTED)
+    axis.set_xlabel("optimiser step")
+    axis.set_ylabel("dev, %")
+    axis.margins(x=0.01)
+
+
 def _two_strokes(axis: Axes, x: Any, y: Any, first: Any, rest: Any, **style: Any) -> None:
     axis.plot(x[first], y[first], linestyle=(0, (3, 1.6)), **style)
     axis.plot(x[rest], y[rest], linestyle="-", **style)
 
 
-def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> Draw:
-    """Training loss: every logged step thin, a centred moving median bold."""
+def loss_curve(steps: Sequence[int], losses: Sequence[float], looks: Sequence[tuple[int, float, float]] = ()) -> Draw:
+    """Training loss: every logged step thin, a centred moving median bold; beside it what was seen on dev items.
+
+    Args:
+        steps: logged steps.
+        losses: at these.
+        looks: (step, chrF++, exact match) of each look at dev items.
+    """
     window = max(1, len(losses) // 25) | 1
     padded = np.pad(np.asarray(losses, float), window // 2, mode="edge")
     smooth = np.median(np.lib.stride_tricks.sliding_window_view(padded, window), axis=1)
     positive = min(losses) > 0
 
     def draw(width: float) -> Figure:
-        figure = _figure(width, 2.5 if width == WIDE else 2.2)
+        wide = width == WIDE
+        figure = _figure(width, 2.5 if wide else 4.2 if looks else 2.2)
         axis = figure.subplots()
+        if looks:
+            figure.clear()
+            axis, beside = figure.subplots(*((1, 2) if wide else (2, 1)))
+            _seen(beside, looks)
         marker = "o" if len(losses) < 3 else None
         axis.plot(steps, losses, color=SYSTEMS["system-5"], linewidth=0.7, alpha=0.45, marker=marker)
         axis.plot(steps, smooth, color=SYSTEMS["system-5"], linewidth=2.2)

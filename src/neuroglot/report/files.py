@@ -95,10 +95,11 @@ class RunFiles:
 
     @cached_property
     def kept(self) -> list[dict[str, Any]]:
-        """Retention rows of the method against the base, taught splits left out."""
+        """Retention rows of the method against the base, with intervals; taught splits left out."""
         if self.method is None or BEFORE not in self.systems:
             return []
-        rows = retention(self.systems, BEFORE, self.method)
+        own = [row for row in self.hypotheses if row["split"] not in self.taught]
+        rows = retention(self.systems, BEFORE, self.method, own)
         return [row for row in rows if row["split"] not in self.taught]
 
     @cached_property

@@ -65,10 +65,10 @@ def render(run: RunFiles) -> str:
         domains=tables.domain_rows(run),
         domain_heads=tables.domain_heads(run),
         controls=tables.control_rows(run) if run.controls else [],
-        control_heads=tables.CONTROL_HEADS,
+        control_heads=tables.control_heads(run),
         signatures=_signatures(run),
         kept=tables.kept_rows(run),
-        kept_heads=tables.KEPT_HEADS,
+        kept_heads=tables.kept_heads(run),
         retention=_retention_figure(run),
         loss=_loss_figure(run),
         gallery=_gallery(run.gallery),
@@ -184,11 +184,17 @@ def _retention_figure(run: RunFiles) -> dict[str, Any] | None:
 
 def _loss_figure(run: RunFiles) -> dict[str, Any] | None:
     logged = [(row["step"], row["loss"]) for row in run.log if row.get("loss") is not None]
+    looks = [(row["step"], row["dev"]["chrf"], row["dev"]["exact"]) for row in run.log if row.get("dev")]
     if not logged:
         return None
     steps, losses = zip(*logged, strict=True)
     alt = f"Training loss from {losses[0]:.3g} at step {steps[0]} to {losses[-1]:.3g} at step {steps[-1]}."
-    return _figure("loss", alt, figures.loss_curve(steps, losses))
+    if looks:
+        (first, before, _), (last, after, exact) = looks[0], looks[-1]
+        alt += (
+            f" On dev items, chrF++ {before:.1f} at step {first} and {after:.1f} at step {last}, {exact:.1f} % exact"
+        )
+    return {**_figure("loss", alt, figures.loss_curve(steps, losses, looks)), "looks": looks}
 
 
 def _gallery(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuroglot.evaluation.compare import OWN
 from neuroglot.report.files import STAGES, RunFiles, read_run
 from neuroglot.report.importance import group_counts
 
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
 
 NBSP = "\N{NO-BREAK SPACE}"
 TITLES = {"ocr": "Transcribing", "describe": "Describing"}
-FIGURES = (("bleu", "BLEU"), ("chrf", "chrF++"), ("exact", "exact"), ("nll", "nll"), ("contrastive", "contrastive"))
+FIGURES = (("bleu", "BLEU"), ("bleu_moses", "BLEU, Moses lc"), ("chrf", "chrF++"), ("ter", "TER"), ("exact", "exact"),
+           ("lines", "lines F1"), ("nll", "nll"), ("contrastive", "contrastive"))  # fmt: skip
+SOMETIMES = ("bleu_moses", "ter", "lines", "contrastive")
+"""Figures that not every run has."""
 DIGITS = {"nll": 3}
 
 
@@ -58,7 +62,7 @@ def show_tables(run_folder: Path | str, console: Console) -> None:
         console.print(_rich("What was trained", PART_HEADS, parts))
     for split in run.splits:
         systems = [name for name in run.order if split in run.systems[name]]
-        shown = [(key, label) for key, label in figures(run, split) if key != "nll"]
+        shown = [(key, label) for key, label in figures(run, split) if key not in ("nll", "ter")]
         heads = ("pair", "n", *(f"{name} {label}" for name in systems for _, label in shown))
         rows = [
             [pair, count(n), *(number(system[key]) for system in scored for key, _ in shown)]
@@ -68,13 +72,13 @@ def show_tables(run_folder: Path | str, console: Console) -> None:
     if run.domains:
         console.print(_rich(f"{split_title(run.headline_split)}, by domain", domain_heads(run), domain_rows(run)))
     if run.controls:
-        console.print(_rich("What the answers rest on", CONTROL_HEADS, control_rows(run)))
+        console.print(_rich("What the answers rest on", control_heads(run), control_rows(run)))
     if run.kept:
-        console.print(_rich(f"What {run.method} kept", KEPT_HEADS, kept_rows(run)))
+        console.print(_rich(f"What {run.method} kept", kept_heads(run), kept_rows(run)))
 
 
 PART_HEADS = ("part", "layers", "neurons", "of eligible", "parameters", "of the part")
-KEPT_HEADS = ("task", "figure", "before", "after", "difference", "kept")
+INTERVAL = f"95{NBSP}% interval"
 
 
 def headline_sentence(run: RunFiles) -> str:
@@ -122,10 +126,10 @@ def part_rows(run: RunFiles) -> list[list[str]]:
 
 
 def figures(run: RunFiles, split: str) -> list[tuple[str, str]]:
-    """Return the figures (key, label) of a split's table: of contrastive scores only where there are some."""
+    """Return the figures (key, label) of a split's table: those that not every run has only where there are some."""
     scored = [run.systems[name][split]["average"] for name in run.order if split in run.systems[name]]
-    some = any(average.get("contrastive") is not None for average in scored)
-    return [(key, label) for key, label in FIGURES if some or key != "contrastive"]
+    some = {key for average in scored for key in SOMETIMES if average.get(key) is not None}
+    return [(key, label) for key, label in FIGURES if key in some or key not in SOMETIMES]
 
 
 def score_rows(run: RunFiles, split: str) -> list[tuple[str, int | None, list[dict[str, float | None]]]]:
@@ -155,26 +159,35 @@ def domain_rows(run: RunFiles) -> list[list[str]]:
     return rows
 
 
-CONTROL_HEADS = ("shown", *(label for _, label in FIGURES))
-
-
 def control_rows(run: RunFiles) -> list[list[str]]:
     """Return the averages of the headline's split, for the whole input and for less, and what less can reach."""
     split = run.headline_split
+    shown_figures = figures(run, split)
     systems = [name for name in (*run.order, *run.controls) if split in run.systems[name]]
     averages = {name: run.systems[name][split]["average"] for name in systems}
     rows = [
-        [name, *(number(average.get(key), DIGITS.get(key, 1)) for key, _ in FIGURES)]
+        [name, *(number(average.get(key), DIGITS.get(key, 1)) for key, _ in shown_figures)]
         for name, average in averages.items()
     ]
     for shown, most in run.scores.get("ceilings", {}).get(split, {}).items():
-        rows.append([f"at most, {shown}", *(number(most if key == "exact" else None) for key, _ in FIGURES)])
+        rows.append([f"at most, {shown}", *(number(most if key == "exact" else None) for key, _ in shown_figures)])
     return rows
+
+
+def control_heads(run: RunFiles) -> list[str]:
+    """Return the columns of the table of controls."""
+    return ["shown", *(label for _, label in figures(run, run.headline_split))]
+
+
+def kept_heads(run: RunFiles) -> list[str]:
+    """Return the columns of the retention table: intervals only where the hypotheses are there to say them."""
+    known = any(row["low"] is not None for row in run.kept)
+    return ["task", "figure", "before", "after", "difference", *([INTERVAL] if known else []), "kept"]
 
 
 def kept_rows(run: RunFiles) -> list[list[str]]:
     """Return the retention rows as text."""
-    labels = dict(FIGURES)
+    labels, heads = dict(FIGURES), kept_heads(run)
     return [
         [
             split_title(row["split"]),
@@ -182,6 +195,7 @@ def kept_rows(run: RunFiles) -> list[list[str]]:
             number(row["before"]),
             number(row["after"]),
             signed(row["difference"]),
+            *([interval(row["low"], row["high"])] if INTERVAL in heads else []),
             "–" if row["ratio"] is None else f"{100 * row['ratio']:.0f}{NBSP}%",
         ]
         for row in run.kept
@@ -194,6 +208,8 @@ def split_title(split: str) -> str:
     >>> split_title("image_translation_heldout"), split_title("ocr")
     ('Image translation, held out', 'Transcribing')
     """
+    if split.startswith(OWN):
+        return split.removeprefix(OWN)
     task, _, rest = split.partition("_heldout")
     title = TITLES.get(task, task.replace("_", " ").capitalize())
     return title + (", held out" if task != split else "") + rest.replace("_", " ")
@@ -211,6 +227,11 @@ def signed(value: float | None, digits: int = 1) -> str:
     text = number(abs(value), digits)
     sign = "" if float(f"{value:.{digits}f}") == 0 else "+" if value > 0 else "\N{MINUS SIGN}"
     return sign + text
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """Return both ends of an interval with their signs; a dash where it is not known."""
+    return "–" if low is None or high is None else f"{signed(low)} to {signed(high)}"
 
 
 def count(value: int | None) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from neuroglot.recipe import Recipe
+from neuroglot.recipe import EvaluateSection, Recipe
 from neuroglot.stages.choosing import MOVED, probe, profile, select
 from neuroglot.stages.context import Context, Track, placed, quiet
 from neuroglot.stages.scoring import evaluate, load_trained, report, with_adapter
@@ -46,9 +46,15 @@ class Stage:
 
 def stages(recipe: Recipe) -> list[Stage]:
     """Return the stages of a recipe, in order."""
-    base = ("task", "model", "data.source", "data.pairs", "data.domains", "data.seed", "data.max_length")
+    laid_out = tuple(f"data.{name}" for name in ("format", "columns", "splits", "images", "tasks", "render"))
+    sized = tuple(f"data.{name}" for name in ("max_length", "max_pixels", "max_image_tokens"))
+    base = ("task", "model", "data.source", "data.pairs", "data.domains", "data.seed", *laid_out, *sized)
     learnt = (*base, "data.train")
     tested = (*base, "data.test", "data.heldout", "data.retention")
+    looks = ("every", "items")
+    scored = tuple(f"evaluate.{name}" for name in EvaluateSection.model_fields if name not in looks)
+    watched = ("data.dev", "evaluate.every", "evaluate.items", "evaluate.max_new_tokens")
+    mixed = ("data.temperature", "data.replay", *(watched if recipe.evaluate.every else ()))
     machine = ("train.optimizer", "train.bf16", "train.gradient_checkpointing")
     trained = home(recipe)
 
@@ -69,9 +75,10 @@ def stages(recipe: Recipe) -> list[Stage]:
             found.append(Stage("align", (*learnt, *own), ("selection.safetensors",), (START,), align))
     before = tuple(name for stage in found for name in stage.writes)
     found += [
-        Stage("train", (*learnt, "method", "train"), before[-1:], (trained, "training.json", "train_log.jsonl"), train,
+        Stage("train", (*learnt, *mixed, "method", "train"), before[-1:],
+              (trained, "training.json", "train_log.jsonl"), train,
               replaces=tuple(name for name in METHODS_OWN if name not in (*before, trained))),
-        Stage("evaluate", (*tested, "method", "evaluate", "report"), (trained,),
+        Stage("evaluate", (*tested, "method", *scored, "report", "systems"), (trained,),
               ("scores.json", "hypotheses.jsonl", "gallery.jsonl"), evaluate),
     ]  # fmt: skip
     shown = tuple(name for stage in found for name in stage.writes if name != trained)

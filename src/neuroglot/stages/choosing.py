@@ -20,9 +20,11 @@ from neuroglot.artefact import (
     save_tensors,
     write_json,
 )
-from neuroglot.data.corpus import as_task
+from neuroglot.data.corpus import TrainingSet, as_task
 from neuroglot.data.example import Example
+from neuroglot.data.store import View
 from neuroglot.errors import UserError
+from neuroglot.pair import Condition
 from neuroglot.stages.context import Context, examples_digest, made_for, quiet
 
 if TYPE_CHECKING:
@@ -96,10 +98,15 @@ def _answers(context: Context, examples: list[Example]) -> list[str]:
 
 
 def first_items(examples: Iterable[Example], count: int) -> list[Example]:
-    """Return the examples of the first `count` items."""
+    """Return the examples of each pair's first `count` items; pairs need not share theirs."""
+    if isinstance(examples, View):
+        return list(examples.first_items(count))
+    items: dict[Condition, dict[str, None]] = {}
     examples = list(examples)
-    items = set(list(dict.fromkeys(e.item for e in examples))[:count])
-    return [e for e in examples if e.item in items]
+    for example in examples:
+        items.setdefault(example.condition, {})[example.item] = None
+    kept = {condition: set(list(found)[:count]) for condition, found in items.items()}
+    return [e for e in examples if e.item in kept[e.condition]]
 
 
 def _counted(batches: Iterable[Any], bar: Callable[[int], None]) -> Iterator[Any]:
@@ -168,7 +175,7 @@ def probed(context: Context, model: Any, seed: int, moved: bool = False) -> Prob
     from neuroglot.neurons import select as choose
     from neuroglot.neurons.profiling.scores import adapter_movement, movement, weight_of
     from neuroglot.stages.training import collate
-    from neuroglot.training import TrainOptions, prepare, train
+    from neuroglot.training import Mix, TrainOptions, prepare, train
 
     settings = context.recipe.probe
     began = time.perf_counter()
@@ -197,7 +204,9 @@ def probed(context: Context, model: Any, seed: int, moved: bool = False) -> Prob
     )
     bar = context.track("probing", settings.steps)
     work = context.path(".probe")
-    train(tuned, context.corpus.train, collate(context), options, work, progress=lambda step, steps, loss: bar(step))
+    examples = TrainingSet(replace(context.corpus, replay={}))
+    train(tuned, examples, collate(context), options, work, pairs=examples.pairs, mix=Mix(examples.kinds),
+          progress=lambda step, steps, loss: bar(step))  # fmt: skip
     batches = context.batcher.batches(first_items(context.corpus.profile, settings.items), settings.batch_size)
     if settings.estimator != "full":
         before, after = tuned.disable_adapter, nullcontext

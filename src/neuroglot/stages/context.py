@@ -9,10 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from neuroglot.data.corpus import EMBEDDED, Corpus, Sizes, as_task, load_corpus
+from neuroglot.data.corpus import EMBEDDED, Corpus, Sizes, TrainingSet, as_task, load_corpus
 from neuroglot.data.example import Example
 from neuroglot.data.readers.checked import Size
 from neuroglot.errors import UserError
+from neuroglot.pair import Pair
 from neuroglot.recipe import Recipe
 from neuroglot.stages.data import Data
 
@@ -75,17 +76,25 @@ class Context:
             getattr(self.processor.tokenizer, "model_max_length", 0),
             getattr(text, "max_position_embeddings", 0),
         ]
-        limit = self.recipe.data.max_length or min((int(limit) for limit in limits if limit), default=0)
-        return Batcher(self.processor, max_length=limit if limit < 10**9 else 0)
+        data = self.recipe.data
+        limit = data.max_length or min((int(limit) for limit in limits if limit), default=0)
+        return Batcher(
+            self.processor,
+            max_length=limit if limit < 10**9 else 0,
+            max_pixels=data.max_pixels,
+            max_image_tokens=data.max_image_tokens,
+        )
 
     @cached_property
     def data(self) -> Data | None:
         """The user's own file; None of the embedded corpus."""
-        source = self.recipe.data.source
-        return None if source in EMBEDDED else Data(Path(source), self.folder)
+        data = self.recipe.data
+        if data.source in EMBEDDED:
+            return None
+        return Data(Path(data.source), self.folder, data.layout(self.recipe.task))
 
     @cached_property
-    def examples(self) -> list[Example] | None:
+    def examples(self) -> Sequence[Example] | None:
         """What can be used of the user's file, every image opened and every text measured; None of the corpus.
 
         Raises:
@@ -93,18 +102,35 @@ class Context:
         """
         if self.data is None:
             return None
+        turns, contrast = self._asked
+        batcher = self.batcher
+        limits = [self.recipe.model.path, batcher.max_length, turns, contrast, batcher.max_pixels,
+                  batcher.max_image_tokens]  # fmt: skip
+        return self.data.examples(self.fits, limits, self.recipe.data.max_bad, self.track)
+
+    @property
+    def _asked(self) -> tuple[int, tuple[str, ...]]:
+        """How many instructions an example may come with, and the tasks that its image is put to besides."""
         settings = self.recipe.profile
-        turns, contrast = (settings.instructions, settings.contrast) if self.recipe.uses_neurons else (1, ())
+        return (settings.instructions, settings.contrast) if self.recipe.uses_neurons else (1, ())
 
-        def fits(example: Example, sizes: Sequence[Size]) -> None:
-            others = [replace(example, target=text) for text in example.alternatives]
-            if example.task == "image_translation":
-                others += filter(None, (as_task(example, task) for task in contrast))
-            for one in (example, *others):
-                self.batcher.check(one, sizes, turns)
+    def fits(self, example: Example, sizes: Sequence[Size]) -> None:
+        """Refuse an example that the model cannot take in one of the ways in which a run would show it.
 
-        limits = [self.recipe.model.path, self.batcher.max_length, turns, contrast]
-        return self.data.examples(fits, limits, self.recipe.data.max_bad, self.track)
+        Raises:
+            UserError: what is wrong with it.
+        """
+        turns, contrast = self._asked
+        others = [replace(example, target=text) for text in example.alternatives]
+        if example.task == "image_translation":
+            others += filter(None, (as_task(example, task) for task in contrast))
+        for one in (example, *others):
+            self.batcher.check(one, sizes, turns)
+
+    @cached_property
+    def training(self) -> TrainingSet:
+        """What training draws from: the corpus's training examples, and those that are replayed."""
+        return TrainingSet(self.corpus)
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -113,7 +139,23 @@ class Context:
         sizes = Sizes(data.train, data.dev, data.test, data.heldout, data.retention)
         describes = self.recipe.model.path == "embedded"
         return load_corpus(data.source, self.recipe.task, data.pairs, sizes, data.seed, describes, self.examples,
-                           data.domains)  # fmt: skip
+                           data.domains, data.replay > 0)  # fmt: skip
+
+    @cached_property
+    def kept(self) -> dict[str, Sequence[Example]]:
+        """What should not be forgotten, by split: the corpus' own tasks, and the files that the recipe names.
+
+        Raises:
+            UserError: a record of such a file cannot be used.
+        """
+        from neuroglot.data.image import open_image
+        from neuroglot.evaluation.kept import read_kept
+
+        def fits(example: Example) -> None:
+            self.batcher.check(example, [open_image(image).size for image in example.images])
+
+        settings = self.recipe.evaluate
+        return {**self.corpus.retention, **read_kept(settings.retention, settings.retention_items, fits)}
 
     def system(self, model: Any, name: str) -> Any:
         """Return a model as a System."""
@@ -121,11 +163,34 @@ class Context:
 
         settings = self.recipe.evaluate
         return HFSystem(
-            model, self.batcher, name, settings.batch_size, settings.max_new_tokens, num_beams=settings.beams
-        )
+            model, self.batcher, name, settings.batch_size, settings.max_new_tokens, num_beams=settings.beams,
+            length_penalty=settings.length_penalty,
+        )  # fmt: skip
+
+    def builder(self, base: Any = None, say: Callable[[str], None] | None = None) -> Any:
+        """Return what makes the recipe's systems.
+
+        Args:
+            base: the recipe's own model as a system, where one of them may ask it.
+            say: prints a line; the run's by default.
+        """
+        from neuroglot.systems.build import Builder
+
+        return Builder(base, self.recipe.evaluate, say or self.say, self.trust_remote_code)
+
+    def check_systems(self) -> None:
+        """Refuse systems that lack a package, a program or a key, or do not know a pair of the data.
+
+        Raises:
+            UserError: the first thing that is missing.
+        """
+        if self.recipe.systems:
+            pairs, builder = [Pair.parse(pair) for pair in self.corpus.pairs], self.builder()
+            for name, settings in self.recipe.systems.items():
+                builder.check(name, settings, pairs)
 
     def check(self) -> None:
-        """Refuse the model's kind, the training options and the data now rather than in a later stage.
+        """Refuse the model's kind, the training options, the data and the systems now rather than in a later stage.
 
         Raises:
             UserError: the first thing wrong with them.
@@ -139,7 +204,16 @@ class Context:
             _ = self.data.records  # a missing file is said before a model is fetched
         inventory(self.skeleton)
         arguments(options(self.recipe), self.folder)
-        _ = self.processor, self.corpus
+        self.batcher.check_budget()
+        _ = self.corpus, self.kept
+        self.check_systems()
+        if self.recipe.evaluate.every and not len(self.corpus.dev):
+            raise UserError("evaluate.every looks at the dev split, which is empty; raise data.dev, or set every to 0")
+        if self.recipe.evaluate.moses:
+            from neuroglot.evaluation.figures.tokenise import needs_moses
+
+            if needs_moses():
+                raise UserError(f"evaluate.moses: {needs_moses()}")
 
 
 def examples_digest(examples: Iterable[Example]) -> str:

@@ -1,59 +1,87 @@
-"""The user's own data file as a run sees it: what identifies it, and which of its records are left out."""
+"""The user's own data as a run sees them: what identifies them, and which of their records are left out."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+from array import array
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from neuroglot.artefact import Format, read_json, remove, write_json, write_text
 from neuroglot.data.example import Example
-from neuroglot.data.readers import Bad, allow, check_records, read_records
+from neuroglot.data.readers import Bad, Layout, allow, check_records, read_source
 from neuroglot.data.readers.checked import Fits
+from neuroglot.data.store import Store, View, open_store
 from neuroglot.errors import UserError
 
-CHECKED = Format("data", 1, "train")
+CHECKED = Format("data", 2, "train")
 REJECTED = "rejected.jsonl"
+READS = 1
+"""Counts up when a reader makes other examples of the same source: stores in the cache are then made anew."""
 
 
 class Data:
-    """A JSONL file with the images that it names.
+    """A source with the images that it names.
 
     Args:
-        path: the file.
+        path: the file or folder.
         folder: the run's folder, which remembers what was checked.
+        layout: how the source is read.
     """
 
-    def __init__(self, path: Path, folder: Path) -> None:
+    def __init__(self, path: Path, folder: Path, layout: Layout | None = None) -> None:
         self.path = path
         self._folder = folder
-        self._checked: tuple[str, list[Bad]] | None = None
+        self._layout = layout or Layout()
+        self._checked: tuple[str, list[int], list[Bad]] | None = None
 
     @cached_property
-    def records(self) -> list[tuple[int, Example | UserError]]:
-        """Every line that is not blank, and its example or what is wrong with it."""
-        return list(read_records(self.path))
+    def records(self) -> Store:
+        """Every record, and its example or what is wrong with it.
+
+        Raises:
+            UserError: the source is missing, or wrong as a whole.
+        """
+        name = f"{os.path.abspath(self.path)} {self._layout}"
+        return open_store(name, [READS, self._stamps], lambda: read_source(self.path, self._layout))
+
+    @cached_property
+    def _stamps(self) -> list[Any]:
+        """Path, size and time of change of the file; of a folder a hash of those of all that it holds."""
+        if not self.path.is_dir():
+            return _stamp(self.path)
+        digest = hashlib.sha256()
+        for folder, folders, names in os.walk(self.path):
+            folders.sort()
+            for name in sorted(names):
+                digest.update(json.dumps(_stamp(Path(folder, name))).encode())
+        return [str(self.path), digest.hexdigest()]
 
     @cached_property
     def identity(self) -> list[Any]:
-        """Path, size and time of change of the file, and a hash of the same of every image that it names.
+        """What identifies the source, and a hash of path, size and time of change of every image that it names.
 
         Raises:
-            UserError: the file is missing.
+            UserError: the source is missing.
         """
-        images = {str(i) for _, e in self.records if isinstance(e, Example) for i in e.images if isinstance(i, Path)}
         digest = hashlib.sha256()
-        for image in sorted(images):
-            digest.update(json.dumps(_stamp(Path(image))).encode())
-        return [*_stamp(self.path), digest.hexdigest()]
+        before = None
+        for place in np.flatnonzero(self.records.index["files"]):
+            _, example = self.records[int(place)]
+            images = [i for i in example.images if isinstance(i, Path)] if isinstance(example, Example) else []
+            for image in images if images != before else ():  # what several languages share, looked at once
+                digest.update(json.dumps(_stamp(image)).encode())
+            before = images
+        return [*self._stamps, digest.hexdigest()]
 
-    def examples(
-        self, fits: Fits, limits: Any, most: int, track: Callable[[str, int], Callable[[int], None]]
-    ) -> list[Example]:
-        """Return the examples that can be used; a file that this run has checked already is not checked again.
+    def examples(self, fits: Fits, limits: Any, most: int, track: Callable[[str, int], Callable[[int], None]]) -> View:
+        """Return the examples that can be used; a source that this run has checked already is not checked again.
 
         Args:
             fits: what the model has to say about an example.
@@ -65,24 +93,34 @@ class Data:
             UserError: more are bad.
         """
         state = hashlib.sha256(json.dumps([self.identity, limits]).encode()).hexdigest()
-        known = self._known(state)
-        if known is None:
-            images = {i for _, e in self.records if isinstance(e, Example) for i in e.images}
-            good, bad = check_records(self.records, fits, track("checking", len(images)))
-        else:
-            bad = known
-            lines = {b.line for b in bad}
-            good = [e for line, e in self.records if line not in lines and isinstance(e, Example)]
-        allow(self.path, good, bad, most)
-        self._checked = state, bad
-        return good
+        places, bad = self._known(state) or self._look(fits, most, track)
+        good = np.ones(len(self.records), bool)
+        good[places] = False
+        allow(self.path, int(good.sum()), bad, most, len(places))
+        self._checked = state, places, bad
+        return View(self.records, np.flatnonzero(good))
 
-    def _known(self, state: str) -> list[Bad] | None:
+    def _look(
+        self, fits: Fits, most: int, track: Callable[[str, int], Callable[[int], None]]
+    ) -> tuple[list[int], list[Bad]]:
+        """Return the places of all records that cannot be used, and what is wrong with those that are told."""
+        places, bad = array("q"), list[Bad]()
+        bar = track("checking", len(self.records))
+        for place, (_, found) in enumerate(check_records(self.records, fits, bar)):
+            if isinstance(found, Bad):
+                places.append(place)
+                if len(bad) <= most:  # one more than may be left out; of a million nobody reads all
+                    bad.append(found)
+        return places.tolist(), bad
+
+    def _known(self, state: str) -> tuple[list[int], list[Bad]] | None:
         try:
             record = read_json(self._record, CHECKED)
         except UserError:
             return None
-        return [Bad(**b) for b in record["bad"]] if record["state"] == state else None
+        if record["state"] != state:
+            return None
+        return record["places"], [Bad(**b) for b in record["bad"]]
 
     @property
     def _record(self) -> Path:
@@ -92,7 +130,7 @@ class Data:
         """Remember what was checked, and write the records that are left out for the user to see."""
         if self._checked is None or self._known(self._checked[0]) is not None:
             return
-        state, bad = self._checked
+        state, places, bad = self._checked
         rejected = self._folder / REJECTED
         lines = [{"file": str(self.path), "line": b.line, "reason": b.reason} for b in bad]
         if bad:
@@ -101,7 +139,7 @@ class Data:
         else:
             remove(rejected)
         self._record.parent.mkdir(exist_ok=True)
-        write_json(self._record, CHECKED, {"state": state, "bad": [vars(b) for b in bad]})
+        write_json(self._record, CHECKED, {"state": state, "places": places, "bad": [vars(b) for b in bad]})
 
 
 def _stamp(path: Path) -> list[Any]:

@@ -11,6 +11,7 @@ from neuroglot import __version__
 from neuroglot.artefact import Format, NewerFileError, digests, read_json, write_json
 from neuroglot.errors import UserError
 from neuroglot.models.load import resolve
+from neuroglot.recipe.systems import model_paths
 from neuroglot.stages.context import Context
 
 if TYPE_CHECKING:
@@ -38,6 +39,13 @@ def fingerprint(stage: Stage, context: Context) -> str:
         parts["model"] = model_identity(context.recipe.model.path)
     if "data.source" in stage.fields and context.data is not None:
         parts["data"] = context.data.identity
+    if "evaluate.retention" in stage.fields and context.recipe.evaluate.retention:
+        from neuroglot.evaluation.kept import identity
+
+        parts["retention"] = identity(context.recipe.evaluate.retention)
+    if "systems" in stage.fields and context.recipe.systems:
+        paths = sorted(set().union(*map(model_paths, context.recipe.systems.values())))
+        parts["systems"] = {path: model_identity(path) for path in paths if Path(path).is_dir()}
     if "select" in stage.fields and context.recipe.select.file is not None:
         file = Path(context.recipe.select.file)
         if not file.is_file():

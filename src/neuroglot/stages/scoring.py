@@ -39,7 +39,7 @@ def load_trained(settings: ModelSection, folder: Path, trust_remote_code: bool =
 
 
 def with_adapter(model: Any, adapter: Path, safe_merge: bool = False, base: str = "this model") -> Any:
-    """Return a model with an adapter loaded and merged.
+    """Return a model with an adapter loaded and merged; a learned prompt, which cannot be merged, stays beside it.
 
     An adapter that `save_pretrained` wrote outside of a run has no manifest; PEFT's own checks have to do there.
 
@@ -55,9 +55,9 @@ def with_adapter(model: Any, adapter: Path, safe_merge: bool = False, base: str 
     from peft import PeftModel
     from safetensors import SafetensorError
 
-    import neuroglot.tuner  # noqa: F401  (registers the adapter type)
     from neuroglot.neurons import inventory
     from neuroglot.neurons.inventory import fingerprint
+    from neuroglot.tuner import PROMPT  # and registers our adapter types
 
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (adapter / name).is_file():
@@ -67,27 +67,35 @@ def with_adapter(model: Any, adapter: Path, safe_merge: bool = False, base: str 
         instead = f"load it on {manifest['base']}, or train one for this model"
         made_for(f"adapter {adapter}", manifest["made_from"]["model"], fingerprint(model, inventory(model)), instead)
     try:
-        return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=safe_merge).eval()
+        tuned = PeftModel.from_pretrained(model, str(adapter)).eval()
+        if tuned.peft_config["default"].peft_type == PROMPT:
+            return tuned
+        return tuned.merge_and_unload(safe_merge=safe_merge).eval()
     except (ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         why = " ".join(str(error).split())[:300].strip()
         raise UserError(f"adapter {adapter} cannot be merged into {base}: {why}") from None
 
 
 def evaluate(context: Context) -> None:
-    """Score the base, the cascade and the trained model on every split, and controls where a picture should decide."""
+    """Score the base and the trained model on every split, the cascade and the recipe's systems on those of the task.
+
+    Where a picture should decide, controls that are shown less are scored too.
+    """
     from neuroglot.data.scenes.examples import image_only_ceiling, text_only_ceiling
+    from neuroglot.evaluation import Partial, write_hypotheses, write_scores
     from neuroglot.evaluation import evaluate as score
-    from neuroglot.evaluation import write_hypotheses, write_scores
-    from neuroglot.systems import Cascade, shuffled_image, without_image, without_text
+    from neuroglot.systems import Cascade, close, shuffled_image, without_image, without_text
 
     quiet()
     recipe, corpus = context.recipe, context.corpus
-    splits = {**corpus.splits, **corpus.retention}
+    splits = {**corpus.splits, **context.kept}
     base = context.system(context.model(), "base")
     trained = load_trained(recipe.model, context.folder, context.trust_remote_code)
     systems: list[tuple[Any, Mapping[str, Any]]] = [(base, splits)]
     if recipe.evaluate.cascade and recipe.task == "image_translation":
         systems.append((Cascade(base, base), corpus.splits))
+    builder = context.builder(base)
+    systems += [(builder.build(name, settings), corpus.splits) for name, settings in recipe.systems.items()]
     method = context.system(trained, recipe.method)
     systems.append((method, splits))
     ceilings = {}
@@ -101,6 +109,10 @@ def evaluate(context: Context) -> None:
         if len({example.images for example in tested}) > 1:
             systems.append((shuffled_image(method, tested), {recipe.task: tested}))
     bar = context.track("evaluating", sum(len(part) for _, part in systems))
+    manifest = digests(context.path(home(recipe)) / MANIFEST)
+    settings = recipe.model_dump(mode="json", include={"evaluate", "systems"})
+    made_from = json.dumps([manifest, settings["evaluate"], settings["systems"]], sort_keys=True)
+    partial = Partial(context.path(".evaluate") / "said.jsonl", made_from)  # a run forgets it when the stage is done
     scores, rows, seconds, done = {}, [], {}, 0
     for system, part in systems:
         began = time.perf_counter()
@@ -108,14 +120,16 @@ def evaluate(context: Context) -> None:
         def advance(split: str, finished: int, of: int, done: int = done) -> None:
             bar(done + finished)
 
-        scores[system.name], own = score(system, part, advance)
+        scores[system.name], own = score(system, part, advance, partial, recipe.evaluate.moses)
         rows += own
         done += len(part)
-        seconds[system.name] = time.perf_counter() - began
+        seconds[system.name] = time.perf_counter() - began + partial.seconds.get(system.name, 0.0)
+        close(system)
+    if partial.reused:
+        context.say(f"evaluate: {partial.reused:,} of {len(rows):,} answers were there already")
     write_hypotheses(context.path("hypotheses.jsonl"), rows)
     write_text(context.path("gallery.jsonl"), "".join(_gallery(context, rows)))
-    manifest = context.path(home(recipe)) / MANIFEST
-    write_scores(context.path("scores.json"), scores, seconds, {"trained": digests(manifest)}, ceilings)
+    write_scores(context.path("scores.json"), scores, seconds, {"trained": manifest}, ceilings, rows)
 
 
 def _gallery(context: Context, rows: list[dict[str, Any]]) -> list[str]:

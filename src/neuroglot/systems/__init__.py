@@ -1,15 +1,19 @@
 """What translates: anything with a name and `translate(examples)`."""
 
-from neuroglot.systems.base import System, length_sorted_batches
+from neuroglot.systems.base import System, close, length_sorted_batches
+from neuroglot.systems.build import Builder, Lazy
 from neuroglot.systems.cascade import Cascade
 from neuroglot.systems.controls import Control, shuffled_image, without_image, without_text
 from neuroglot.systems.hf import HFSystem
 
 __all__ = [
+    "Builder",
     "Cascade",
     "Control",
     "HFSystem",
+    "Lazy",
     "System",
+    "close",
     "length_sorted_batches",
     "shuffled_image",
     "without_image",

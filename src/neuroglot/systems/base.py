@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from neuroglot.data.example import Example
 from neuroglot.errors import UserError
+from neuroglot.pair import Pair
 
 Progress = Callable[[int], None]
 """Called with the number of examples finished since the last call; the `advance` of a progress bar fits."""
@@ -18,6 +19,9 @@ class System(Protocol):
 
     Both methods answer in the order of the examples and leave the examples' `target` unread, except that `nll`
     scores it.
+
+    A system may have more, which evaluation uses where it is: `batch_size`, and `tokens(examples)`, how many tokens
+    the nats of each target are of, by which a contrastive score compares perplexities instead of likelihoods.
     """
 
     name: str
@@ -32,6 +36,22 @@ class System(Protocol):
         None means that the system has no likelihood.
         """
         ...
+
+
+def check(system: System, pair: Pair) -> None:
+    """Let a system refuse a direction that it does not know, before anything is asked of it; most know them all.
+
+    Raises:
+        UserError: it refuses.
+    """
+    if hasattr(system, "check"):
+        system.check(pair)
+
+
+def close(system: System) -> None:
+    """Let a system give back what it holds, a model's memory or connections, and say what it came to."""
+    if hasattr(system, "close"):
+        system.close()
 
 
 def length_sorted_batches(examples: Sequence[Example], batch_size: int) -> list[list[int]]:

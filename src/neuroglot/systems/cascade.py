@@ -10,7 +10,10 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 from neuroglot.data.example import Example, ImageSource
-from neuroglot.systems.base import System
+from neuroglot.errors import UserError
+from neuroglot.pair import Pair
+from neuroglot.systems.base import System, check, close
+from neuroglot.systems.lines import LINES, pieces
 
 
 class Cascade:
@@ -23,9 +26,17 @@ class Cascade:
         reader: answers `ocr` examples.
         translator: answers `text_translation` examples; may be the same system.
         name: the key of this system in the scores.
+        lines: what is done with the lines that were read: `whole` leaves them to the translator, `joined` makes them
+            one text (a phrase that is wrapped on a sign), `each` translates them one by one (signs of many texts).
+
+    Raises:
+        UserError: `lines` is none of these.
     """
 
-    def __init__(self, reader: System, translator: System, name: str = "cascade") -> None:
+    def __init__(self, reader: System, translator: System, name: str = "cascade", lines: str = "whole") -> None:
+        if lines not in LINES:
+            raise UserError(f"lines must be {', '.join(LINES)}, got {lines!r}")
+        self.lines = lines
         self.reader = reader
         self.translator = translator
         self.name = name
@@ -35,13 +46,19 @@ class Cascade:
         """Transcribe each distinct image, then translate the transcriptions; the input order is kept."""
         chained = [index for index, example in enumerate(examples) if _is_chained(example)]
         read = dict(zip(chained, self.transcribe([examples[index] for index in chained]), strict=True))
-        texts = [index for index, example in enumerate(examples) if not example.images or read.get(index)]
         others = [index for index, example in enumerate(examples) if example.images and index not in read]
 
-        answers = [""] * len(examples)  # where nothing was read there is nothing to translate
-        as_text = [_as_text(examples[index], read[index]) if index in read else examples[index] for index in texts]
-        for index, answer in zip(texts, self.translator.translate(as_text) if texts else [], strict=True):
-            answers[index] = answer
+        asked: list[tuple[int, Example]] = []  # where nothing was read there is nothing to translate
+        for index, example in enumerate(examples):
+            if index in read:
+                asked += [(index, _as_text(example, piece)) for piece in pieces(read[index], self.lines)]
+            elif not example.images:
+                asked.append((index, example))
+        said = self.translator.translate([example for _, example in asked]) if asked else []
+        parts: list[list[str]] = [[] for _ in examples]
+        for (index, _), answer in zip(asked, said, strict=True):
+            parts[index].append(answer)
+        answers = ["\n".join(part) for part in parts]
         rest = self.reader.translate([examples[index] for index in others]) if others else []
         for index, answer in zip(others, rest, strict=True):
             answers[index] = answer
@@ -58,6 +75,21 @@ class Cascade:
     def nll(self, examples: Sequence[Example]) -> None:
         """A chain through a hard transcription has no likelihood of its own."""
         return
+
+    def check(self, pair: Pair) -> None:
+        """Refuse a direction that the reader or the translator does not know.
+
+        Raises:
+            UserError: so.
+        """
+        check(self.reader, Pair(pair.source, pair.source))
+        check(self.translator, pair)
+
+    def close(self) -> None:
+        """Close both."""
+        close(self.reader)
+        if self.translator is not self.reader:
+            close(self.translator)
 
 
 def _is_chained(example: Example) -> bool:

@@ -38,6 +38,16 @@ class Control:
         """Return what the targets cost the system, in nats, when it sees the changed examples."""
         return self.system.nll([self.change(example) for example in examples])
 
+    @property
+    def batch_size(self) -> int:
+        """That of the system; 0 where it has none."""
+        return int(getattr(self.system, "batch_size", 0))
+
+    def tokens(self, examples: Sequence[Example]) -> list[int] | None:
+        """Return how many tokens the targets have, where the system counts them."""
+        count = getattr(self.system, "tokens", None)
+        return count(examples) if count is not None else None
+
 
 def without_image(system: System) -> Control:
     """Show the text alone."""

@@ -45,6 +45,8 @@ class HFSystem:
         batch_size: examples a forward; the peak memory is proportional to it.
         max_new_tokens: a longer answer is cut.
         num_beams: 1 is greedy.
+        length_penalty: of beams, the exponent of the length that their log-likelihood is divided by; above 0 favours
+            long answers, below 0 short ones.
         progress: called with the number of examples finished since the last call.
 
     Raises:
@@ -60,6 +62,7 @@ class HFSystem:
         max_new_tokens: int = 64,
         num_beams: int = 1,
         progress: Progress | None = None,
+        length_penalty: float = 1.0,
     ) -> None:
         for field, value in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens), ("num_beams", num_beams)):
             if value < 1:
@@ -76,6 +79,7 @@ class HFSystem:
         self.max_new_tokens = max_new_tokens
         self.num_beams = num_beams
         self.progress = progress
+        self.length_penalty = length_penalty
 
     def translate(self, examples: Sequence[Example]) -> list[str]:
         """Generate an answer per example, in the order of the examples, special tokens removed and stripped."""
@@ -99,12 +103,19 @@ class HFSystem:
                 self._advance(len(batch))
         return totals
 
+    def tokens(self, examples: Sequence[Example]) -> list[int]:
+        """Return per example how many tokens its nats are of: the target's, end of sequence included."""
+        ids = self.batcher.tokenizer([example.target for example in examples], add_special_tokens=False)["input_ids"]
+        return [len(own) + 1 for own in ids]
+
     def _generate(self, examples: Sequence[Example]) -> list[str]:
         inputs = self._to_model(self.batcher.prompts(examples))
         tokens = self.model.generate(
             **inputs,
             max_new_tokens=self.max_new_tokens,
             num_beams=self.num_beams,
+            # Greedy decoding has no use for it, and transformers says so.
+            **({"length_penalty": self.length_penalty} if self.num_beams > 1 else {}),
             # A checkpoint's own sampling settings would make scores depend on a seed.
             do_sample=False,
             temperature=None,

@@ -6,23 +6,30 @@ from neuroglot.training.aligned import aligned
 from neuroglot.training.groups import parameter_groups
 from neuroglot.training.methods import METHODS, from_adapter, prepare
 from neuroglot.training.options import TrainOptions, TrainResult
-from neuroglot.training.sampler import OnePairBatchSampler
+from neuroglot.training.sampler import Mix, OnePairBatchSampler
+from neuroglot.training.trained import layer_entries, trained_names, trained_vectors
 from neuroglot.training.trainer import PairTrainer, train
-from neuroglot.training.verify import Audit, audit, changed, snapshot
+from neuroglot.training.verify import Audit, NameAudit, audit, audit_names, changed, snapshot
 
 __all__ = [
     "METHODS",
     "Audit",
+    "Mix",
+    "NameAudit",
     "OnePairBatchSampler",
     "PairTrainer",
     "TrainOptions",
     "TrainResult",
     "aligned",
     "audit",
+    "audit_names",
     "changed",
     "from_adapter",
+    "layer_entries",
     "parameter_groups",
     "prepare",
     "snapshot",
     "train",
+    "trained_names",
+    "trained_vectors",
 ]

@@ -15,9 +15,15 @@ from neuroglot.artefact import CHECKPOINT, seal, write_text
 ProgressFunction = Callable[[int, int, float | None], None]
 """Called with (step, steps, last logged loss or None)."""
 
+LookFunction = Callable[[Any], dict[str, Any]]
+"""Called with the model while it trains; returns figures."""
+
 
 class LogFile(TrainerCallback):
-    """Writes `{"step", "loss", "lr", "grad_norm"}` lines; a resumed run goes on where its checkpoint stood."""
+    """Writes `{"step", "loss", "lr", "grad_norm"}` lines; a resumed run goes on where its checkpoint stood.
+
+    The lines of `Look` stand among them.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -47,6 +53,34 @@ class LogFile(TrainerCallback):
             line = {"step": state.global_step, "loss": logs["loss"], "lr": logs["learning_rate"]}
             if "grad_norm" in logs:
                 line["grad_norm"] = logs["grad_norm"]
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+class Look(TrainerCallback):
+    """Writes `{"step", "dev": {...}}` lines: what a function says of the model as it is, every so many steps.
+
+    The function must leave the model and the random state as they were; then training is the same bit for bit with
+    and without it.
+
+    Args:
+        path: the log file.
+        every: steps between looks; the last step is looked at too.
+        function: model -> figures.
+    """
+
+    def __init__(self, path: Path, every: int, function: LookFunction) -> None:
+        self.path = path
+        self.every = every
+        self.function = function
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Append a line, of the process that writes."""
+        due = state.global_step % self.every == 0 or state.global_step == state.max_steps
+        if due and state.is_world_process_zero:
+            line = {"step": state.global_step, "dev": self.function(kwargs["model"])}
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 

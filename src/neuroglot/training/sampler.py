@@ -3,11 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
 
 from neuroglot.errors import UserError
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What an epoch is made of, where it is not simply every item once.
+
+    Attributes:
+        kinds: a text for each item; a batch holds items of one pair and one kind. None for one kind.
+        temperature: T of p ~ n^(1/T), by which pairs with n items share an epoch: 1 by size, larger more evenly
+            (Arivazhagan et al. 2019, arXiv 1907.05019, section 4.1; the papers use up to 100, which is nearly even).
+        replayed: so many items, the last ones, are of other tasks. They are no part of what the pairs share.
+        share: of all batches, those of replayed items. Their kinds come in turn.
+    """
+
+    kinds: Sequence[str] | None = None
+    temperature: float = 1.0
+    replayed: int = 0
+    share: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise UserError(f"temperature must be above 0, got {self.temperature}; 1 draws pairs by their size")
+        if not 0 <= self.share < 1:
+            raise UserError(f"replay must be in [0, 1), got {self.share}; it is a share of the batches")
+        if self.share and not self.replayed:
+            raise UserError(
+                f"replay is {self.share}, and there are no items to replay; expected some, or a share of 0"
+            )
 
 
 class OnePairBatchSampler(Sampler[list[int]]):
@@ -16,6 +47,13 @@ class OnePairBatchSampler(Sampler[list[int]]):
     An epoch visits every item once. Each pair's items are shuffled and cut into batches (its last may be short), then
     the batches of all pairs are shuffled together. The order is a function of (seed, epoch) alone, so that a run
     resumed in the middle of an epoch skips exactly what it has seen.
+
+    With a temperature an epoch has as many items as before, but the pairs other shares of it. A pair that gets fewer
+    than it has draws others every epoch; one that gets more goes through all its items again and again.
+
+    Batches of replayed items are full and evenly spread: after any number of batches of an epoch, those that were
+    replayed are the share of them, to within one; and an epoch's are the share to within half a batch. The share is
+    therefore the same in a training of less than an epoch.
 
     With several processes the batches come in runs of `world` batches of one pair, one for each process: accelerate
     gives the i-th batch to process i modulo `world`. It also drops or refills runs that end in a short batch, so here
@@ -27,13 +65,21 @@ class OnePairBatchSampler(Sampler[list[int]]):
         batch_size: items per batch, that of one process.
         seed: chooses the order.
         world: number of processes that share the batches out.
+        mix: what an epoch is made of.
+
+    Attributes:
+        replays: batches (of each process) that are replayed in an epoch.
 
     Raises:
         UserError: no items, or a batch size or a number of processes below 1.
     """
 
-    def __init__(self, pairs: Sequence[str], batch_size: int, seed: int = 0, world: int = 1) -> None:
-        if not len(pairs):
+    def __init__(
+        self, pairs: Sequence[str], batch_size: int, seed: int = 0, world: int = 1, mix: Mix | None = None
+    ) -> None:
+        mix = mix or Mix()
+        own = len(pairs) - mix.replayed
+        if own < 1:
             raise UserError("there are no examples to train on; expected one or more; check the data and its filters")
         if batch_size < 1:
             raise UserError(f"batch_size must be 1 or more, got {batch_size}")
@@ -44,29 +90,98 @@ class OnePairBatchSampler(Sampler[list[int]]):
         self.seed = seed
         self.world = world
         self.epoch = 0
-        by_pair: dict[str, list[int]] = {}
-        for index, pair in enumerate(pairs):
-            by_pair.setdefault(str(pair), []).append(index)
-        self._by_pair = {pair: torch.tensor(by_pair[pair]) for pair in sorted(by_pair)}
+        self._index = _divided(pairs, mix.kinds, range(own))
+        self._replayed = _divided(pairs, mix.kinds, range(own, len(pairs)))
+        self._counts = quotas({key: len(index) for key, index in self._index.items()}, mix.temperature)
+        self._runs = sum(-(-count // self._run) for count in self._counts.values())
+        self.replays = round(self._runs * mix.share / (1 - mix.share))
+
+    @property
+    def _run(self) -> int:
+        """Items of a run."""
+        return self.batch_size * self.world
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration follows."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        run = self.batch_size * self.world
-        return sum(-(-len(index) // run) for index in self._by_pair.values()) * self.world
+        return (self._runs + self.replays) * self.world
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        run = self.batch_size * self.world
-        runs: list[list[list[int]]] = []
-        for index in self._by_pair.values():
-            shuffled = index[torch.randperm(len(index), generator=generator)]
-            if self.world > 1:
-                full = -(-len(index) // run) * run
-                shuffled = shuffled.repeat(-(-full // len(index)))[:full]
-            batches = [batch.tolist() for batch in shuffled.split(self.batch_size)]
-            runs += [batches[start : start + self.world] for start in range(0, len(batches), self.world)]
-        for position in torch.randperm(len(runs), generator=generator).tolist():
-            yield from runs[position]
+        runs: list[Tensor] = []
+        for key, index in self._index.items():
+            count = self._counts[key]
+            passes = [index[torch.randperm(len(index), generator=generator)] for _ in range(-(-count // len(index)))]
+            shuffled = torch.cat(passes)[:count] if passes else index[:0]
+            if self.world > 1 and count:
+                full = -(-count // self._run) * self._run
+                shuffled = shuffled.repeat(-(-full // count))[:full]
+            runs += shuffled.split(self._run) if count else ()
+        order = torch.randperm(len(runs), generator=generator).tolist()
+        replays = self._replay(generator)
+        done = 0
+        for number in range(len(runs) + self.replays):
+            due = (number + 1) * self.replays // (len(runs) + self.replays)
+            run = next(replays) if due > done else runs[order[number - done]]
+            done = due
+            yield from (batch.tolist() for batch in run.split(self.batch_size))
+
+    def _replay(self, generator: torch.Generator) -> Iterator[Tensor]:
+        """Yield runs of replayed items, full ones, the kinds in turn."""
+        kinds: dict[str, list[Tensor]] = {}
+        for (_, kind), index in self._replayed.items():
+            kinds.setdefault(kind, []).append(index)
+        streams = [self._cycled(groups, generator) for groups in kinds.values()]
+        turn = self.epoch * self.replays  # the kinds go on where the epoch before left off
+        while streams:
+            yield next(streams[turn % len(streams)])
+            turn += 1
+
+    def _cycled(self, groups: Sequence[Tensor], generator: torch.Generator) -> Iterator[Tensor]:
+        """Yield runs of the groups of one kind, by their size, without end; each run is of one group."""
+        while True:
+            runs = []
+            for index in groups:
+                shuffled = index[torch.randperm(len(index), generator=generator)]
+                full = -(-len(index) // self._run) * self._run
+                runs += shuffled.repeat(-(-full // len(index)))[:full].split(self._run)
+            for position in torch.randperm(len(runs), generator=generator).tolist():
+                yield runs[position]
+
+
+def quotas(sizes: dict[tuple[str, str], int], temperature: float) -> dict[tuple[str, str], int]:
+    """Return how many items of each (pair, kind) an epoch has; together as many as there are.
+
+    Pairs share by p ~ n^(1/T) with n their items, a pair's kinds share by their size; whole numbers by largest
+    remainder.
+
+    >>> quotas({("en-de", ""): 90, ("en-cs", ""): 10}, 2.0)
+    {('en-de', ''): 75, ('en-cs', ''): 25}
+    """
+    if temperature == 1:
+        return dict(sizes)
+    pairs: dict[str, int] = {}
+    for (pair, _), size in sizes.items():
+        pairs[pair] = pairs.get(pair, 0) + size
+    total = sum(sizes.values())
+    whole = max(pairs.values())
+    weights = {pair: (size / whole) ** (1 / temperature) for pair, size in pairs.items()}
+    scale = total / sum(weights.values())
+    exact = {key: scale * weights[key[0]] * size / pairs[key[0]] for key, size in sizes.items()}
+    counts = {key: int(value) for key, value in exact.items()}
+    rest = sorted(exact, key=lambda key: (counts[key] - exact[key], key))
+    for key in rest[: total - sum(counts.values())]:
+        counts[key] += 1
+    return counts
+
+
+def _divided(pairs: Sequence[str], kinds: Sequence[str] | None, among: range) -> dict[tuple[str, str], Tensor]:
+    """Return the indices of every pair and kind, as int64: a list of them would take five times the memory."""
+    names: dict[tuple[str, str], int] = {}
+    numbers = np.empty(len(among), np.int32)
+    for at, index in enumerate(among):
+        key = (str(pairs[index]), "" if kinds is None else kinds[index])
+        numbers[at] = names.setdefault(key, len(names))
+    return {key: torch.from_numpy(np.flatnonzero(numbers == names[key]) + among.start) for key in sorted(names)}

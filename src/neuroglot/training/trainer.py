@@ -23,10 +23,10 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer
 
 from neuroglot.artefact import CHECKPOINT, MANIFEST, unseal
 from neuroglot.errors import UserError
-from neuroglot.training.callbacks import LogFile, Progress, ProgressFunction, Seal
+from neuroglot.training.callbacks import LogFile, Look, LookFunction, Progress, ProgressFunction, Seal
 from neuroglot.training.groups import specific_parameters
 from neuroglot.training.options import TrainOptions, TrainResult, arguments
-from neuroglot.training.sampler import OnePairBatchSampler
+from neuroglot.training.sampler import Mix, OnePairBatchSampler
 from neuroglot.tuner import active_pair, has_router
 
 _log = logging.getLogger(__name__)
@@ -49,13 +49,22 @@ class PairTrainer(Trainer):
     Args:
         pairs: the pair of each item of `train_dataset`; it makes the batches. A collator may mix pairs all the same.
         specific_lr: learning rate of the neurons that not all pairs train; None for that of the arguments.
+        mix: what an epoch is made of; every item once by default.
         kwargs: of `transformers.Trainer`; the collator's output carries the pair's text under `pair`, or a list of
             texts, one per sample, and then optionally under `images` how many images each sample brings.
     """
 
-    def __init__(self, *args: Any, pairs: Sequence[str], specific_lr: float | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        pairs: Sequence[str],
+        specific_lr: float | None = None,
+        mix: Mix | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._pairs = pairs
+        self._mix = mix
         self._specific_lr = specific_lr
         self._routed = has_router(cast(nn.Module, self.model))
         if self._routed and self.args.ddp_find_unused_parameters is None:
@@ -63,7 +72,8 @@ class PairTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Return a loader over one-pair batches; accelerate and the Trainer set its epoch and skip on resume."""
-        sampler = OnePairBatchSampler(self._pairs, self._train_batch_size, self.args.seed, self.args.world_size)
+        size, seed, world = self._train_batch_size, self.args.seed, self.args.world_size
+        sampler = OnePairBatchSampler(self._pairs, size, seed, world, self._mix)
         loader = DataLoader(
             cast(Dataset, self.train_dataset),
             batch_sampler=sampler,
@@ -99,6 +109,18 @@ class PairTrainer(Trainer):
         counts = images.tolist() if torch.is_tensor(images) else images
         with active_pair(model, inputs["pair"], images=counts) if self._routed else nullcontext():
             return super().training_step(model, tensors, num_items_in_batch)
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Return the loss, which can be propagated back even where a batch touches nothing that is trained.
+
+        A text without an image leaves a vision part alone; its step then changes nothing, not even by momentum.
+        """
+        found = super().compute_loss(model, inputs, *args, **kwargs)
+        loss = found[0] if isinstance(found, tuple) else found
+        if not model.training or loss.requires_grad:
+            return found
+        loss = loss + torch.zeros_like(loss, requires_grad=True)
+        return (loss, *found[1:]) if isinstance(found, tuple) else loss
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load a checkpoint's weights, strictly.
@@ -144,8 +166,10 @@ def train(
     output_dir: Path | str,
     *,
     pairs: Sequence[str] | None = None,
+    mix: Mix | None = None,
     resume: bool = False,
     progress: ProgressFunction | None = None,
+    look: tuple[int, LookFunction] | None = None,
 ) -> TrainResult:
     """Train a model in place; `neuroglot.training.prepare` made it trainable.
 
@@ -159,9 +183,11 @@ def train(
         options: see `TrainOptions`.
         output_dir: made if absent.
         pairs: the pair of each item; by default each item's `.pair`.
+        mix: what an epoch is made of; by default every item once, in batches of items either with images or without.
         resume: go on from the newest whole checkpoint in `output_dir`, if there is one; one of the last step is the
             result itself, and no step is taken.
         progress: called after every step with (step, steps, last logged loss or None).
+        look: steps between looks, and a function from the model to figures, which go into the log.
 
     Raises:
         UserError: nothing to train on, nothing to train, an option that transformers does not know, or a dataset
@@ -169,6 +195,8 @@ def train(
     """
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    if mix is None:
+        mix = Mix(["image" if getattr(item, "images", ()) else "" for item in dataset])
     pairs = [str(item.pair) for item in dataset] if pairs is None else [str(pair) for pair in pairs]
     if len(pairs) != len(dataset):
         raise UserError(f"train: {len(pairs)} pairs for {len(dataset)} examples; expected one pair each")
@@ -188,7 +216,13 @@ def train(
         data_collator=collate,
         pairs=pairs,
         specific_lr=options.specific_lr,
-        callbacks=[log, Seal(before["seconds"]), *([Progress(progress)] if progress else [])],
+        mix=mix,
+        callbacks=[
+            log,
+            Seal(before["seconds"]),
+            *([Progress(progress)] if progress else []),
+            *([Look(log.path, *look)] if look else []),
+        ],  # fmt: skip
     )
     trainer.remove_callback(PrinterCallback)
     start = time.perf_counter()

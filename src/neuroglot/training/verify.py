@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -79,6 +79,44 @@ class Audit:
         others = sum(len(rows) for rows in self.outside.values())
         where = f" (first in {sorted(self.outside)[0]})" if self.outside else ""
         return f"{self.trained:,} of {self.selected:,} selected rows trained, {others:,} other rows changed{where}"
+
+
+@dataclass(frozen=True)
+class NameAudit:
+    """What a training of whole parameters changed.
+
+    Attributes:
+        selected: number of parameters that were trained.
+        trained: number of these that changed.
+        outside: names of others that changed; empty when all is well.
+    """
+
+    selected: int
+    trained: int
+    outside: tuple[str, ...]
+
+    def __str__(self) -> str:
+        where = f" (first {self.outside[0]})" if self.outside else ""
+        return (
+            f"{self.trained:,} of {self.selected:,} trained parameters of the base changed, "
+            f"{len(self.outside):,} others{where}"
+        )
+
+
+def audit_names(before: Mapping[str, torch.Tensor], model: nn.Module, names: Collection[str]) -> NameAudit:
+    """Compare a model with the base that it started from, parameter by parameter.
+
+    Args:
+        before: the base, from `snapshot`.
+        model: the model; with an adapter, its base as it stands, merged or not.
+        names: of the base's parameters that were trained. Two names of one tensor count as both.
+    """
+    state = _state(model)
+    storage = {name: tensor.data_ptr() for name, tensor in state.items()}
+    allowed = {storage[name] for name in names if name in storage}
+    different = changed(before, model)
+    outside = tuple(sorted(name for name in different if storage.get(name) not in allowed))
+    return NameAudit(len(names), len(different.keys() & set(names)), outside)
 
 
 def audit(before: Mapping[str, torch.Tensor], model: nn.Module, selection: Selection) -> Audit:

@@ -1,4 +1,4 @@
-"""The PEFT method that trains chosen rows; importing this package is what makes PEFT know the type NEUROGLOT."""
+"""PEFT methods: chosen rows, vectors, a prompt. Importing this package is what makes PEFT know their types."""
 
 from __future__ import annotations
 
@@ -10,19 +10,30 @@ from neuroglot.tuner.formats.grow import drop_pairs, grow, keep_pairs, without_h
 from neuroglot.tuner.formats.lora import export_lora
 from neuroglot.tuner.layer import NeuroglotLinear
 from neuroglot.tuner.model import NeuroglotModel, modes, park, refresh, selection_of, trained_entries
+from neuroglot.tuner.prompt import PROMPT, PromptConfig, PromptModel
 from neuroglot.tuner.routing import active_pair, has_router
+from neuroglot.tuner.vectors import VECTORS, VectorsConfig, VectorsModel
 
 # PEFT dispatches by look-up in these three dictionaries; its own register function accepts only members of its enum.
-PEFT_TYPE_TO_CONFIG_MAPPING[NEUROGLOT] = NeuroglotConfig  # type: ignore[index]
-PEFT_TYPE_TO_TUNER_MAPPING[NEUROGLOT] = NeuroglotModel  # type: ignore[index]
-PEFT_TYPE_TO_PREFIX_MAPPING[NEUROGLOT] = NeuroglotModel.prefix  # type: ignore[index]
+for _type, _config, _model in (
+    (NEUROGLOT, NeuroglotConfig, NeuroglotModel),
+    (PROMPT, PromptConfig, PromptModel),
+    (VECTORS, VectorsConfig, VectorsModel),
+):
+    PEFT_TYPE_TO_CONFIG_MAPPING[_type] = _config  # type: ignore[index]
+    PEFT_TYPE_TO_TUNER_MAPPING[_type] = _model  # type: ignore[index]
+    PEFT_TYPE_TO_PREFIX_MAPPING[_type] = _model.prefix  # type: ignore[index]
 
 __all__ = [
     "NEUROGLOT",
+    "PROMPT",
+    "VECTORS",
     "Adapter",
     "NeuroglotConfig",
     "NeuroglotLinear",
     "NeuroglotModel",
+    "PromptConfig",
+    "VectorsConfig",
     "active_pair",
     "drop_pairs",
     "export_lora",

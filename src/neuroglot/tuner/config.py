@@ -21,7 +21,7 @@ from neuroglot.selection import Selection, group_name
 CARD_HEADING = "## How to load this adapter"
 
 
-class _PeftTypeName(str):
+class OwnType(str):
     """A stand-in for a member of PEFT's enum of types, which cannot be extended from outside."""
 
     __slots__ = ()
@@ -38,7 +38,7 @@ class _PeftTypeName(str):
         return f"PeftType.{self.value}"
 
 
-NEUROGLOT = _PeftTypeName("NEUROGLOT")
+NEUROGLOT = OwnType("NEUROGLOT")
 
 
 MODES = ("auto", "sliced", "additive")
@@ -191,34 +191,7 @@ class NeuroglotConfig(PeftConfig):
         importing this package, without which PEFT fails with a bare KeyError.
         """
         super().save_pretrained(save_directory, **kwargs)
-        card = Path(save_directory) / "README.md"
-        text = card.read_text(encoding="utf-8") if card.exists() else "---\nlibrary_name: peft\n---\n"
-        head, fence, body = _split_front_matter(_SECTION.sub("", text))  # what it said of an earlier state goes
-        card.write_text(f"{head}{fence}\n{self._card_section()}\n{body.lstrip()}", encoding="utf-8")
-
-    def _card_section(self) -> str:
-        base = self.base_model_name_or_path or "BASE"
-        return f"""{CARD_HEADING}
-
-It trains {self._counted()}; every other weight is that
-of the base model, bit for bit. PEFT knows its type once `neuroglot` has been imported (`pip install neuroglot`):
-
-```python
-import neuroglot.tuner  # registers the adapter type; without it PEFT raises KeyError: 'NEUROGLOT'
-from peft import PeftModel
-from transformers import AutoModelForImageTextToText
-
-model = AutoModelForImageTextToText.from_pretrained({base!r})
-model = PeftModel.from_pretrained(model, "path/to/this/folder")
-model = model.merge_and_unload()  # optional: a plain model that needs neither peft nor neuroglot
-```
-
-### What was trained
-
-| | |
-|---|---|
-{self._facts()}
-"""
+        with_card(self, save_directory, self._counted(), mergeable=True, facts=self._facts())
 
     def _counted(self) -> str:
         units = [(sum(groups.values()), self.axes.get(module, 0)) for module, groups in self.layout.items()]
@@ -232,12 +205,12 @@ model = model.merge_and_unload()  # optional: a plain model that needs neither p
         text = f"of rank {low[0]}" + (f" to {low[-1]}" if len(low) > 1 else "") if low else "dense"
         return f"{text}, or dense" if low and 0 in found else text
 
-    def _facts(self) -> str:
+    def _facts(self) -> dict[str, Any]:
         sizes: dict[str, int] = {}
         for groups in self.layout.values():
             for group, count in groups.items():
                 sizes[group] = sizes.get(group, 0) + count
-        facts = {
+        return {
             "pairs": ", ".join(self.pairs),
             "neurons by the pairs that train them": "; ".join(
                 f"{group.replace(',', ' + ')}: {count:,}" for group, count in sorted(sizes.items())
@@ -247,8 +220,50 @@ model = model.merge_and_unload()  # optional: a plain model that needs neither p
             "mode": self.mode,
             **(self.trained_on or {}),
         }
-        cells = ((name, " ".join(str(value).split()).replace("|", "\\|")) for name, value in facts.items())
-        return "\n".join(f"| {name} | {value} |" for name, value in cells)
+
+
+def with_card(
+    config: PeftConfig, folder: Path | str, what: str, mergeable: bool, facts: Mapping[str, Any] | None = None
+) -> None:
+    """Put a section on loading into a folder's model card, in place of what it said of an earlier state.
+
+    Args:
+        config: what was saved there.
+        folder: where PEFT has written the card.
+        what: is trained.
+        mergeable: whether the base can take the adapter in.
+        facts: for a table; by default the pairs and what the configuration says of its training.
+    """
+    card = Path(folder) / "README.md"
+    text = card.read_text(encoding="utf-8") if card.exists() else "---\nlibrary_name: peft\n---\n"
+    head, fence, body = _split_front_matter(_SECTION.sub("", text))
+    base, kind = config.base_model_name_or_path or "BASE", str(getattr(config.peft_type, "value", ""))
+    merging = "model = model.merge_and_unload()  # optional: a plain model that needs neither peft nor neuroglot\n"
+    if facts is None:
+        facts = {"pairs": ", ".join(getattr(config, "pairs", ())), **(getattr(config, "trained_on", None) or {})}
+    cells = ((name, " ".join(str(value).split()).replace("|", "\\|")) for name, value in facts.items())
+    table = "\n".join(f"| {name} | {value} |" for name, value in cells)
+    section = f"""{CARD_HEADING}
+
+It trains {what}; every other weight is that
+of the base model, bit for bit. PEFT knows its type once `neuroglot` has been imported (`pip install neuroglot`):
+
+```python
+import neuroglot.tuner  # registers the adapter type; without it PEFT raises KeyError: {kind!r}
+from peft import PeftModel
+from transformers import AutoModelForImageTextToText
+
+model = AutoModelForImageTextToText.from_pretrained({base!r})
+model = PeftModel.from_pretrained(model, "path/to/this/folder")
+{merging if mergeable else ""}```
+
+### What was trained
+
+| | |
+|---|---|
+{table}
+"""
+    card.write_text(f"{head}{fence}\n{section}\n{body.lstrip()}", encoding="utf-8")
 
 
 _SECTION = re.compile(rf"^{CARD_HEADING}\n.*?(?=^##? |\Z)", re.DOTALL | re.MULTILINE)

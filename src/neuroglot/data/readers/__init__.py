@@ -1,6 +1,30 @@
-"""Readers: each turns one published layout into examples."""
+"""Readers: each turns one published layout into examples.
+
+A reader yields, as it goes, where a record is and an example, or what is wrong with the record. The place is the line
+of a file that is read line by line, the number of the record otherwise (over all files, where there are several; the
+reason then begins with file and line). It never falls, and all examples of one record share it: those of several
+languages, or of several tasks. Nothing of a record that is wrong is yielded. What is wrong with a source as a whole is
+raised: a missing file, files that are not aligned, a missing column.
+
+Memory does not grow with the source, but for 16 bytes for each record that has an id of its own. Images are not
+opened; `check_records` does that.
+"""
 
 from neuroglot.data.readers.checked import Bad, allow, check_records
-from neuroglot.data.readers.jsonl import read_jsonl, read_records
+from neuroglot.data.readers.layout import Layout, Reader, Record
+from neuroglot.data.readers.records.jsonl import read_jsonl, read_records
+from neuroglot.data.readers.registry import READERS, guess_format, read_source
 
-__all__ = ["Bad", "allow", "check_records", "read_jsonl", "read_records"]
+__all__ = [
+    "READERS",
+    "Bad",
+    "Layout",
+    "Reader",
+    "Record",
+    "allow",
+    "check_records",
+    "guess_format",
+    "read_jsonl",
+    "read_records",
+    "read_source",
+]

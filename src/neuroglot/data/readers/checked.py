@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
-from neuroglot.data.example import Example
+from neuroglot.data.example import Example, ImageSource, RenderSpec
 from neuroglot.data.image import open_image
 from neuroglot.errors import UserError
+
+T = TypeVar("T")
+
+BLOCK = 512
+"""Records whose images are opened together."""
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -35,56 +42,91 @@ class Bad:
 
 def check_records(
     records: Iterable[tuple[int, Example | UserError]], fits: Fits, progress: Callable[[int], None] | None = None
-) -> tuple[list[Example], list[Bad]]:
-    """Divide what `read_records` found into examples that can be used and records that cannot.
+) -> Iterator[tuple[int, Example | Bad]]:
+    """Yield the line and the example of every record that can be used, and what is wrong with the others.
+
+    Images are opened some hundred records at a time, several at once, so that memory does not grow with the source.
 
     Args:
         records: line and example, or what is wrong with the line.
         fits: what the model has to say about an example.
-        progress: called with the number of images opened so far.
+        progress: called with the number of records checked so far.
     """
-    records = list(records)
-    images = list(
-        dict.fromkeys(i for _, e in records if isinstance(e, Example) for i in e.images if isinstance(i, Path))
-    )
-    sizes: dict[Path, Size | UserError] = {}
+    done = 0
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding leaves Python alone
-        for done, (image, size) in enumerate(zip(images, pool.map(_measure, images)), start=1):
-            sizes[image] = size
+        for block in _blocks(records, BLOCK):
+            images = list(
+                dict.fromkeys(i for _, e in block if isinstance(e, Example) for i in e.images if not _made(i))
+            )
+            sizes = dict(zip(images, pool.map(_measure, images), strict=True))
+            for line, record in block:
+                yield line, _checked(line, record, sizes, fits)
+            done += len(block)
             if progress is not None:
                 progress(done)
-    good, bad = [], []
-    for line, record in records:
-        try:
-            if isinstance(record, UserError):
-                raise record
-            found = [sizes[image] for image in record.images if isinstance(image, Path)]
-            for size in found:
-                if isinstance(size, UserError):
-                    raise size
-            fits(record, [size for size in found if not isinstance(size, UserError)])
-            good.append(record)
-        except UserError as error:
-            bad.append(Bad(line, str(error)))
-    return good, bad
 
 
-def allow(path: Path, good: Sequence[Example], bad: Sequence[Bad], most: int) -> None:
+def _made(image: ImageSource) -> bool:
+    """Whether neuroglot makes an image itself, which is not worth making twice to see whether it can be."""
+    return isinstance(image, RenderSpec)
+
+
+def _checked(
+    line: int, record: Example | UserError, sizes: Mapping[ImageSource, Size | UserError], fits: Fits
+) -> Example | Bad:
+    try:
+        if isinstance(record, UserError):
+            raise record
+        found = [sizes[image] for image in record.images if not _made(image)]
+        for size in found:
+            if isinstance(size, UserError):
+                raise size
+        fits(record, [size for size in found if not isinstance(size, UserError)])
+    except UserError as error:
+        return Bad(line, str(error))
+    return record
+
+
+def _blocks(records: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
+    """Yield so many at a time; the last may be fewer."""
+    iterator = iter(records)
+    while block := tuple(islice(iterator, size)):
+        yield block
+
+
+def allow(path: Path, good: int, bad: Sequence[Bad], most: int, count: int | None = None) -> None:
     """Refuse a file with too many bad records, or without a good one.
+
+    Args:
+        path: the file.
+        good: how many records can be used.
+        bad: those that cannot, or the first of them.
+        most: how many may be left out.
+        count: how many cannot be used; as many as `bad` holds by default.
 
     Raises:
         UserError: the first bad record, and how many there are.
     """
-    if len(bad) > most:
-        count = f"; {len(bad)} of {len(good) + len(bad)} records are bad and data.max_bad allows {most}"
-        more = "" if (len(bad), most) == (1, 0) else f"{count}; this is the first"
-        raise UserError(f"{path} line {bad[0].line}: {bad[0].reason}{more}")
+    counts = (
+        "line" if path.suffix.lower() in (".jsonl", ".ndjson", ".csv", ".tsv", "") and not path.is_dir() else "record"
+    )
+    found = len(bad) if count is None else count
+    if found > most:
+        counted = f"; {found} of {good + found} records are bad and data.max_bad allows {most}"
+        more = "" if (found, most) == (1, 0) else f"{counted}; this is the first"
+        raise UserError(f"{path} {counts} {bad[0].line}: {bad[0].reason}{more}")
     if not good:
-        first = f"; line {bad[0].line}: {bad[0].reason}" if bad else ""
-        raise UserError(f"data file {path} holds no examples; expected one JSON object a line{first}")
+        first = f"; {counts} {bad[0].line}: {bad[0].reason}" if bad else ""
+        what = f"data file {path} holds no examples; expected one JSON object a line"
+        raise UserError(f"{what if counts == 'line' else f'data source {path} holds no examples'}{first}")
 
 
-def _measure(image: Path) -> Size | UserError:
+def _measure(image: ImageSource) -> Size | UserError:
+    if not isinstance(image, Path):
+        try:
+            return open_image(image).size
+        except UserError as error:
+            return error
     try:
         status = image.stat()
         identity = (status.st_size, status.st_mtime_ns)
@@ -96,7 +138,7 @@ def _measure(image: Path) -> Size | UserError:
         return error
 
 
-@lru_cache(maxsize=1_000_000)
+@lru_cache(maxsize=100_000)
 def _measured(image: Path, size: int, changed: int) -> Size:
     """Several runs of one process look at an image once."""
     return open_image(image).size

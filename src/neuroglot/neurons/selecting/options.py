@@ -24,6 +24,7 @@ CHOICES = {
     "rank": ("per-layer", "per-part", "global"),
     "cost": ("none", "weights"),
     "budget_of": ("neurons", "weights"),
+    "sets": ("both", "agnostic", "specific"),
 }
 """Option -> what it may say."""
 
@@ -63,6 +64,8 @@ class Options:
         contrast: `subtract` takes the importance for reading and describing off that for translating, floored at 0;
             `auto` does if such conditions were profiled; `none`. Layers are ranked without it.
         keep: tasks that must not be forgotten: importance is divided by the root of that for them.
+        sets: of the neurons chosen, which are trained: the `agnostic` (of all pairs), the `specific`, or `both`. The
+            others stay frozen, and nothing takes their place.
         like: of a control, the method whose layers and counts it takes over.
         seed: of random choices.
     """
@@ -88,17 +91,21 @@ class Options:
     floor: float = 0.1
     contrast: str = "none"
     keep: tuple[str, ...] = ()
+    sets: str = "both"
     like: str = "mnaft"
     seed: int = 0
 
 
 _BY_SIDE = {"vision": "source", "connector": "pair", "language": "target"}
+_PRINTED = {"normalise": "none", "dispersion": "variance", "floor": 0.0}
+"""Importance as it is measured, its variance over pairs, each specific neuron to a pair, no contrast, no floor."""
 _NEUMT = {"parts": ("connector", "language"), "layers": 0.4, "budget": None, "ranking": "similarity"}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "mnaft": {"specific_to": _BY_SIDE, "contrast": "auto"},
+    "mnaft-paper": _PRINTED,
     "neumt": _NEUMT,
-    "neumt-paper": {**_NEUMT, "normalise": "none", "dispersion": "variance", "floor": 0.0},
+    "neumt-paper": {**_NEUMT, **_PRINTED},
 }
 """Method of the papers -> where its defaults differ from `Options`."""
 

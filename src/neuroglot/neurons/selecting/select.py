@@ -54,6 +54,12 @@ def select(profile: Profile, method: str = "mnaft", **options: Any) -> Selection
 
 def _selection(profile: Profile, method: str, options: Options, rows: Rows) -> Selection:
     eligible = neurons_of(profile, options)
+    every = frozenset(str(condition.pair) for condition in profile.of_task(str(options.task)))
+    if options.sets != "both":
+        agnostic = options.sets == "agnostic"
+        rows = {name: {g: x for g, x in groups.items() if (g == every) is agnostic} for name, groups in rows.items()}
+        if not any(len(x) for groups in rows.values() for x in groups.values()):
+            raise UserError(f"sets={options.sets}: {method} chose no {options.sets} neuron; change specific")
     rows = {name: dict(groups) for name, groups in rows.items() if groups}
     if options.neuron == "ffn":
         blocks = {x.name: FeedForward(x.name, x.part, x.neurons, x.reads, x.writes) for x in eligible}

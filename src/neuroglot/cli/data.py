@@ -1,0 +1,191 @@
+"""Verbs about data: checking what a recipe would train on, before it does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neuroglot.cli.app import Json, Overrides, RecipeName, Scale, Trust, app, wide
+from neuroglot.errors import UserError
+
+if TYPE_CHECKING:
+    from neuroglot.data.checking import Plan, Read, Report
+    from neuroglot.recipe import Recipe
+
+data = typer.Typer(help="Look at the data of a recipe.", no_args_is_help=False)
+app.add_typer(data, name="data")
+
+SHOWN = 12
+"""Most samples of the batch on the page."""
+
+
+@data.callback(invoke_without_command=True)
+def _data(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@data.command()
+def check(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write a page with a batch as the model sees it.")] = None,
+    sample: Annotated[
+        int, typer.Option("--sample", min=0, help="Examples measured with the model's tokenizer; 0 for all.")
+    ] = 10_000,
+    model: Annotated[bool, typer.Option("--model/--no-model", help="Use the model's processor, for tokens.")] = True,
+    scale: Scale = "full",
+    as_json: Json = False,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Check a recipe's data: what training would refuse or get wrong is an error, and the exit code is 1."""
+    from neuroglot.recipes import load_recipe
+
+    loaded = load_recipe(recipe, overrides, scale)
+    if out is not None and not out.parent.is_dir():
+        raise UserError(f"{out.parent} is no folder, so {out.name} cannot be written there; make it first")
+    from neuroglot.data.checking import check as look
+    from neuroglot.stages.context import Context, quiet
+
+    quiet()
+    with _status() as tell:
+        read, plan = _source(loaded)
+        context = Context(loaded, Path(), lambda label, total: lambda done: None, print, trust_remote_code)
+        batcher = context.batcher if model else None
+        report = look(read, plan, batcher, context.fits, sample, tell)
+        if out is not None:
+            _page(out, report, read, plan, batcher, loaded.train.batch_size)
+    if as_json:
+        print(json.dumps(report.facts(), indent=1, ensure_ascii=False))
+    else:
+        _show(report)
+        if out is not None:
+            print(f"\nThe findings and a batch on one page: {out}")
+    if report.of("error"):
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _status() -> Iterator[Callable[[str, int], None]]:
+    from rich.console import Console
+
+    with Console(stderr=True).status("reading") as status:
+        yield lambda what, done: status.update(f"{what} {done:,}")
+
+
+def _source(recipe: Recipe) -> tuple[Read, Plan]:
+    """Return what reads the recipe's records, each with the split that a run puts it in, and the recipe's plan."""
+    from neuroglot.data.checking import Plan, Record
+    from neuroglot.data.corpus import EMBEDDED, Sizes, load_corpus
+    from neuroglot.data.corpus.files import _bucket
+    from neuroglot.data.example import Example
+    from neuroglot.data.readers import read_source
+    from neuroglot.data.store import SPLITS
+
+    data = recipe.data
+    if data.source in EMBEDDED:
+        sizes = Sizes(data.train, data.dev, data.test, data.heldout, data.retention)
+        describes = recipe.model.path == "embedded"
+        corpus = load_corpus(data.source, recipe.task, data.pairs, sizes, data.seed, describes, domains=data.domains)
+        names = {recipe.task: "test", f"{recipe.task}_heldout": "heldout"}
+        parts = {"train": corpus.train, "dev": corpus.dev, **{names[n]: part for n, part in corpus.splits.items()}}
+        made = [(split, example) for split, part in parts.items() for example in part]
+        return (
+            lambda: (Record(number, example, split) for number, (split, example) in enumerate(made, start=1)),
+            Plan(data.source, recipe.task, data.pairs, data.train, data.max_bad, made=True),
+        )
+
+    def read() -> Iterator[Record]:
+        for position, content in read_source(Path(data.source), data.layout(recipe.task)):
+            split = ""
+            if isinstance(content, Example):
+                split = content.meta.get("split") or str(SPLITS[_bucket(content.item, data.seed)])
+            yield Record(position, content, split)
+
+    return read, Plan(data.source, recipe.task, data.pairs, data.train, data.max_bad)
+
+
+def _page(out: Path, report: Report, read: Read, plan: Plan, batcher: Any, size: int) -> None:
+    from neuroglot.data.checking.gallery import see, write_page
+
+    pair, examples = ("", []) if batcher is None else _batch(read, plan, batcher, min(size, SHOWN))
+    write_page(out, report, see(batcher, examples) if examples else None, pair)
+
+
+def _batch(read: Read, plan: Plan, batcher: Any, size: int) -> tuple[str, list[Any]]:
+    """Return a pair and its first training examples that can be encoded."""
+    from neuroglot.data.example import Example
+
+    def wanted() -> Iterator[Example]:
+        for record in read():
+            e = record.content
+            if not isinstance(e, Example) or (e.task, record.split) != (plan.task, "train"):
+                continue
+            if not plan.pairs or str(e.pair) in plan.pairs:
+                yield e
+
+    chosen: list[Example] = []
+    for example in islice(wanted(), 100 * size):
+        if chosen and (example.pair, bool(example.images)) != (chosen[0].pair, bool(chosen[0].images)):
+            continue
+        try:
+            batcher.encode([example])
+        except UserError:
+            continue
+        chosen.append(example)
+        if len(chosen) == size:
+            break
+    return (str(chosen[0].pair) if chosen else ""), chosen
+
+
+def _show(report: Report) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = wide(Console())
+
+    def table(title: str, names: Sequence[str], rows: list[list[Any]]) -> None:
+        console.print(title, style="bold", highlight=False, markup=False, soft_wrap=True)
+        made = Table(box=None, pad_edge=False)
+        for place, name in enumerate(names):
+            number = rows and not isinstance(rows[0][place], str)
+            made.add_column(name, justify="right" if number else "left")
+        for row in rows:
+            cells = ("" if cell is None else f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row)
+            made.add_row(*map(Text, cells))
+        console.print(made, "", highlight=False, markup=False)
+
+    table(f"{report.source}: {report.records:,} records, {report.examples:,} examples", *report.table())
+    lengths = [(name.replace("_", " "), h.facts()) for name, h in report.lengths.items()]
+    columns = ["count", "mean", "median", "p90", "p99", "max"]
+    about = "Lengths"
+    if report.measured:
+        about += f" (tokens of {'all' if report.measured == report.examples else 'a sample of'} {report.measured:,}"
+        about += f"; {report.over:,} of them over the context of {report.context:,})" if report.context else ")"
+    if lengths:
+        table(about, ["of", *columns], [[name, *(facts[c] for c in columns)] for name, facts in lengths])
+    colours = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+    for f in report.findings:
+        console.print(Text.assemble((f"{f.severity:>7} ", colours[f.severity]), f.message), soft_wrap=True)
+        for why, count in f.reasons[:3] if len(f.reasons) > 1 else ():
+            console.print(Text(f"          {count:,} x {why}"), soft_wrap=True)
+        for example in f.examples[:3]:
+            console.print(Text(f"          {_place(example)}"), soft_wrap=True)
+    errors, warnings = len(report.of("error")), len(report.of("warning"))
+    console.print(f"{errors or 'no'} error{'s' * (errors != 1)}, {warnings or 'no'} warning{'s' * (warnings != 1)}")
+
+
+def _place(example: Any) -> str:
+    text = str(example.get("text") or example.get("image") or example.get("target") or "")
+    said = [" ".join(text.split())[:80], example.get("why", "")]
+    line = f"{example['position']}: {' · '.join(filter(None, said))}"
+    if "like" in example:
+        line += f", as {example['like']['position']} in {example['like']['split']}"
+    return line

@@ -1,0 +1,50 @@
+"""The verb that scores what any system said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuroglot.cli.app import Json, app, wide
+
+
+@app.command()
+def score(
+    hypotheses: Annotated[Path, typer.Argument(help="What a system said: text, a line a segment, or JSONL.")],
+    references: Annotated[Path | None, typer.Argument(help="References, unless the JSONL has them.")] = None,
+    source: Annotated[Path | None, typer.Option("--source", help="What was translated, which COMET needs.")] = None,
+    pair: Annotated[str | None, typer.Option("--pair", help="Such as en-de; the target sets the tokeniser.")] = None,
+    system: Annotated[str | None, typer.Option("--system", help="Of several in the file.")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Of several in the file.")] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", help="Outputs of another system, or its name in the file.")
+    ] = None,
+    metrics: Annotated[str, typer.Option("--metrics", help="Comma-separated; those that apply by default.")] = "",
+    tokenise: Annotated[str | None, typer.Option("--tokenise", help="BLEU's tokeniser, such as ja-mecab.")] = None,
+    resamples: Annotated[int, typer.Option("--resamples", help="Bootstrap draws of source items.")] = 1000,
+    seed: Annotated[int, typer.Option("--seed", help="Of the draws.")] = 0,
+    comet: Annotated[
+        Path | None, typer.Option("--comet", help="Virtual environment with unbabel-comet, or its python.")
+    ] = None,
+    comet_model: Annotated[str | None, typer.Option("--comet-model", help="A name on the hub, or a file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score outputs of any system: figures with intervals and signatures, and whether another is better."""
+    from neuroglot.evaluation.figures.comet import MODEL
+    from neuroglot.evaluation.outputs import Options, score_outputs
+    from neuroglot.evaluation.outputs.table import show
+
+    options = Options(
+        source, pair, system, split, against, [name.strip() for name in metrics.split(",") if name.strip()],
+        tokenise, resamples, seed, comet, comet_model or MODEL,
+    )  # fmt: skip
+    found = score_outputs(hypotheses, references, options)
+    if as_json:
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    show(found, wide(Console()))

@@ -1,0 +1,174 @@
+"""Files whose lines belong together, read side by side: plain or gzip, and never when their counts differ."""
+
+from __future__ import annotations
+
+import gzip
+import html
+import re
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from neuroglot.data.example import Example
+from neuroglot.data.readers.layout import Layout
+from neuroglot.data.readers.make import Piece, examples
+from neuroglot.errors import UserError, nearest
+from neuroglot.pair import Pair, language_code
+
+Line = tuple[int, str | UserError]
+"""Number of the line in its file, from 1, and its text without white space around it, or what is wrong with it."""
+
+_SEGMENT = re.compile(r"<seg[^>]*>(.*?)</seg>")
+_NO_LANGUAGE = {"txt", "md", "json", "jsonl", "csv", "tsv", "py", "sh", "png", "jpg", "zip", "tar", "log"}
+
+
+# ---- one file -------------------------------------------------------------------------------------------------------
+
+
+def lines(path: Path) -> Iterator[Line]:
+    """Yield the lines of a text file; of IWSLT's tagged and XML files those that are sentences.
+
+    Raises:
+        UserError: the file is missing or cannot be unpacked.
+    """
+    tagged = ".tags." in path.name
+    segments = path.name.removesuffix(".gz").endswith(".xml")
+    for number, line in _plain(path):
+        if isinstance(line, str) and tagged and line.startswith("<"):
+            continue  # url, keywords, speaker, title ...: of which the two languages need not have as many
+        if isinstance(line, str) and segments:
+            found = _SEGMENT.search(line)
+            if found:
+                yield number, html.unescape(found[1]).strip()
+            continue
+        yield number, line
+
+
+def _plain(path: Path) -> Iterator[Line]:
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rb") as file:
+            for number, raw in enumerate(file, start=1):
+                try:
+                    yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                except UnicodeDecodeError as error:
+                    yield number, UserError(f"the line is not UTF-8 (byte {error.start}); save the file as UTF-8")
+    except (OSError, EOFError, zlib.error) as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
+        raise UserError(f"{path} {reason}; expected a text file, plain or .gz") from None
+
+
+def _count(path: Path) -> tuple[int, int]:
+    """Return the number of a file's lines, with and without blank ones at its end."""
+    total = last = 0
+    for total, (_, line) in enumerate(lines(path), start=1):
+        last = total if line else last
+    return total, last
+
+
+# ---- files side by side ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """One record of files that are aligned.
+
+    Attributes:
+        number: of the record, from 1.
+        texts: role of a file -> its line; empty where that cannot be read.
+        wrong: what is wrong with the record, with file and line.
+    """
+
+    number: int
+    texts: Mapping[str, str]
+    wrong: UserError | None = None
+
+
+def together(files: Mapping[str, Path], root: Path) -> Iterator[Aligned]:
+    """Yield the records of aligned files; records that are blank in all of them are left out.
+
+    Args:
+        files: role (a language, `image` ...) -> file.
+        root: messages name the files relative to it.
+
+    Raises:
+        UserError: the files have different numbers of lines, which is seen before any is used.
+    """
+    counts = {role: _count(path) for role, path in files.items()}
+    if max(last for _, last in counts.values()) > min(total for total, _ in counts.values()):
+        said = ", ".join(f"{_name(files[role], root)} has {total}" for role, (total, _) in counts.items())
+        raise UserError(f"{root}: files that belong together have different numbers of lines: {said}; align them")
+    for number, row in enumerate(zip(*(lines(path) for path in files.values()), strict=False), start=1):
+        found = dict(zip(files, row, strict=True))
+        if not all(line == "" for _, line in found.values()):
+            texts = {role: line if isinstance(line, str) else "" for role, (_, line) in found.items()}
+            yield Aligned(number, texts, _wrong(found, files, root))
+
+
+def _wrong(found: Mapping[str, Line], files: Mapping[str, Path], root: Path) -> UserError | None:
+    for role, (number, line) in found.items():
+        if isinstance(line, UserError) or not line:
+            what = line or "the line is blank, and other files have a text there; fill it in"
+            return UserError(f"{_name(files[role], root)} line {number}: {what}")
+    return None
+
+
+def _name(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+# ---- files by split and language ------------------------------------------------------------------------------------
+
+
+def language_files(folder: Path) -> dict[str, dict[str, Path]]:
+    """Return stem -> language -> file, for files such as `train.en`, `train.en.gz` or `dev.en-de.en.xml`.
+
+    Raises:
+        UserError: the ending of a file that belongs with others is no language code.
+    """
+    found: dict[str, dict[str, Path]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        stem, dot, ending = path.name.removesuffix(".gz").removesuffix(".xml").rpartition(".")
+        if dot and stem and path.is_file() and re.fullmatch(r"[a-z]{2,3}([_-]\w+)?", ending):
+            found.setdefault(stem, {})[ending] = path
+    found = {stem: {e: p for e, p in by.items() if e not in _NO_LANGUAGE} for stem, by in found.items()}
+    together = {stem: by for stem, by in found.items() if len(by) > 1}
+    for by in together.values():
+        for ending, path in by.items():
+            try:
+                language_code(ending)
+            except UserError as error:
+                raise UserError(f"{path}: {error}; the file's ending is its language") from None
+    return {stem: {language_code(e): p for e, p in by.items()} for stem, by in together.items()}
+
+
+def pairs_of(layout: Layout, languages: Collection[str], where: Path | str) -> list[Pair]:
+    """Return the recipe's pairs, or all from English (or from the one other language of two).
+
+    Raises:
+        UserError: a language of a pair is not there, or it cannot be told what to translate from.
+    """
+    for pair in layout.directions:
+        for language in (pair.source, pair.target):
+            if language not in languages:
+                raise UserError(f"{where} has no {language}, which pair {pair} needs; {nearest(language, languages)}")
+    if layout.pairs:
+        return list(layout.directions)
+    if "en" not in languages:
+        raise UserError(
+            f"{where} has {', '.join(sorted(languages))} and no English; say in data.pairs what is translated"
+        )
+    return [Pair("en", language) for language in sorted(languages) if language != "en"]
+
+
+def of_pairs(piece: Piece, texts: Mapping[str, str], pairs: Sequence[Pair], layout: Layout) -> Iterator[Example]:
+    """Yield the examples of a record whose texts are known by language; several source languages take turns."""
+    for source in dict.fromkeys(pair.source for pair in pairs):
+        targets = {pair: texts[pair.target] for pair in pairs if pair.source == source}
+        yield from examples(replace(piece, source=texts[source], targets=targets), layout)
+
+
+def first_folder(candidates: Iterable[Path], fits: Callable[[Path], object]) -> Path | None:
+    """Return the first folder in which something is found."""
+    return next((folder for folder in candidates if folder.is_dir() and fits(folder)), None)

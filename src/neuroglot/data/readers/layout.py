@@ -1,0 +1,108 @@
+"""What a reader is told about a source: the part of a recipe's data section that says how the data lie."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from neuroglot.data.example import Example
+from neuroglot.errors import UserError, nearest
+from neuroglot.pair import Pair
+
+SPLITS = ("train", "dev", "test")
+
+_USUAL = {
+    "train": ("train", "training"),
+    "dev": ("dev", "val", "valid", "validation", "eval"),
+    "test": ("test", "testing"),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a source is read.
+
+    Attributes:
+        format: a key of `READERS`, or `auto`.
+        columns: our field -> theirs (`text`, or `translation.de` for what lies deeper), or `=value` for a constant.
+        pairs: directions; where the records do not say their languages, those to make examples of.
+        splits: ours (train, dev, test) -> the name that the source has for it, where that is not a usual one.
+        images: folder that image names are relative to; None for the place that the layout has for them.
+        tasks: what to make of records that do not say their task; empty for what `task` and the record suggest.
+        task: the task that the run trains.
+        render: style of images that are rendered from the source text, as sorted (key, value) pairs; None to render
+            only where the layout has no images of its own.
+        seed: of rendered images.
+    """
+
+    format: str = "auto"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    pairs: tuple[str, ...] = ()
+    splits: Mapping[str, str] = field(default_factory=dict)
+    images: Path | None = None
+    tasks: tuple[str, ...] = ()
+    task: str = "image_translation"
+    render: tuple[tuple[str, str], ...] | None = None
+    seed: int = 0
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """The tasks of records that cannot say theirs."""
+        return self.tasks or (self.task,)
+
+    @property
+    def directions(self) -> tuple[Pair, ...]:
+        """The pairs, parsed."""
+        return _parsed(self.pairs)
+
+
+@cache
+def _parsed(pairs: tuple[str, ...]) -> tuple[Pair, ...]:
+    return tuple(Pair.parse(pair) for pair in pairs)
+
+
+Record = tuple[int, Example | UserError]
+"""Where it is (line or record, from 1; growing, and the same for all examples of one record), and what was read."""
+
+Reader = Callable[[Path, Layout], Iterator[Record]]
+
+
+def split_of(name: str, layout: Layout) -> str | None:
+    """Return our name for a split of the source; None for one that is not used."""
+    named = next((ours for ours, theirs in layout.splits.items() if theirs == name), None)
+    usual = next((ours for ours, names in _USUAL.items() if name.lower() in names), None)
+    return named or (usual if usual not in layout.splits else None)
+
+
+def splits_of(names: Iterable[str], layout: Layout, where: Path | str) -> dict[str, str]:
+    """Return our split -> the source's, of those that a source has.
+
+    A name such as `test_2016_flickr` counts as test where it is the only one that begins so.
+
+    Raises:
+        UserError: a split that the recipe names is not there, or several could be meant.
+    """
+    names = sorted(names)
+    for ours, theirs in layout.splits.items():
+        if theirs not in names:
+            raise UserError(
+                f"{where} has no split {theirs!r}, which data.splits.{ours} names; {nearest(theirs, names)}"
+            )
+    found = dict(layout.splits)
+    free = [name for name in names if name not in found.values()]
+    for ours, usual in _USUAL.items():
+        if ours in found:
+            continue
+        exact = [name for name in free if name.lower() in usual]
+        near = exact or [name for name in free if re.split(r"[._-]", name.lower())[0] in usual]
+        if len(near) > 1:
+            raise UserError(
+                f"{where} has several splits that could be {ours}: {', '.join(near)}; choose with data.splits, "
+                f"such as {{{ours}: {near[0]}}}"
+            )
+        if near:
+            found[ours] = near[0]
+    return {ours: found[ours] for ours in SPLITS if ours in found}

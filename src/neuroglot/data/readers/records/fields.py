@@ -1,0 +1,255 @@
+"""The fields of a record: which column each comes from, and one example or several from what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from neuroglot.data.example import Example, ImageSource
+from neuroglot.data.readers.layout import SPLITS, Layout, split_of
+from neuroglot.data.readers.make import Piece, check_surrogates, examples, image_name, rendered
+from neuroglot.data.readers.records.rows import Fields, Row
+from neuroglot.errors import UserError, nearest
+from neuroglot.pair import INSTRUCT, TASKS, Pair, language_code
+
+REQUIRED = ("target", "source_lang", "target_lang")
+OPTIONAL = ("image", "images", "source", "task", "split", "item", "alternatives", "targets", "id",
+            "instruction")  # fmt: skip
+KNOWN = (*REQUIRED, *OPTIONAL)
+PICTURED = ("image_translation", "ocr", "describe", "multimodal_translation")
+
+
+# ---- columns --------------------------------------------------------------------------------------------------------
+
+
+def columns_read(layout: Layout, names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the columns that the recipe names, which must be there, and all that may be read.
+
+    Raises:
+        UserError: data.columns has a field that is none of `names`.
+    """
+    names = list(names)
+    for name in layout.columns:
+        if name not in names:
+            raise UserError(f"data.columns has no field {name!r}; {nearest(name, names)}")
+    named = [theirs.split(".")[0] for theirs in layout.columns.values() if not theirs.startswith("=")]
+    return list(dict.fromkeys(named)), list(dict.fromkeys([*named, *names]))
+
+
+def mapped(fields: Fields, layout: Layout, names: Iterable[str]) -> dict[str, Any]:
+    """Return our fields of a record, by the recipe's column map; a column that is not mapped has our name.
+
+    Raises:
+        UserError: the record lacks a column that the recipe names.
+    """
+    found = {name: fields[name] for name in names if fields.get(name) is not None}
+    for name, theirs in layout.columns.items():
+        found[name] = theirs[1:] if theirs.startswith("=") else _deep(fields, theirs, name)
+    return found
+
+
+def _deep(fields: Any, theirs: str, name: str) -> Any:
+    value: Any = fields
+    keys = [theirs] if theirs in fields else theirs.split(".")
+    for key in keys:
+        if not isinstance(value, Mapping) or key not in value:
+            held = f"; it has {', '.join(map(str, value))}" if isinstance(value, Mapping) else ""
+            raise UserError(f"there is no {theirs!r}, which data.columns.{name} names{held}")
+        value = value[key]
+    return value
+
+
+def directed(values: Mapping[str, Any], layout: Layout) -> Pair:
+    """Return the direction of a record: as its fields say, or the recipe's where it has one pair.
+
+    Raises:
+        UserError: a language is not known, or neither says it.
+    """
+    if not any(values.get(key) for key in ("source_lang", "target_lang")) and len(layout.pairs) == 1:
+        return layout.directions[0]
+    for key in ("source_lang", "target_lang"):
+        if not isinstance(values.get(key), str) or not values[key].strip():
+            raise UserError(
+                f"field {key!r} must be a text, got {values.get(key)!r}; name one pair in data.pairs, or give "
+                f"data.columns.{key} a column or a constant such as =en"
+            )
+    return Pair(language_code(values["source_lang"]), language_code(values["target_lang"]))
+
+
+def images_of(value: Any, folder: Path) -> tuple[ImageSource, ...]:
+    """Return images given as a path, as bytes, as `datasets` stores them, or as a list of these.
+
+    Raises:
+        UserError: they are something else.
+    """
+    found: list[ImageSource] = []
+    for one, held in _held(value):
+        if not isinstance(held, str | bytes) or not held:
+            shown = "an object without bytes and path" if isinstance(one, Mapping) else repr(value)
+            raise UserError(f"image must be a path or a list of paths, got {shown}")
+        if isinstance(held, str):
+            check_surrogates(held)
+        found.append(folder / held if isinstance(held, str) else held)
+    return tuple(found)
+
+
+def _held(value: Any) -> Iterator[tuple[Any, Any]]:
+    for one in [] if value is None else value if isinstance(value, list) else [value]:
+        yield one, (one.get("bytes") or one.get("path")) if isinstance(one, Mapping) else one
+
+
+def names_of(value: Any) -> str:
+    """Return what images are called where no item is given: their paths as they stand, or hashes of their bytes."""
+    return "|".join(image_name(held) for _, held in _held(value))
+
+
+def split_named(value: Any, row: Row, layout: Layout) -> str | None:
+    """Return our name for the split that a record says it belongs to, or that of its place."""
+    if value is None:
+        return row.split
+    found = value if value in SPLITS and not layout.splits else split_of(str(value), layout)
+    if found is None:
+        known = ", ".join(layout.splits.values()) if layout.splits else ", ".join(SPLITS)
+        raise UserError(f"split must be one of {known}, got {value!r}")
+    return found
+
+
+# ---- records --------------------------------------------------------------------------------------------------------
+
+
+def refuse_unknown(fields: Fields) -> None:
+    """Refuse a field that has no meaning: in a file that has no column map it is a slip of the pen.
+
+    Raises:
+        UserError: which.
+    """
+    for key in fields:
+        if key not in KNOWN:
+            raise UserError(f"unknown field {key!r}; {nearest(key, KNOWN)}")
+
+
+def record_examples(row: Row, values: Mapping[str, Any], layout: Layout) -> Iterator[Example]:
+    """Yield the examples of a record in neuroglot's fields: one, or with `targets` one for each language.
+
+    Raises:
+        UserError: what is wrong with the record.
+    """
+    if "image" in values and "images" in values:
+        raise UserError("give either image or images, not both")
+    if "instruction" in values or values.get("task") == INSTRUCT:
+        yield _asked(row, values, layout)
+        return
+    if "targets" in values and ("target" in values or "target_lang" in values):
+        raise UserError("give either targets, a text for each language, or target and target_lang, not both")
+    if "targets" not in values:
+        _require(values, "target")
+    targets, alternatives = _targets(values, layout)
+    if not targets:
+        return  # none of the pairs that the recipe wants
+    given = values.get("images", values.get("image"))
+    images = images_of(given, layout.images or row.folder)
+    source = values.get("source")
+    if source is not None and not isinstance(source, str):
+        raise UserError(f"source must be a text, got {source!r}")
+    check_surrogates(source or "", *targets.values(), *(a for wrong in alternatives.values() for a in wrong))
+    task = values.get("task", None if layout.tasks else "image_translation" if images else "text_translation")
+    if task is not None and task not in TASKS:
+        raise UserError(f"task {task!r} is not known; {nearest(str(task), TASKS)}")
+    split = split_named(values.get("split"), row, layout)
+    item = values.get("item")
+    piece = Piece(
+        source=source,
+        targets=targets,
+        item=f"{names_of(given)}|{source or ''}" if item is None else str(item),
+        number=row.position,
+        written=images,
+        pictured=images,
+        alternatives=alternatives,
+        split=split,
+        meta={"id": str(values["id"])} if values.get("id") is not None else {},
+    )
+    for one in [task] if task else layout.tasks:
+        _check_task(one, piece, layout)
+    yield from _as_said(piece, task, layout) if task else examples(piece, layout)
+
+
+def _asked(row: Row, values: Mapping[str, Any], layout: Layout) -> Example:
+    """Return a question of the user's own with its answer; English where the record does not say its languages."""
+    for key in ("instruction", "target"):
+        _require(values, key)
+    if values.get("task", INSTRUCT) != INSTRUCT:
+        raise UserError(f"task {values['task']} has instructions of its own; leave out the field task or instruction")
+    languages = [language_code(values.get(key) or "en") for key in ("source_lang", "target_lang")]
+    source = values.get("source")
+    if source is not None and not isinstance(source, str):
+        raise UserError(f"source must be a text, got {source!r}")
+    check_surrogates(values["instruction"], values["target"], source or "")
+    given = values.get("images", values.get("image"))
+    images = images_of(given, layout.images or row.folder)
+    split = split_named(values.get("split"), row, layout)
+    item = values.get("item")
+    named = f"{names_of(given)}|{source or ''}|{values['instruction']}"
+    meta = {"instruction": values["instruction"], **({} if split is None else {"split": split})}
+    return Example(images, source, values["target"], languages[0], languages[1], INSTRUCT,
+                   item=named if item is None else str(item), meta=meta)  # fmt: skip
+
+
+def _require(values: Mapping[str, Any], key: str) -> None:
+    if not isinstance(values.get(key), str) or not values[key].strip():
+        raise UserError(f"field {key!r} must be a text, got {values.get(key)!r}")
+
+
+def _targets(values: Mapping[str, Any], layout: Layout) -> tuple[dict[Pair, str], dict[Pair, Sequence[str]]]:
+    """Return pair -> translation and pair -> wrong readings; of several languages those that the recipe wants."""
+    wrong = values.get("alternatives") or []
+    if "targets" not in values:
+        pair = directed(values, layout)
+        if not _texts(wrong):
+            raise UserError(f"alternatives must be a list of texts, got {wrong!r}")
+        return {pair: values["target"]}, {pair: wrong}
+    if not isinstance(values["targets"], Mapping):
+        raise UserError(f"targets must be an object of texts by language, got {values['targets']!r}")
+    sources = {p.source for p in layout.directions}
+    if values.get("source_lang") is None and len(sources) == 1:
+        source = sources.pop()
+    else:
+        _require(values, "source_lang")
+        source = language_code(values["source_lang"])
+    targets, alternatives = {}, {}
+    for code, text in values["targets"].items():
+        pair = Pair(source, language_code(code))
+        if text is None or pair.source == pair.target or (layout.pairs and pair not in layout.directions):
+            continue  # tables hold an empty text for each language that any record has
+        if not isinstance(text, str) or not text.strip():
+            raise UserError(f"targets.{code} must be a text, got {text!r}")
+        targets[pair] = text
+        found = wrong.get(code) or [] if isinstance(wrong, Mapping) else wrong
+        if not _texts(found) or (found and not isinstance(wrong, Mapping)):
+            raise UserError(f"alternatives must be an object of lists of texts by language, got {wrong!r}")
+        alternatives[pair] = found
+    return targets, alternatives
+
+
+def _check_task(task: str, piece: Piece, layout: Layout) -> None:
+    rendering = layout.render is not None and task in ("image_translation", "ocr") and piece.source
+    if task in PICTURED and not piece.written and not rendering:
+        raise UserError(f"task {task} needs an image; add the field image or set task to text_translation")
+    if task in ("text_translation", "multimodal_translation") and not piece.source:
+        raise UserError(f"task {task} needs the field source, the text to translate")
+
+
+def _as_said(piece: Piece, task: str, layout: Layout) -> Iterator[Example]:
+    """Yield the examples of a record that says its task, or has the one that suggests itself: nothing is inferred."""
+    images = tuple(piece.written)
+    if not images and task in PICTURED and piece.source:
+        images = (rendered(piece.source, piece.split, piece.number, layout),)
+    for pair, target in piece.targets.items():
+        yield Example(
+            images, piece.source, target, pair.source, pair.target, task, tuple(piece.alternatives[pair]), piece.item,
+            {**({} if piece.split is None else {"split": piece.split}), **piece.meta},
+        )  # fmt: skip
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, str) and v for v in value)

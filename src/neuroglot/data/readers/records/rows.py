@@ -1,0 +1,234 @@
+"""Sources of records: JSONL, JSON and CSV files line by line, tables batch by batch, one or several files.
+
+A JSON array is parsed as a stream too (ijson), so that memory does not grow with any of them.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ijson
+
+from neuroglot.data.example import Example
+from neuroglot.data.readers.ids import Ids
+from neuroglot.data.readers.layout import Layout, Record
+from neuroglot.errors import UserError
+
+Fields = Mapping[str, Any]
+Numbered = tuple[int, Fields | UserError]
+"""Line or record number, from 1, and its fields or what is wrong with it."""
+
+TEXTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")
+"""What lies in a folder that `save_to_disk` wrote."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One record of a source.
+
+    Attributes:
+        position: line or record number, from 1; over all files where there are several.
+        fields: name -> value, or what is wrong with the record.
+        folder: where image names are relative to.
+        split: ours, as the place of the record says it.
+        place: file and line for messages, where there are several files.
+        counts: what the position counts, `line` or `record`.
+    """
+
+    position: int
+    fields: Fields | UserError
+    folder: Path
+    split: str | None = None
+    place: str = ""
+    counts: str = "record"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the files that make up a source.
+
+    Attributes:
+        name: for messages.
+        rows: its records.
+        folder: where image names are relative to.
+        split: ours.
+        counts: `line` or `record`.
+    """
+
+    name: str
+    rows: Iterable[Numbered]
+    folder: Path
+    split: str | None = None
+    counts: str = "line"
+
+
+def joined(parts: Iterable[Part], alone: bool = False) -> Iterator[Row]:
+    """Yield the records of all parts; those of a part that is alone keep their numbers."""
+    position = 0
+    for part in parts:
+        for number, fields in part.rows:
+            position = number if alone else position + 1
+            place = "" if alone else f"{part.name} {part.counts} {number}: "
+            yield Row(position, fields, part.folder, part.split, place, part.counts if alone else "record")
+
+
+def convert(rows: Iterable[Row], schema: Callable[[Row, Fields], Iterable[Example]]) -> Iterator[Record]:
+    """Yield the examples of every record, or what is wrong with it: all examples of a record or none.
+
+    A record with the id of an earlier one is wrong.
+
+    Args:
+        rows: the records.
+        schema: makes examples of the fields of a record, and raises a UserError where it cannot.
+    """
+    ids = Ids()
+    for row in rows:
+        try:
+            if isinstance(row.fields, UserError):
+                raise row.fields
+            found = list(schema(row, row.fields))
+            if found and "id" in found[0].meta:
+                _refuse_known(found[0].meta["id"], row, ids)
+        except UserError as error:
+            yield row.position, UserError(f"{row.place}{error}")
+        else:
+            yield from ((row.position, example) for example in found)
+
+
+def _refuse_known(name: str, row: Row, ids: Ids) -> None:
+    earlier = ids.earlier(name, row.position)
+    if earlier is not None:
+        raise UserError(f"the id {name!r} is that of {row.counts} {earlier} already; give each record its own")
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def text_rows(path: Path) -> Iterator[Numbered]:
+    """Yield the records of a JSONL, JSON, CSV or TSV file.
+
+    Raises:
+        UserError: the file is missing, or a JSON array is broken, after which nothing can be read.
+    """
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return csv_rows(path)
+    return array_rows(path) if path.suffix.lower() == ".json" and _is_array(path) else json_lines(path)
+
+
+def json_lines(path: Path) -> Iterator[Numbered]:
+    """Yield the number of each line that is not blank, and its object or what is wrong with it."""
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                if line:
+                    yield number, _object(json.loads(line))
+            except UnicodeDecodeError as error:
+                yield number, UserError(f"the line is not UTF-8 (byte {error.start}); save the file as UTF-8")
+            except json.JSONDecodeError as error:
+                yield (
+                    number,
+                    UserError(f"the line is not JSON: {error.msg} at column {error.colno}; one object a line"),
+                )
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
+                yield number, UserError(f"the line is not JSON that can be read: {error}; one object a line")
+
+
+def _object(value: Any) -> Fields | UserError:
+    return value if isinstance(value, dict) else UserError(f"expected an object, got {type(value).__name__}")
+
+
+def _is_array(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+
+
+def array_rows(path: Path) -> Iterator[Numbered]:
+    """Yield the objects of a JSON array, counted from 1.
+
+    Raises:
+        UserError: the array is broken; the message names the line, where bytes are not UTF-8, or the record.
+    """
+    number = 0
+    with path.open("rb") as file:
+        if file.read(3) != b"\xef\xbb\xbf":
+            file.seek(0)
+        try:
+            for number, value in enumerate(ijson.items(file, "item", use_float=True, buf_size=8192), start=1):
+                yield number, _object(value)
+        except (ijson.JSONError, UnicodeDecodeError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            _refuse_bytes(path)
+            reason = " ".join(str(error).split())[:120]
+            raise UserError(f"{path} record {number + 1}: the JSON is broken: {reason}; mend the array") from None
+
+
+def _refuse_bytes(path: Path) -> None:
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                raw.decode()
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{path} line {number}: the line is not UTF-8 (byte {error.start}); save the file as UTF-8"
+                ) from None
+
+
+def csv_rows(path: Path) -> Iterator[Numbered]:
+    """Yield the rows of a CSV or TSV file with a head, each with the line that it ends in.
+
+    Raises:
+        UserError: the file has no head.
+    """
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    # What is not UTF-8 is kept as half surrogate pairs, so that one bad row does not end the reading.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter)
+        try:
+            head = next(reader, None)
+            if not head:
+                raise UserError(f"{path} is empty; expected a first line with the names of the columns")
+            for values in reader:
+                if values:
+                    yield reader.line_num, _csv_row(head, values)
+        except csv.Error as error:
+            raise UserError(f"{path} line {reader.line_num}: the line is not CSV: {error}") from None
+
+
+def _csv_row(head: list[str], values: list[str]) -> Fields | UserError:
+    if any("\udc80" <= character <= "\udcff" for value in values for character in value if not value.isascii()):
+        return UserError("the line is not UTF-8; save the file as UTF-8")
+    if len(values) != len(head):
+        return UserError(f"the row has {len(values)} values, expected {len(head)}: {', '.join(head[:6])}")
+    return {name: value for name, value in zip(head, values, strict=True) if value}
+
+
+# ---- what a recipe names --------------------------------------------------------------------------------------------
+
+
+def source_rows(path: Path, layout: Layout, needs: Collection[str], uses: Collection[str]) -> Iterator[Row]:
+    """Yield the records of a file, a folder of parquet files, a saved dataset, or a dataset of the hub.
+
+    Args:
+        path: as the recipe names it.
+        layout: how the source is laid out.
+        needs: columns that a table must have.
+        uses: columns that are read, if a table has them.
+
+    Raises:
+        UserError: the source is missing, or a table lacks a column.
+    """
+    if str(path).startswith("hf:") or path.is_dir() or path.suffix.lower() == ".parquet":
+        from neuroglot.data.readers.records.tables import table_rows
+
+        return table_rows(path, layout, needs, uses)
+    if not path.is_file():
+        raise UserError(f"data file {path} does not exist; give a JSONL file, `signs` or `scenes`")
+    return joined([Part(path.name, text_rows(path), path.parent)], alone=True)

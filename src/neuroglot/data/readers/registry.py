@@ -1,0 +1,140 @@
+"""Which reader a source is for: by the format that the recipe names, or by what lies at the path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from neuroglot.data.readers.aligned import captions, commute, ocrmt30k, parallel
+from neuroglot.data.readers.layout import Layout, Reader, Record
+from neuroglot.data.readers.records import conversations, imagefolder, mit10m
+from neuroglot.data.readers.records.jsonl import read_records, read_table
+from neuroglot.data.readers.records.rows import SAVED, TEXTS, text_rows
+from neuroglot.errors import UserError, nearest
+
+READERS: dict[str, Reader] = {
+    "jsonl": read_records,
+    "parquet": read_table,
+    "hf": read_table,
+    "imagefolder": imagefolder.read_imagefolder,
+    "trl": conversations.read_trl,
+    "sharegpt": conversations.read_sharegpt,
+    "multi30k": captions.read_captions,
+    "ambigcaps": captions.read_captions,
+    "mit10m": mit10m.read_mit10m,
+    "ocrmt30k": ocrmt30k.read_ocrmt30k,
+    "parallel": parallel.read_parallel,
+    "commute": commute.read_commute,
+}
+"""Format, as a recipe's `data.format` says it -> reader."""
+
+
+FIXED = ("multi30k", "ambigcaps", "mit10m", "parallel", "commute")
+"""Formats without columns that a recipe could name."""
+
+
+def guess_format(path: Path | str) -> str:
+    """Return the format of a source, from the path and, of a table or a file of records, its first record.
+
+    Raises:
+        UserError: it is nothing that is known.
+    """
+    path = Path(path)
+    if str(path).startswith("hf:"):
+        return "hf"
+    if path.is_dir():
+        return _folder_format(path)
+    ending = path.suffix.lower()
+    if ending == ".parquet" and path.is_file():
+        return _by_fields(_columns(path)) or "parquet"
+    if ending in TEXTS and path.is_file():
+        return _by_fields(_first(path)) or "jsonl"
+    if ending in (*TEXTS, "") or not path.exists():
+        return "jsonl"  # which says that it does not exist
+    raise _untold(path)
+
+
+def _by_fields(names: Any) -> str | None:
+    """Return the format of a conversation; None of records in neuroglot's fields."""
+    held = set(names)
+    if "conversations" in held:
+        return "sharegpt"
+    return "trl" if "messages" in held or {"prompt", "completion"} <= held else None
+
+
+def _first(path: Path) -> list[str]:
+    """Return the fields of the first record that can be read, of the first hundred."""
+    try:
+        return next((list(fields) for _, fields in islice(text_rows(path), 100) if isinstance(fields, dict)), [])
+    except UserError:
+        return []  # which the reader says
+
+
+def _columns(path: Path) -> list[str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return list(pq.read_schema(path).names)
+    except (pa.ArrowException, OSError):
+        return []
+
+
+def _folder_format(path: Path) -> str:
+    if any((path / name).is_file() for name in SAVED):
+        return _by_fields(_saved_columns(path)) or "hf"
+    if imagefolder.metadata_files(path):
+        return "imagefolder"
+    tables = next(path.rglob("*.parquet"), None)
+    if tables is not None:
+        return _by_fields(_columns(tables)) or "parquet"
+    if commute.directions(path):
+        return "commute"
+    if mit10m.split_files(path):
+        return "mit10m"
+    if ocrmt30k.text_folder(path) is not None:
+        return "ocrmt30k"
+    texts = captions.text_folder(path)
+    if texts is None:
+        raise _untold(path)
+    if any(path.glob("*/index.txt")):
+        return "ambigcaps"
+    listing = (texts, path / "image_splits", texts.parent / "image_splits")
+    return "multi30k" if any((folder / "train.txt").is_file() for folder in listing) else "parallel"
+
+
+def _saved_columns(path: Path) -> list[str]:
+    """Return the columns of a folder that `save_to_disk` wrote, of its first split."""
+    for info in (path / "dataset_info.json", *sorted(path.glob("*/dataset_info.json"))):
+        try:
+            return list(json.loads(info.read_bytes())["features"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return []
+
+
+def _untold(path: Path) -> UserError:
+    return UserError(f"cannot tell how {path} is laid out; set data.format to one of {', '.join(READERS)}")
+
+
+def read_source(path: Path | str, layout: Layout | None = None) -> Iterator[Record]:
+    """Yield where each record of a source is, and its example or what is wrong with it.
+
+    Args:
+        path: a file, a folder, or `hf:owner/name`.
+        layout: how it is laid out; told from the path by default.
+
+    Raises:
+        UserError: the source as a whole cannot be read: it is missing, its files are not aligned, a column is missing,
+            or its format is not known.
+    """
+    layout = layout or Layout()
+    if layout.format not in ("auto", *READERS):
+        raise UserError(f"data.format {layout.format!r} is not known; {nearest(layout.format, ['auto', *READERS])}")
+    name = guess_format(path) if layout.format == "auto" else layout.format
+    if layout.columns and name in FIXED:
+        raise UserError(f"data.columns has no meaning for the format {name}, whose files say it all; leave it out")
+    return READERS[name](Path(path), layout)

@@ -1,0 +1,1 @@
+"""What `neuroglot.data.render` is made of: style, lines, ground and effects, a file each."""

@@ -1,0 +1,108 @@
+"""Files that hold what a system said: text with a line a segment, or JSONL with an object a segment.
+
+Notable: a text file is split at line feeds and nowhere else, so that a segment with a form feed or a Unicode line
+separator in it stays one segment, as for sacreBLEU.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from neuroglot.errors import UserError
+from neuroglot.pair import Pair
+
+FIELDS = {"hypothesis": str, "reference": str, "source": str, "pair": str, "system": str, "split": str, "item": str,
+          "index": int, "nll": float, "tokens": int}  # fmt: skip
+"""What is read of an object, and its type; anything else stays unread, except lists of alternatives."""
+LISTS = ("alternative_nll", "alternative_tokens")
+
+
+def read_texts(path: Path | str) -> list[str]:
+    """Return the lines of a text file.
+
+    Raises:
+        UserError: it is missing, empty or not UTF-8; the message says where.
+    """
+    raw = _bytes(Path(path))
+    found = []
+    lines = raw.split(b"\n")
+    for number, line in enumerate(lines[:-1] if lines[-1] == b"" else lines, start=1):
+        found.append(_decoded(line, path, number).removesuffix("\r"))
+    return found
+
+
+def read_outputs(path: Path | str, field: str = "hypothesis") -> list[dict[str, Any]]:
+    """Return a row per segment: of JSONL its objects, of text `{"hypothesis": line}`.
+
+    Objects are what `hypotheses.jsonl` of a run holds, or any with `hypothesis` and perhaps `reference`, `source`,
+    `pair`, `item`, `system`, `split`, `index`, `nll`.
+
+    Args:
+        path: the file; JSONL if it is called `.jsonl` or `.json`.
+        field: what every object must have.
+
+    Raises:
+        UserError: the file is missing, empty or not UTF-8, or a line is not such an object.
+    """
+    path = Path(path)
+    if path.suffix not in (".jsonl", ".json"):
+        return [{field: text} for text in read_texts(path)]
+    rows = []
+    for number, line in enumerate(_bytes(path).split(b"\n"), start=1):
+        text = _decoded(line, path, number).strip()
+        if text:
+            rows.append(_row(text, field, path, number))
+    if not rows:
+        raise UserError(f"{path} holds no segments; expected one JSON object a line")
+    return rows
+
+
+def _row(text: str, field: str, path: Path, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} line {number} is not JSON ({error}); expected one object a line") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{path} line {number} holds a {type(row).__name__}, expected an object")
+    if row.get(field) is None:
+        raise UserError(f"{path} line {number} has no field {field}; it has {', '.join(sorted(row)) or 'none'}")
+    for name, kind in FIELDS.items():
+        wanted = (int, float) if kind is float else kind
+        if row.get(name) is not None and (not isinstance(row[name], wanted) or isinstance(row[name], bool)):
+            raise UserError(f"{path} line {number}: {name} must be a {_word(kind)}, got {row[name]!r}")
+    for name in LISTS:
+        others = row.get(name) or []
+        numbers = isinstance(others, list) and all(o is None or isinstance(o, int | float) for o in others)
+        if not numbers:
+            raise UserError(f"{path} line {number}: {name} must be a list of numbers, got {row[name]!r}")
+    if row.get("pair") is not None:
+        try:
+            row["pair"] = str(Pair.parse(row["pair"]))
+        except UserError as error:
+            raise UserError(f"{path} line {number}: {error}") from None
+    return row
+
+
+def _word(kind: type) -> str:
+    return {str: "text", int: "whole number", float: "number"}[kind]
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; expected a file with a segment a line") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    if not raw.strip():
+        raise UserError(f"{path} is empty; expected a segment a line")
+    return raw.removeprefix(b"\xef\xbb\xbf")
+
+
+def _decoded(line: bytes, path: Path | str, number: int) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} line {number} is not UTF-8 (byte {error.start}); save the file as UTF-8") from None

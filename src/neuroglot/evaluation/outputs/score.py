@@ -1,0 +1,299 @@
+"""What `neuroglot score` finds out: figures of a system's outputs with intervals and signatures, and a comparison.
+
+Notable: whoever made the outputs, they go through the same functions as those of a run; nothing is scored twice in two
+ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neuroglot.errors import UserError, nearest
+from neuroglot.evaluation import metrics
+from neuroglot.evaluation.compare import paired_bootstrap
+from neuroglot.evaluation.figures.comet import MODEL, comet, python_of
+from neuroglot.evaluation.figures.lines import has_lines
+from neuroglot.evaluation.figures.tokenise import check_tokeniser, needs_moses
+from neuroglot.evaluation.outputs.files import read_outputs, read_texts
+from neuroglot.evaluation.resample import FIGURES, Draws, item_of, resample
+from neuroglot.pair import Pair
+
+Row = dict[str, Any]
+
+UNKNOWN = "und-und"
+"""The pair of outputs whose languages nobody named."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How outputs are scored.
+
+    Attributes:
+        source: a text file of what was translated; what COMET needs.
+        pair: of outputs that do not say theirs; of outputs that do, the one to score.
+        system: of outputs of several systems, the one to score.
+        split: of outputs of several splits, the one to score.
+        against: another file of outputs, or another system in the same file.
+        figures: which figures; those that apply if empty.
+        tokenise: BLEU's tokeniser, if it is not to follow the target language.
+        resamples: of the bootstrap over source items.
+        seed: of the resampling.
+        comet: COMET's virtual environment.
+        comet_model: its model.
+    """
+
+    source: Path | None = None
+    pair: str | None = None
+    system: str | None = None
+    split: str | None = None
+    against: str | None = None
+    figures: Sequence[str] = ()
+    tokenise: str | None = None
+    resamples: int = 1000
+    seed: int = 0
+    comet: Path | None = None
+    comet_model: str = MODEL
+
+    def __post_init__(self) -> None:
+        for figure in self.figures:
+            if figure not in FIGURES:
+                raise UserError(f"figure {figure!r} is not known; {nearest(figure, FIGURES)}")
+        if "comet" in self.figures and self.comet is None:
+            raise UserError("the figure comet needs COMET's virtual environment; give it with --comet PATH")
+        if self.comet is not None:
+            python_of(self.comet)
+        if metrics.MOSES in self.figures and needs_moses():
+            raise UserError(needs_moses())
+        if self.tokenise is not None:
+            check_tokeniser(self.tokenise)
+        if self.pair is not None:
+            Pair.parse(self.pair)
+        if self.resamples < 1:
+            raise UserError(f"resamples must be 1 or more, got {self.resamples}")
+
+
+def score_outputs(hypotheses: Path, references: Path | None, options: Options) -> dict[str, Any]:
+    """Score the outputs in a file.
+
+    Args:
+        hypotheses: text with a line a segment, or JSONL.
+        references: the same; not needed where the JSONL has them.
+        options: see `Options`.
+
+    Returns:
+        `hypotheses`, `references`, `resamples`, `against`, and `results`: a list with, for each system and
+        split, `system`, `split`, and `pairs`: pair (and `average`, where there are several) -> `n`, `items`,
+        `figures`: figure -> `value`, `low`, `high` (95 % interval), `signature`, and, with `against`, `other`,
+        `difference`, `difference_low`, `difference_high` and `p`.
+
+    Raises:
+        UserError: a file cannot be read, the files do not match, or a figure that was asked for is not there.
+    """
+    every = _with_references(_read(hypotheses), hypotheses, references, options)
+    groups = _groups(_chosen(every, options, hypotheses, options.system), hypotheses)
+    others = _others(groups, every, hypotheses, references, options)
+    comet_signature = ""
+    if options.comet is not None:
+        comet_signature = _add_comet([*groups.values(), *others.values()], options)
+    results = []
+    for (system, split), rows in groups.items():
+        other = others.get(split)
+        names = list(dict.fromkeys(row["pair"] for row in rows))
+        parts = {pair: _of_pair(rows, pair) for pair in names}
+        if len(names) > 1:
+            parts["average"] = rows
+        pairs = {}
+        for pair, members in parts.items():
+            counted = None if other is None else other if pair == "average" else _of_pair(other, pair)
+            found = _figures(members, counted, options, comet_signature)
+            pairs[pair] = {"n": len(members), "items": len(set(map(item_of, members))), "figures": found}
+        results.append({"system": system, "split": split, "pairs": pairs})
+    return {
+        "hypotheses": str(hypotheses),
+        "references": None if references is None else str(references),
+        "against": options.against,
+        "resamples": options.resamples,
+        "results": results,
+    }
+
+
+def _figures(rows: list[Row], other: list[Row] | None, options: Options, comet_signature: str) -> dict[str, Any]:
+    """Return every figure of some rows, and of what they are held against."""
+    wanted = options.figures or [f for f in _usual(rows) if other is None or f in _usual(other)]
+    if options.comet is not None and "comet" not in wanted:
+        wanted = [*wanted, "comet"]
+    draws = Draws.make(rows, 1, options.resamples, options.seed)
+    splits = list(draws.items)
+    found: dict[str, Any] = {}
+    for name in wanted:
+        drawn = resample([rows], name, splits, draws, options.tokenise)
+        if drawn is None:
+            why = "no reference has several lines" if "lines" in name else "not every segment has what it needs"
+            raise UserError(f"the figure {name} cannot be computed: {why}; leave it out of --metrics")
+        low, high = np.nanquantile(drawn[1:], [0.025, 0.975])
+        found[name] = {
+            "value": float(drawn[0]),
+            "low": float(low),
+            "high": float(high),
+            "signature": comet_signature if name == "comet" else _signature(name, rows, options.tokenise),
+        }
+        if other is not None:
+            gap = paired_bootstrap(other, rows, name, options.resamples, seed=options.seed, tokenise=options.tokenise)
+            found[name] |= {
+                "other": found[name]["value"] - gap.value,
+                "difference": gap.value,
+                "difference_low": gap.low,
+                "difference_high": gap.high,
+                "p": gap.p,
+            }
+    return found
+
+
+def _usual(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the figures that apply to some rows."""
+    found = ["bleu", "chrf", "ter", "exact"]
+    by_pair: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_pair.setdefault(row["pair"], []).append(row)
+    if all(any(has_lines(row["reference"]) for row in members) for members in by_pair.values()):
+        found += ["lines", "bleu_lines"]
+    if all(row.get("nll") is not None for row in rows):
+        found.append("nll")
+    if all(metrics.costs(row) is not None for row in rows):
+        found.append("contrastive")
+    return found
+
+
+def _signature(name: str, rows: Sequence[Mapping[str, Any]], tokenise: str | None) -> str:
+    """Return how to compute a figure again; several signatures where the pairs differ in theirs."""
+    if name == "contrastive":
+        return metrics.contrastive_signature(rows)
+    if name in ("bleu", "chrf", "ter", "bleu_lines", metrics.MOSES):
+        kind = "bleu" if name == "bleu_lines" else name
+        targets = dict.fromkeys(row["pair"].split("-")[1] for row in rows)
+        said = dict.fromkeys(metrics.signature(kind, t, tokenise if kind == "bleu" else None) for t in targets)
+        return "; ".join(said) + ("|lines:best-match" if name == "bleu_lines" else "")
+    return {"exact": "norm:nfc+strip", "lines": "f1|norm:nfc+blanks", "nll": "nats|unit:character"}[name]
+
+
+def _read(path: Path) -> list[Row]:
+    rows = read_outputs(path)
+    return [{**row, "index": row["index"] if row.get("index") is not None else n} for n, row in enumerate(rows)]
+
+
+def _with_references(rows: list[Row], path: Path, references: Path | None, options: Options) -> list[Row]:
+    """Give every row its reference, source and pair."""
+    for field, given in (("reference", references), ("source", options.source)):
+        if given is None:
+            continue
+        if given.suffix in (".jsonl", ".json"):
+            texts = [_text(row, field, given) for row in read_outputs(given, field)]
+        else:
+            texts = read_texts(given)
+        if len(texts) != len(rows):
+            raise UserError(
+                f"{path} has {len(rows)} segments and {given} {len(texts)}; expected one each, in the same order"
+            )
+        rows = [{**row, field: text} for row, text in zip(rows, texts, strict=True)]
+    for number, row in enumerate(rows, start=1):
+        if row.get("reference") is None:
+            raise UserError(f"{path} has no reference for segment {number}; give a file of references")
+    return [{**row, "pair": row.get("pair") or options.pair or UNKNOWN} for row in rows]
+
+
+def _text(row: Row, field: str, path: Path) -> str:
+    if not isinstance(row.get(field), str):
+        raise UserError(f"{path} has a segment without {field}; expected objects with that field, or a text file")
+    return str(row[field])
+
+
+def _chosen(rows: list[Row], options: Options, path: Path, system: str | None) -> list[Row]:
+    """Return the rows of the pair, system and split that were asked for."""
+    pair = options.pair and str(Pair.parse(options.pair))
+    for field, wanted in (("pair", pair), ("system", system), ("split", options.split)):
+        if wanted is not None:
+            known = dict.fromkeys(str(row.get(field)) for row in rows)
+            rows = [row for row in rows if row.get(field) == wanted]
+            if not rows:
+                raise UserError(f"{path} has nothing of {field} {wanted}; it has {', '.join(known)}")
+    return rows
+
+
+def _groups(rows: list[Row], path: Path) -> dict[tuple[str, str], list[Row]]:
+    """Return the rows by system and split; a file that names none is one system, called like the file."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.get("system") or path.name, row.get("split") or ""), []).append(row)
+    for (system, split), members in groups.items():
+        seen = set()
+        for row in members:
+            if (row["pair"], row["index"]) in seen:
+                raise UserError(
+                    f"{path} has segment {row['index']} of {row['pair']} twice ({' '.join((system, split)).strip()}); "
+                    "expected each once"
+                )
+            seen.add((row["pair"], row["index"]))
+    return groups
+
+
+def _others(
+    groups: Mapping[tuple[str, str], list[Row]],
+    every: list[Row],
+    path: Path,
+    references: Path | None,
+    options: Options,
+) -> dict[str, list[Row]]:
+    """Return what is held against the groups, by split."""
+    if options.against is None:
+        return {}
+    systems = list(dict.fromkeys(system for system, _ in groups))
+    if len(systems) > 1:
+        raise UserError(f"{path} has {len(systems)} systems: {', '.join(systems)}; choose one with --system")
+    place = Path(options.against)
+    if place.is_file():
+        rows, own = _read(place), next(iter(groups.values()))
+        if references is None and len(groups) == 1 and len(rows) == len(own) and not any(map(_is_scored, rows)):
+            rows = [{**b, "nll": None, "system": None, "hypothesis": a["hypothesis"]} for a, b in zip(rows, own)]
+        rows = _with_references(rows, place, references, options)
+        names = list(dict.fromkeys(row.get("system") for row in rows))
+        if len(names) > 1 and systems[0] not in names:
+            raise UserError(f"{place} has systems {', '.join(map(str, names))}; choose one with --system")
+        rows = _chosen(rows, options, place, systems[0] if len(names) > 1 else None)
+    elif options.against in {row.get("system") for row in every}:
+        place = path
+        rows = _chosen(every, options, path, options.against)
+    else:
+        known = {str(row["system"]) for row in every if row.get("system")}
+        hint = f"or a system of {path}; {nearest(options.against, known)}" if known else ""
+        raise UserError(f"--against {options.against} does not exist; expected a file of outputs {hint}".strip())
+    found = {split: members for (_, split), members in _groups(rows, place).items()}
+    for _, split in groups:
+        if split not in found:
+            raise UserError(f"{place} has nothing of split {split}; choose another with --split")
+    return found
+
+
+def _is_scored(row: Row) -> bool:
+    return row.get("reference") is not None
+
+
+def _of_pair(rows: list[Row], pair: str) -> list[Row]:
+    return [row for row in rows if row["pair"] == pair]
+
+
+def _add_comet(groups: Sequence[list[Row]], options: Options) -> str:
+    """Give every row COMET's score, and return its signature."""
+    rows = [row for group in groups for row in group]
+    for row in rows:
+        if not isinstance(row.get("source"), str):
+            raise UserError("COMET needs what was translated; give the source texts with --source FILE")
+    sources, said, wanted = ([str(row[field]) for row in rows] for field in ("source", "hypothesis", "reference"))
+    found = comet(options.comet or Path(), sources, said, wanted, options.comet_model)
+    for row, score in zip(rows, found.scores, strict=True):
+        row["comet"] = score
+    return found.signature

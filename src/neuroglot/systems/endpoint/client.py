@@ -1,0 +1,227 @@
+"""One chat completion over HTTP: sent, sent again where that can help, and given up with one clear line.
+
+Notable: the server's faults (5xx, 429, no connection, no answer in time, a reply that is none) are waited for, longer
+each time and by chance, or as long as its Retry-After says; the user's (a wrong key, no such model) end the run at
+once. The key is in one header and in no message.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from neuroglot.errors import UserError
+from neuroglot.systems.endpoint.bill import Bill, text_of
+from neuroglot.systems.endpoint.pace import Pace
+
+AGAIN = (408, 409, 425, 429)
+"""Statuses besides 5xx after which a request is sent again."""
+REFUSED = ("content_filter", "content_policy_violation", "responsible_ai_policy_violation")
+"""Error codes that refuse a request for what it holds."""
+LARGEST = 16 * 2**20
+"""Bytes of a reply."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long and how often to wait.
+
+    Attributes:
+        attempts: at one request, the first included.
+        timeout: seconds for one attempt, from sending to the last byte.
+        first: seconds before the second attempt, doubled each time; up to as much again is added by chance.
+        longest: seconds between two attempts; a server that asks for more ends the run.
+    """
+
+    attempts: int = 6
+    timeout: float = 120.0
+    first: float = 1.0
+    longest: float = 120.0
+
+
+class _AgainError(Exception):
+    """Worth another attempt, after `wait` seconds if the server said so."""
+
+    def __init__(self, why: str, wait: float | None = None) -> None:
+        super().__init__(why)
+        self.wait = wait
+
+
+class GarbageError(Exception):
+    """A reply without an answer; raised to the caller if the last attempt had none either."""
+
+    wait: float | None = None
+
+
+class StoppedError(Exception):
+    """Somebody else gave up, or Ctrl-C."""
+
+
+class Client:
+    """Sends chat completions; may be used by several threads.
+
+    Args:
+        url: the base, such as `https://api.openai.com/v1`.
+        key: the bearer token; None to send none.
+        pace: shared by all threads.
+        bill: counts attempts and tokens.
+        patience: with the server.
+
+    Raises:
+        UserError: httpx2 or tenacity is not installed.
+    """
+
+    def __init__(self, url: str, key: str | None, pace: Pace, bill: Bill, patience: Patience) -> None:
+        try:
+            import httpx2
+            import tenacity
+        except ImportError as error:
+            raise UserError(f'an endpoint needs {error.name}; pip install "neuroglot[endpoint]"') from None
+        self.url, self._key, self.pace, self.bill, self.patience = url.rstrip("/"), key, pace, bill, patience
+        self.stopping = threading.Event()
+        self._http, self._tenacity = httpx2, tenacity
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._client = httpx2.Client(headers=headers, timeout=patience.timeout, follow_redirects=False)
+
+    def close(self) -> None:
+        """Give back the connections."""
+        self._client.close()
+
+    def complete(self, body: Mapping[str, Any], tokens: int) -> dict[str, Any]:
+        """Return the reply to a chat completion, a JSON object with an answer or a refusal in it.
+
+        Args:
+            body: what is sent.
+            tokens: about how many it will take, for the pace.
+
+        Raises:
+            UserError: the request is wrong, or the server would not answer; nothing else is worth sending.
+            GarbageError: every reply was none.
+            StoppedError: `stopping` was set meanwhile.
+        """
+        kit = self._tenacity
+        chance = kit.wait_exponential_jitter(
+            initial=self.patience.first, max=self.patience.longest, jitter=self.patience.first
+        )
+
+        def wait(state: Any) -> float:
+            asked = state.outcome.exception().wait
+            return float(chance(state) if asked is None else asked)
+
+        attempts = kit.Retrying(
+            stop=kit.stop_after_attempt(self.patience.attempts),
+            wait=wait,
+            retry=kit.retry_if_exception_type((_AgainError, GarbageError)),
+            sleep=self._sleep,
+            reraise=True,
+        )
+        try:
+            reply: dict[str, Any] = attempts(self._attempt, body, tokens)
+        except _AgainError as error:
+            raise UserError(
+                f"endpoint {self.url} gave no answer in {self.patience.attempts} attempts; the last: {error}; what "
+                "was answered is kept, so the same command goes on from here"
+            ) from None
+        return reply
+
+    def _attempt(self, body: Mapping[str, Any], tokens: int) -> dict[str, Any]:
+        self._sleep(self.pace.reserve(tokens))
+        self.bill.attempt()
+        status, headers, content = self._post(body)
+        if status in AGAIN or status >= 500:
+            raise _AgainError(f"status {status}{self._reason(content)}", self._asked_to_wait(status, headers))
+        try:
+            reply = json.loads(content)
+        except ValueError:
+            reply = None
+        if status >= 400:
+            if self._error_code(reply) in REFUSED:
+                return {"choices": [{"message": {"content": ""}, "finish_reason": "content_filter"}]}
+            hint = {401: "; check the key", 403: "; check the key", 404: "; check url and model"}.get(status, "")
+            raise UserError(f"endpoint {self.url} refuses with status {status}{self._reason(content)}{hint}")
+        if status >= 300:
+            raise UserError(f"endpoint {self.url} redirects with status {status}; give the address that it points to")
+        if not isinstance(reply, dict):
+            raise GarbageError(f"the reply is not a JSON object: {content[:80]!r}")
+        self.bill.paid(reply)
+        if text_of(reply)[1] == "garbage":
+            raise GarbageError(f"the reply has no choices with a message: {content[:80]!r}")
+        return reply
+
+    def _post(self, body: Mapping[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
+        """Send once; a reply that trickles in counts as none when the time is over."""
+        ends = time.monotonic() + self.patience.timeout
+        try:
+            with self._client.stream("POST", f"{self.url}/chat/completions", json=body) as response:
+                content = b""
+                for chunk in response.iter_bytes():
+                    content += chunk
+                    if time.monotonic() > ends:
+                        raise _AgainError(f"the reply was not complete after {self.patience.timeout:g} seconds")
+                    if len(content) > LARGEST:
+                        raise GarbageError(f"the reply is larger than {LARGEST:,} bytes")
+                return response.status_code, response.headers, content
+        except self._http.TimeoutException:
+            raise _AgainError(f"no answer within {self.patience.timeout:g} seconds") from None
+        except self._http.UnsupportedProtocol:
+            raise UserError(f"endpoint {self.url} is no address; expected one that begins with http") from None
+        except self._http.HTTPError as error:
+            raise _AgainError(self._said(str(error)) or type(error).__name__) from None
+
+    def _asked_to_wait(self, status: int, headers: Mapping[str, str]) -> float | None:
+        """Return the seconds of a Retry-After header, and keep every thread from sending meanwhile."""
+        seconds = retry_after(headers.get("retry-after", ""), time.time())
+        if seconds is None:
+            return None
+        if seconds > self.patience.longest:
+            raise UserError(
+                f"endpoint {self.url} answered with status {status} and asks to wait {seconds:.0f} seconds; run the "
+                "same command again then, or raise longest_wait; what was answered is kept"
+            )
+        self.pace.pause(seconds)
+        return 0.0  # the pace waits
+
+    def _sleep(self, seconds: float) -> None:
+        if self.stopping.wait(max(0.0, seconds)):
+            raise StoppedError
+
+    def _reason(self, content: bytes) -> str:
+        """Return what the body of an error says, short and without the key."""
+        try:
+            tree = json.loads(content)
+            error = tree.get("error", tree)
+            text = error.get("message") if isinstance(error, dict) else error
+        except (ValueError, AttributeError):
+            text = content.decode("utf-8", "replace")
+        said = self._said(str(text or ""))
+        return f": {said}" if said else ""
+
+    def _said(self, text: str) -> str:
+        hidden = text.replace(self._key, "***") if self._key else text
+        return " ".join(hidden.split())[:200]
+
+    @staticmethod
+    def _error_code(reply: Any) -> Any:
+        error = reply.get("error") if isinstance(reply, dict) else None
+        return error.get("code") if isinstance(error, dict) else None
+
+
+def retry_after(value: str, now: float) -> float | None:
+    """Return the seconds that a Retry-After header asks for: a number, or a date; None if it is neither.
+
+    >>> retry_after("2.5", 0), retry_after("Thu, 01 Jan 1970 00:00:30 GMT", 10), retry_after("soon", 0)
+    (2.5, 20.0, None)
+    """
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - now
+        except ValueError:
+            return None
+    return max(0.0, seconds) if seconds == seconds else None

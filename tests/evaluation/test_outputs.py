@@ -1,0 +1,192 @@
+"""`neuroglot score` on outputs of any system, against sacreBLEU's own command; and one line for each broken input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from neuroglot.evaluation import paired_bootstrap, score_rows
+
+REFERENCES = ["der Hund läuft über die Straße .", "geöffnet von 9 bis 17 Uhr", "bitte nicht betreten", "Ausgang hier"]
+ONE = ["der Hund läuft auf der Straße .", "geöffnet von 9 bis 18 Uhr", "bitte nicht betreten", "Eingang hier"]
+TWO = ["ein Hund läuft", "geöffnet bis 17 Uhr", "nicht betreten", "Ausgang hier"]
+
+
+def write(path, texts):
+    path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    return path
+
+
+def objects(path, rows):
+    return write(path, [json.dumps(row, ensure_ascii=False) for row in rows])
+
+
+@pytest.fixture
+def files(tmp_path):
+    return [
+        write(tmp_path / name, texts) for name, texts in (("one.de", ONE), ("ref.de", REFERENCES), ("two.de", TWO))
+    ]
+
+
+def figures_of(said):
+    (result,) = json.loads(said)["results"]
+    (pair,) = result["pairs"].values()
+    return pair["figures"]
+
+
+def sacrebleus(files, *options):
+    command = [sys.executable, "-m", "sacrebleu", str(files[1]), "-i", str(files[0]), "-b", "-w", "6", *options]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def test_plain_text_is_scored_as_sacrebleu_scores_it(cli, files):
+    code, out, err = cli("score", files[0], files[1], "--pair", "en-de", "--json", "--resamples", "50")
+    assert (code, err) == (0, "")
+    found = figures_of(out)
+    assert list(found) == ["bleu", "chrf", "ter", "exact"]
+    for name, options in {"bleu": [], "chrf": ["--chrf-word-order", "2"], "ter": []}.items():
+        assert found[name]["value"] == pytest.approx(sacrebleus(files, "-m", name, *options), abs=1e-5), name
+        assert found[name]["low"] <= found[name]["value"] <= found[name]["high"]
+        assert "version:" in found[name]["signature"]
+    assert found["exact"]["value"] == 25.0
+
+
+def test_a_comparison_is_the_paired_bootstrap(cli, files):
+    code, out, err = cli("score", *files[:2], "--pair", "en-de", "--against", files[2], "--json", "--seed", "3")
+    assert (code, err) == (0, "")
+    rows = [
+        [{"pair": "en-de", "index": i, "hypothesis": h, "reference": r} for i, (h, r) in enumerate(zip(t, REFERENCES))]
+        for t in (ONE, TWO)
+    ]
+    found = figures_of(out)
+    for name in ("bleu", "chrf", "ter", "exact"):
+        expected = paired_bootstrap(rows[1], rows[0], name, seed=3)
+        got = found[name]
+        assert got["difference"] == pytest.approx(expected.value)
+        assert (got["difference_low"], got["difference_high"]) == pytest.approx((expected.low, expected.high))
+        assert got["p"] == expected.p
+        assert got["value"] - got["other"] == pytest.approx(got["difference"])
+    assert cli("score", *files[:2], "--against", files[0], "--json")[1].count('"p": 1.0') == 4
+
+
+def test_the_table_names_signatures_and_the_way_of_the_intervals(cli, files):
+    code, out, _ = cli("score", *files[:2], "--pair", "en-zh", "--against", files[2], "--resamples", "20")
+    assert code == 0
+    assert "BLEU: nrefs:1|case:mixed|eff:no|tok:zh|smooth:exp|version:" in out
+    assert "TER (lower is better)" in out
+    assert "20 bootstrap draws of source items" in out
+
+
+def run_rows():
+    rows = []
+    for system, texts in (("base", TWO), ("mnaft", ONE)):
+        for pair in ("en-de", "en-fr"):
+            for index, (said, wanted) in enumerate(zip(texts, REFERENCES, strict=True)):
+                rows.append(
+                    {
+                        "system": system,
+                        "split": "image_translation",
+                        "pair": pair,
+                        "item": f"i{index}",
+                        "index": index,
+                        "reference": wanted,
+                        "hypothesis": said,
+                        "source": "x",
+                        "nll": 2.0 + index,
+                    }
+                )
+    return rows  # fmt: skip
+
+
+def test_hypotheses_of_a_run_need_no_other_file(cli, tmp_path):
+    path = objects(tmp_path / "hypotheses.jsonl", run_rows())
+    code, out, err = cli("score", path, "--system", "mnaft", "--against", "base", "--json", "--resamples", "30")
+    assert (code, err) == (0, "")
+    (result,) = json.loads(out)["results"]
+    assert list(result["pairs"]) == ["en-de", "en-fr", "average"]
+    expected = score_rows([row for row in run_rows() if row["system"] == "mnaft"])
+    for pair, part in result["pairs"].items():
+        for name, figure in part["figures"].items():
+            assert figure["value"] == pytest.approx(expected[pair][name]), (pair, name)
+    assert result["pairs"]["average"]["items"] == 4
+    assert result["pairs"]["average"]["figures"]["nll"]["signature"] == "nats|unit:character"
+    assert len(json.loads(cli("score", path, "--json", "--resamples", "5")[1])["results"]) == 2
+    one = json.loads(cli("score", path, "--json", "--pair", "en-fr", "--system", "base", "--metrics", "exact")[1])
+    assert list(one["results"][0]["pairs"]) == ["en-fr"]
+
+
+def test_plain_text_against_a_run_takes_its_references(cli, tmp_path, files):
+    rows = [row for row in run_rows() if row["system"] == "mnaft" and row["pair"] == "en-de"]
+    path = objects(tmp_path / "hypotheses.jsonl", rows)
+    code, out, err = cli("score", path, "--against", files[2], "--json", "--metrics", "exact")
+    assert (code, err) == (0, "")
+    assert figures_of(out)["exact"]["other"] == 25.0
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_not_text(cli, tmp_path):
+    for name, texts in (("h.txt", ONE), ("r.txt", ONE)):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + "\r\n".join(texts).encode() + b"\r\n")
+    write(tmp_path / "plain", ONE)
+    assert figures_of(cli("score", tmp_path / "h.txt", tmp_path / "plain", "--json")[1])["exact"]["value"] == 100.0
+
+
+def test_a_line_separator_inside_a_segment_does_not_split_it(cli, tmp_path):
+    texts = ["a\u2028b c d", "e\x0cf"]
+    paths = [write(tmp_path / name, texts) for name in "hr"]
+    (result,) = json.loads(cli("score", *paths, "--json")[1])["results"]
+    assert result["pairs"]["und-und"]["n"] == 2
+
+
+def broken(tmp_path, files):
+    """Each mistake, as arguments, and what is said about it."""
+    one, ref, _ = files
+    short = write(tmp_path / "short", REFERENCES[:3])
+    latin = tmp_path / "latin"
+    latin.write_bytes("gut\nschön\n".encode("latin-1"))
+    empty = write(tmp_path / "empty", [])
+    garbage = write(tmp_path / "garbage.jsonl", ['{"hypothesis": "a"}', "{not json"])
+    a_list = write(tmp_path / "list.jsonl", ["[1, 2]"])
+    nameless = objects(tmp_path / "nameless.jsonl", [{"text": "a"}])
+    number = objects(tmp_path / "number.jsonl", [{"hypothesis": 3, "reference": "a"}])
+    alone = objects(tmp_path / "alone.jsonl", [{"hypothesis": "a"}])
+    pair = objects(tmp_path / "pair.jsonl", [{"hypothesis": "a", "reference": "a", "pair": "en_de"}])
+    twice = objects(tmp_path / "twice.jsonl", [{"hypothesis": "a", "reference": "a", "index": 1}] * 2)
+    many = objects(tmp_path / "many.jsonl", run_rows())
+    return [
+        ((one, short), "has 4 segments and"),
+        ((latin, ref), "line 2 is not UTF-8 (byte 3)"),
+        ((empty, ref), "is empty"),
+        ((tmp_path / "absent", ref), "does not exist"),
+        ((tmp_path, ref), "cannot be read: Is a directory"),
+        ((garbage, ref), "line 2 is not JSON"),
+        ((a_list,), "line 1 holds a list, expected an object"),
+        ((nameless,), "line 1 has no field hypothesis; it has text"),
+        ((number,), "line 1: hypothesis must be a text, got 3"),
+        ((alone,), "has no reference for segment 1"),
+        ((pair,), "line 1: pair 'en_de' is malformed"),
+        ((twice,), "has segment 1 of und-und twice"),
+        ((one, ref, "--pair", "en-xxx"), "language code 'xxx' is not known"),
+        ((one, ref, "--metrics", "bleu,blue"), "figure 'blue' is not known; did you mean bleu"),
+        ((one, ref, "--metrics", "nll"), "the figure nll cannot be computed"),
+        ((one, ref, "--metrics", "lines"), "no reference has several lines"),
+        ((one, ref, "--tokenise", "14a"), "did you mean 13a"),
+        ((one, ref, "--against", "absent"), "--against absent does not exist"),
+        ((one, ref, "--against", short), "has 3 segments and"),
+        ((one, ref, "--resamples", "0"), "resamples must be 1 or more"),
+        ((one, ref, "--comet", tmp_path / "none"), "does not exist; make one: python3 -m venv comet"),
+        ((many, "--against", "base"), "has 2 systems: base, mnaft; choose one with --system"),
+        ((many, "--system", "mnatf"), "has nothing of system mnatf; it has base, mnaft"),
+        ((one, ref, "--metrics", "comet"), "give it with --comet PATH"),
+    ]  # fmt: skip
+
+
+def test_broken_inputs_get_one_clear_line_each(cli, tmp_path, files):
+    for arguments, words in broken(tmp_path, files):
+        code, out, err = cli("score", *arguments)
+        assert (code, out) == (2, ""), arguments
+        assert err.startswith("neuroglot: "), err
+        assert err.count("\n") == 1, err
+        assert words in err, (arguments, err)

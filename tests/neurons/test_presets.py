@@ -1,0 +1,67 @@
+"""One set of the chosen neurons alone, and what the printed formulas choose where ours choose otherwise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from neuroglot.errors import UserError
+from neuroglot.neurons.selecting.select import select
+
+
+def test_a_set_alone_is_what_it_is_in_both(kit):
+    g = torch.Generator().manual_seed(3)
+    conditions = kit.conditions_of("fr de cs")
+    made = kit.make_profile({name: torch.rand(3, 40, generator=g) for name in ("l0", "l1")}, conditions)
+    for method in ("neumt", "random"):
+        chosen = {
+            s: select(
+                made,
+                method,
+                layers=1.0,
+                ranking="relevance",
+                specific=0.2,
+                sets=s,
+                **({"like": "neumt"} if method == "random" else {}),
+            )
+            for s in ("both", "agnostic", "specific")
+        }
+        both = chosen["both"]
+        assert len(chosen["agnostic"]) + len(chosen["specific"]) == len(both) == 80
+        for name in ("l0", "l1"):
+            for group, index in both.rows[name].items():
+                alone = chosen["agnostic" if group == both.agnostic else "specific"]
+                assert torch.equal(alone.rows[name][group], index)
+        assert all(group == both.agnostic for groups in chosen["agnostic"].rows.values() for group in groups)
+        assert all(group != both.agnostic for groups in chosen["specific"].rows.values() for group in groups)
+    with pytest.raises(UserError, match="sets=specific: neumt chose no specific neuron"):
+        select(made, "neumt", layers=1.0, ranking="relevance", specific=0.0, sets="specific")
+    with pytest.raises(UserError, match="sets must be one of both, agnostic, specific"):
+        select(made, "neumt", layers=1.0, ranking="relevance", sets="none")
+
+
+def test_mnaft_as_printed_follows_the_loud_pair_and_the_strong_neurons(kit):
+    """Where the literal reading differs: the loudest pair wins every neuron, and a planted quiet one is lost."""
+    g = torch.Generator().manual_seed(5)
+    x = 1 + 0.05 * torch.rand(3, 200, generator=g)
+    x[:, 100:] *= 20 * (1 + 0.2 * torch.rand(3, 100, generator=g))  # strong neurons, of no pair
+    quiet = torch.arange(0, 100, 10)
+    x[1, quiet] *= 4  # weak ones that one pair uses
+    x[0] *= 10  # a pair whose gradients are larger
+    made = kit.make_profile({"l0": x}, kit.conditions_of("fr de cs"))
+    shape = {"layers": 1.0, "budget": 0.5, "specific": 0.1, "specific_to": "pair"}
+    own, printed = (select(made, method, **shape) for method in ("mnaft", "mnaft-paper"))
+    assert len(own) == len(printed) == 100
+
+    def specific(found):
+        return {
+            row: group for group, rows in found.rows["l0"].items() if group != found.agnostic for row in rows.tolist()
+        }
+
+    assert set(specific(printed).values()) == {frozenset({"en-fr"})}
+    assert not set(specific(printed)) & set(quiet.tolist())
+    assert set(specific(own)) == set(quiet.tolist())
+    assert set(specific(own).values()) == {frozenset({"en-de"})}
+    assert printed.meta["options"]["specific_to"] == dict.fromkeys(("vision", "connector", "language"), "pair")
+    whole = select(made, "mnaft-paper", layers=1.0)  # by default to the pair, not to the target's or source's side
+    assert whole.meta["options"]["contrast"] == "none"

