@@ -2,7 +2,7 @@
 
 `python benchmarks/multi30k_base.py --data FOLDER --out out/multi30k` trains a LLaVA of 6 million parameters from the
 embedded model's vision tower and a language model without weights. Like the embedded model it is never shown an image
-with a target in another language: closing that gap is what the compared methods are for. The last 4,000 training
+with a target in another language: closing that gap is what the compared methods are for. The first 4,000 training
 captions are kept back for them. Three stages, each resumable: *look* (which characters does a patch hold), *speak*
 (translate text), *both*.
 """
@@ -300,7 +300,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e9, help="stop a stage after so long; call again to go on")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    texts = captions(given.data)[:-KEPT_BACK]
+    texts = captions(given.data)[KEPT_BACK:]
     if not (given.out / "tokenizer").exists():
         build_tokenizer(texts).save_pretrained(given.out / "tokenizer")
     tokenizer = Fast.from_pretrained(given.out / "tokenizer")

@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 import time
-import zlib
 from pathlib import Path
 
 import pytest
@@ -24,8 +23,7 @@ SMOKE_RUN = ["name=smoke", "data.pairs=[en-de, en-fr]", "train.weight_decay=0.1"
 TURNS = 3
 """Slow tests that repeat one thing for every family, method or optimiser run in turn: on a day a third of them.
 
-`NEUROGLOT_TESTS=all` runs all of them. Which is whose turn follows from the day and the test's name, so that a change
-of the list moves no other test.
+`NEUROGLOT_TESTS=all` runs all of them. Of each test function every third of its slow cases has its turn on a day.
 """
 
 
@@ -37,15 +35,16 @@ def pytest_collection_modifyitems(config, items):
     if os.environ.get("NEUROGLOT_TESTS") == "all" or config.option.markexpr != "slow":
         return
     today = datetime.datetime.now(tz=datetime.UTC).toordinal()
-    later = [
-        item
-        for item in items
-        if item.get_closest_marker("turns")
-        and item.get_closest_marker("slow")
-        and (zlib.crc32(item.nodeid.encode()) + today) % TURNS
-    ]
-    config.hook.pytest_deselected(items=later)
-    items[:] = [item for item in items if item not in set(later)]
+    places: dict[str, int] = {}
+    later = set()
+    for item in items:
+        if item.get_closest_marker("turns") and item.get_closest_marker("slow"):
+            function = item.nodeid.partition("[")[0]
+            places[function] = places.get(function, -1) + 1
+            if function != item.nodeid and (places[function] + today) % TURNS:
+                later.add(item)
+    config.hook.pytest_deselected(items=list(later))
+    items[:] = [item for item in items if item not in later]
 
 
 def silent(label, total):

@@ -23,6 +23,7 @@ def run(folder, *changes):
     return said
 
 
+@pytest.mark.slow
 def test_from_a_finished_dense_run_only_what_follows_is_done_again(own_run):
     dense = Adapter.load(own_run / "adapter")
     chosen = (own_run / "selection.safetensors").read_bytes()

@@ -24,6 +24,7 @@ def sign(folder):
 
 
 @pytest.mark.parametrize("method", ["prompt", "bitfit", "connector"])
+@pytest.mark.turns
 def test_a_run_serves(cli, tmp_path, method):
     code, _, err = cli("run", "quickstart", f"name={method}", f"method={method}", *ARGUMENTS, "--runs", tmp_path)
     assert code == 0, err

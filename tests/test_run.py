@@ -422,6 +422,7 @@ def test_a_second_run_in_one_folder_is_refused_with_the_number_of_the_first(own_
         ),
     ],
 )
+@pytest.mark.turns
 def test_every_method_runs_from_data_to_page(tmp_path, method, overrides):
     recipe = load_recipe("quickstart", ["name=smoke", f"method={method}", *overrides], "smoke")
     done = run(tmp_path, f"method={method}", *overrides)

@@ -131,6 +131,7 @@ def test_slugs_are_parts_of_folder_names():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.turns
 def test_an_ablation_runs_and_goes_on(tmp_path, capsys, name):
     def run():
         with pytest.raises(SystemExit) as end:

@@ -119,7 +119,7 @@ def check_colours(source: str) -> None:
     assert not any(re.search(r"#[0-9a-f]{6}\b", drawing) for drawing in drawings), "a colour that no scheme can change"
 
 
-@pytest.mark.parametrize("kind", ["full", "bare"])
+@pytest.mark.parametrize("kind", [pytest.param("full", marks=pytest.mark.slow), "bare"])
 def test_a_page_is_valid_self_contained_and_accessible(kind, request):
     page = request.getfixturevalue(kind)
     source = (request.getfixturevalue(f"{kind}_run") / "report.html").read_text(encoding="utf-8")

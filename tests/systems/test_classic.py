@@ -291,6 +291,7 @@ def test_a_vision_model_by_folder_is_a_tower_too(tmp_path: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FUSIONS)
+@pytest.mark.turns
 def test_scenes_are_told_apart_by_their_pictures(tmp_path: Any, kind: str) -> None:
     """On the embedded corpus, where every sentence occurs with both readings, and with the embedded tower."""
     examples = scene_examples("train", 16, [Pair.parse("en-de"), Pair.parse("en-fr")], 0)

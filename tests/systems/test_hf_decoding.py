@@ -19,6 +19,7 @@ def longest(model, batcher, one, penalty):
     return batcher.tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
 
 
+@pytest.mark.slow
 def test_beams_take_the_length_penalty(model, batcher, mixed):
     found = {}
     for penalty in (-4.0, 4.0):

@@ -123,6 +123,7 @@ def test_a_resumed_training_replays_as_if_nothing_had_happened(batcher, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["mnaft", "random", "full", "lora", "bitfit"])
+@pytest.mark.turns
 def test_every_method_replays(method, tmp_path, monkeypatch):
     """A run replays its share, of the tasks and pairs that it says, and nothing that it scores."""
     from neuroglot.recipes import load_recipe

@@ -69,8 +69,11 @@ class Recorder(PairTrainer):
         return optimizer
 
 
-@pytest.mark.parametrize("optimizer", ["adamw_torch", "adamw_torch_fused", "sgd", "adafactor"])
-@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize(
+    "optimizer",
+    ["adamw_torch_fused", *(pytest.param(n, marks=pytest.mark.slow) for n in ("adamw_torch", "sgd", "adafactor"))],
+)
+@pytest.mark.parametrize("accumulation", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_every_step_moves_its_own_pairs_groups_only(tmp_path: Path, optimizer: str, accumulation: int) -> None:
     model = prepare(tiny_llava(bias=True), "neurons", tiny_selection())
     before = snapshot(model)
@@ -108,6 +111,7 @@ class PowerCutError(Exception):
 
 
 @pytest.mark.parametrize("method", ["neurons", *(pytest.param(name, marks=pytest.mark.slow) for name in RESUMED)])
+@pytest.mark.turns
 def test_a_resumed_run_ends_bit_identical(tmp_path: Path, method: str) -> None:
     """Three epochs, accumulation, dropout; cut in the middle of the second epoch, after a checkpoint."""
     chosen = options(steps=14, accumulation=2, save_steps=3, weight_decay=0.1)
@@ -161,7 +165,7 @@ def test_seconds_are_those_of_the_whole_training(tmp_path: Path) -> None:
     assert 1000 < made(tmp_path)[1].seconds < 2000
 
 
-@pytest.mark.parametrize("file", ["adapter_model.safetensors", "optimizer.pt"])
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", pytest.param("optimizer.pt", marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, file: str) -> None:
     model, _ = made(tmp_path)
     path = tmp_path / "checkpoint-8" / file

@@ -46,7 +46,10 @@ def trainer(
     return Trainer(model, arguments, train_dataset=items(0, 8), eval_dataset=items(50, 4))
 
 
-@pytest.mark.parametrize(("mode", "rank"), [("sliced", None), ("additive", None), ("sliced", 2)])
+@pytest.mark.parametrize(
+    ("mode", "rank"),
+    [("sliced", None), *(pytest.param(*c, marks=pytest.mark.slow) for c in (("additive", None), ("sliced", 2)))],
+)
 def test_a_resumed_training_ends_as_an_uninterrupted_one(tmp_path: Path, mode: str, rank: int | None) -> None:
     whole = model_with(mode, rank)
     trainer(whole, tmp_path / "whole", max_steps=6, save_steps=3).train()
@@ -80,6 +83,7 @@ def test_the_best_model_is_the_one_that_runs_at_the_end(tmp_path: Path, mode: st
 @pytest.mark.parametrize(
     "family", [name if name == "qwen2_5_vl" else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 )
+@pytest.mark.turns
 def test_every_family_resumes_where_it_was(tmp_path: Path, family: str) -> None:
     def fresh() -> tuple[PeftModel, Inputs]:
         base, inputs = build(family)

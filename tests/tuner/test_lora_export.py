@@ -155,6 +155,7 @@ save_file({"logits": logits}, out)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["four groups", "dense and low rank mixed", "ffn neurons"])
+@pytest.mark.turns
 def test_stock_peft_loads_it_without_neuroglot(tmp_path: Path, case: str) -> None:
     chosen, rank, _ = CASES[case]
     tiny_llava(bias=True).save_pretrained(tmp_path / "base")

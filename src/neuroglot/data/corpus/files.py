@@ -69,10 +69,10 @@ def file_corpus(
     others = examples.where(np.isin(code, usable))
     retention: dict[str, Any]
     dev_retention: dict[str, Any]
-    if len(others):
-        on_dev = others.column("split") == _DEV
-        retention = _by_task(others.where(~on_dev), sizes.retention)
-        dev_retention = _by_task(others.where(on_dev), kept)
+    marked = others.column("split")
+    if (marked != _TRAIN).any():  # what is marked for training may be replayed, and is no test
+        retention = _by_task(others.where((marked != _TRAIN) & (marked != _DEV)), sizes.retention)
+        dev_retention = _by_task(others.where(marked == _DEV), kept)
     else:
         sample = signs("test", 100) if sizes.retention else []
         possible = [pair for pair in map(Pair.parse, pairs) if _can_write(sample, pair)]
