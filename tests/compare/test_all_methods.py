@@ -1,4 +1,4 @@
-"""Competitors of every form in one grid by the command line: each trains, keeps its own form, and is counted as it is."""
+"""Competitors of every form in one grid, by the command line: each trains, keeps its form, is counted as it is."""
 
 from __future__ import annotations
 
