@@ -35,7 +35,7 @@ def test_what_does_not_read_is_not_compared_on_texts_in_images():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "methods"),
-    [("quickstart-multimodal", ["text-transformer", "gated-fusion", "lvp-m3"]), ("quickstart", ["text-transformer"])],
+    [("quickstart-multimodal", ["text-transformer", "lvp-m3"]), ("quickstart", ["text-transformer"])],
 )
 def test_a_grid_with_classic_systems(tmp_path, capsys, recipe, methods):
     arguments = ["compare", recipe, "name=grid", "data.pairs=[en-de]", "data.heldout=0", "data.retention=0",

@@ -38,7 +38,7 @@ KINDS: dict[str, Kind] = {
                     "leave them out, raise data.max_length, or allow them with data.max_bad"),
     "no_examples": Kind("error", "the recipe's task and pairs have no example", "change task or data.pairs"),
     "empty_split": Kind("error", "have no example in a split that a run needs", "add some, or mark some with a split"),
-    "small_split": Kind("warning", "have too few examples in a split to say much", "add some, or leave the pair out"),
+    "small_split": Kind("warning", "with too few examples in a split to say much", "add some, or leave the pair out"),
     "empty_target": Kind("error", "have a target that is empty or blank", "remove them"),
     "identical_target": Kind("warning", "have a target that is the source text, in another language",
                              "see whether they were left untranslated"),
