@@ -20,15 +20,15 @@ sys.path.append(str(Path(__file__).parent / "tuner"))
 SMOKE_RUN = ["name=smoke", "data.pairs=[en-de, en-fr]", "train.weight_decay=0.1", "train.optimizer=adamw_torch_fused"]
 
 
-TURNS = 3
-"""Slow tests that repeat one thing for every family, method or optimiser run in turn: on a day a third of them.
+TURNS = 4
+"""Slow tests that repeat one thing for every family, method or optimiser run in turn: on a day a quarter of them.
 
-`NEUROGLOT_TESTS=all` runs all of them. Of each test function every third of its slow cases has its turn on a day.
+`NEUROGLOT_TESTS=all` runs all of them. Of each test function every fourth of its slow cases has its turn on a day.
 """
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "turns: of its slow cases a third runs today; see conftest.py")
+    config.addinivalue_line("markers", "turns: of its slow cases a quarter runs today; see conftest.py")
 
 
 def pytest_collection_modifyitems(config, items):
