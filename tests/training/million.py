@@ -58,6 +58,10 @@ def main(folder: Path, records: int, checked: int) -> dict[str, float]:
     from neuroglot.training import Mix, OnePairBatchSampler
 
     def peak() -> int:
+        # Not ru_maxrss: it begins with that of the process that forked this one, such as a test worker of 2 GB.
+        status = Path("/proc/self/status")
+        if status.exists():
+            return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     batcher = Batcher(load_processor("embedded"))
