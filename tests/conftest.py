@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,28 +22,33 @@ SMOKE_RUN = ["name=smoke", "data.pairs=[en-de, en-fr]", "train.weight_decay=0.1"
 
 
 TURNS = 4
-"""Slow tests that repeat one thing for every family, method or optimiser run in turn: on a day a quarter of them.
+"""Slow tests that repeat one thing for every family, method or optimiser run in turn: on a day a quarter of them."""
 
-`NEUROGLOT_TESTS=all` runs all of them. Of each test function every fourth of its slow cases has its turn on a day.
-"""
+LONG = 3
+"""Single tests of minutes run in turn with each other: on a day a third of them."""
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "turns: of its slow cases a quarter runs today; see conftest.py")
+    config.addinivalue_line("markers", "turns: not every day; see conftest.py")
 
 
 def pytest_collection_modifyitems(config, items):
+    """Leave out what has its turn another day, of slow tests marked `turns`; `NEUROGLOT_TESTS=all` leaves out none.
+
+    Of each function with several cases every fourth has its turn on a day, of all others every third.
+    """
     if os.environ.get("NEUROGLOT_TESTS") == "all" or config.option.markexpr != "slow":
         return
     today = datetime.datetime.now(tz=datetime.UTC).toordinal()
-    places: dict[str, int] = {}
+    places: Counter[str] = Counter()
     later = set()
     for item in items:
         if item.get_closest_marker("turns") and item.get_closest_marker("slow"):
             function = item.nodeid.partition("[")[0]
-            places[function] = places.get(function, -1) + 1
-            if function != item.nodeid and (places[function] + today) % TURNS:
+            queue, turns = ("long", LONG) if function == item.nodeid else (function, TURNS)
+            if (places[queue] + today) % turns:
                 later.add(item)
+            places[queue] += 1
     config.hook.pytest_deselected(items=list(later))
     items[:] = [item for item in items if item not in later]
 

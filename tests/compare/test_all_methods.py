@@ -15,6 +15,7 @@ METHODS = ("base", *WHOLE, "lora", "dora", "prompt", "bitfit", "norms", "mnaft-p
 
 
 @pytest.mark.slow
+@pytest.mark.turns
 def test_a_grid_of_every_form(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         main(["compare", "quickstart", "name=all", "data.pairs=[en-de, en-fr]", "data.heldout=0", "--scale", "smoke",

@@ -351,6 +351,7 @@ except SystemExit as ended:
 
 
 @pytest.mark.slow
+@pytest.mark.turns
 def test_a_million_records_stream_through_within_a_gigabyte(tmp_path):
     rng = random.Random(0)
     words = [a + b for a in ("ka", "lo", "mi", "ne", "ru", "sta", "ver", "tin") for b in ("an", "er", "os", "ik")]

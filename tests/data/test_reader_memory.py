@@ -90,6 +90,7 @@ def test_eight_times_the_records_take_the_same_memory(write, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.turns
 def test_hundreds_of_thousands_of_records_stream(tmp_path):
     peak(read_source(jsonl(tmp_path, 10)))  # the names of languages are loaded once
     found, most = peak(read_source(jsonl(tmp_path, 200_000)))
@@ -98,6 +99,7 @@ def test_hundreds_of_thousands_of_records_stream(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.turns
 def test_ids_cost_little(tmp_path):
     """Whoever looks for repeated ids remembers them: 16 bytes each, and some more while they are sorted in."""
     found, most = peak(read_source(mit10m(tmp_path, 150_000)))

@@ -96,6 +96,7 @@ def test_agreement_of_rankings_is_kendalls_tau():
 
 
 @pytest.mark.slow
+@pytest.mark.turns
 def test_every_kind_of_a_whole_run(own_run):
     said: list[str] = []
     found = gather(own_run, seeds=2, items=6, say=said.append)

@@ -161,6 +161,7 @@ def test_a_damaged_profile_is_refused_by_its_name(kit, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.turns
 def test_cost_is_linear_in_languages_and_samples(kit, tmp_path):
     """Calls, floating point operations and bytes: two languages more always cost what two languages more cost."""
     model, inputs = kit.make_llava(), kit.collate(kit.make_samples(2))

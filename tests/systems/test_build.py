@@ -292,6 +292,7 @@ def test_a_run_refuses_a_system_that_lacks_something_before_it_trains(own_run, m
 
 
 @pytest.mark.slow
+@pytest.mark.turns
 def test_a_comparison_takes_systems_as_further_yardsticks(cli, tmp_path):
     code, out, err = cli(
         "compare", "quickstart", "--scale", "smoke", "--methods", "base,joined,full", "--seeds", 1, "--sweep", "none",

@@ -43,6 +43,7 @@ def holds(found: dict[str, float], records: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.turns
 def test_a_million_records_fit_into_a_gibibyte(tmp_path):
     found = run(tmp_path, RECORDS, 2000)
     holds(found, RECORDS)

@@ -16,7 +16,7 @@ import peft
 import pytest
 from peft_cases import MULTIPLE_ACTIVE_ADAPTERS_TEST_CASES, TEST_CASES
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.turns]
 
 HERE = Path(__file__).parent
 CACHE = HERE.parents[1] / "out"
