@@ -31,9 +31,9 @@ from rich.table import Table
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from neuroglot.data.batch import Batcher
+from neuroglot.data.embedded.signs import Sign, signs
 from neuroglot.data.example import Example, RenderSpec
 from neuroglot.data.render import SIZE, render
-from neuroglot.data.signs import Sign, signs
 from neuroglot.models.load import EMBEDDED, load_model, load_processor
 
 SIDES = (96, 448)

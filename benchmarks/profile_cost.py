@@ -25,7 +25,7 @@ from neuroglot.data.corpus import Sizes, load_corpus
 from neuroglot.models.load import EMBEDDED, load_model, load_processor
 from neuroglot.neurons import profile
 from neuroglot.neurons.profiling.passes import frozen, token_loss
-from neuroglot.neurons.profiling.positions import forward_inputs, unpack
+from neuroglot.neurons.profiling.tapping.positions import forward_inputs, unpack
 from neuroglot.pair import Pair
 from neuroglot.recipe import ProfileSection
 

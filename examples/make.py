@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from neuroglot.data.signs import signs
+from neuroglot.data.embedded.signs import signs
 
 HERE = Path(__file__).parent
 LANGUAGES = ("de", "fr")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from neuroglot.cli import main
 from neuroglot.errors import UserError
 from neuroglot.init import write_recipe
 from neuroglot.recipes import load_recipe
-from neuroglot.stages import stages
+from neuroglot.stages import Context, stages
+
+FIXTURES = Path(__file__).parent / "data" / "fixtures"
 
 WORDS = {
     "Monday": ("Montag", "lundi"),
@@ -132,6 +135,45 @@ def test_any_file_name_gives_a_recipe_that_loads(data, tmp_path, name):
     odd.write_text(data.read_text().replace("photos/", f"{data.parent}/photos/"))
     write_recipe("embedded", odd, tmp_path / name)
     assert load_recipe(tmp_path / name).data.source == str(odd)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "examples", "pairs"),
+    [
+        ("m3-multi30k", {"pairs": ["en-de", "en-cs"]}, 20, ("en-cs", "en-de")),
+        ("m3-multi30k", {"task": "multimodal_translation", "pairs": ["en-de", "en-fr"]}, 20, ("en-de", "en-fr")),
+        ("m3-ambigcaps", {"pairs": ["en-tr"], "layout": "ambigcaps"}, 8, ("en-tr",)),
+        ("mit-10m", {"pairs": ["en-de"]}, 9, ("en-de",)),
+        ("sharegpt/signs.json", {"pairs": ["en-de"]}, 2, ("en-de",)),
+    ],
+)
+def test_data_in_any_layout(tmp_path, source, options, examples, pairs):
+    out = tmp_path / "30.yaml"
+    said = write_recipe("embedded", FIXTURES / source, out, **options)
+    assert f"{examples} {options.get('task', 'image_translation')} examples" in said
+    recipe = load_recipe(out)
+    assert (recipe.name, set(recipe.data.pairs), recipe.data.format) == (
+        "30",
+        set(pairs),
+        options.get("layout", "auto"),
+    )
+    corpus = Context(recipe, tmp_path, lambda label, total: lambda done: None, print).corpus
+    assert {e.task for e in corpus.train} == {recipe.task}
+    assert {str(e.pair) for e in corpus.train} == set(pairs)
+
+
+def test_what_it_is_asked_for_has_to_be_there(tmp_path):
+    refused = {
+        "task 'ocr' cannot be trained": {"task": "ocr"},
+        "has no ja, which pair en-ja needs": {"pairs": ["en-ja"]},
+        "format 'multi3k' is not known; did you mean multi30k": {"layout": "multi3k"},
+    }
+    for words, options in refused.items():
+        with pytest.raises(UserError, match=words):
+            write_recipe("embedded", FIXTURES / "m3-multi30k", tmp_path / "a.yaml", **options)
+    with pytest.raises(UserError, match="the train split is empty"):
+        write_recipe("embedded", FIXTURES / "commute", tmp_path / "a.yaml")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_recipe_beside_its_data_names_it_relatively(data, tmp_path, monkeypatch):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
 from neuroglot.data.instructions import instruction
 from neuroglot.errors import UserError
-from neuroglot.evaluation import paired_bootstrap
+from neuroglot.evaluation import paired_bootstrap, retention, score_rows
 from neuroglot.evaluation.kept import identity, read_kept
 from neuroglot.recipes import load_recipe
 from neuroglot.report import report, show
 from neuroglot.run import execute
 
+FIXTURES = Path(__file__).parent / "data" / "fixtures"
 SETTINGS = ["name=smoke", "data.pairs=[en-de, en-fr]", "train.weight_decay=0.1", "train.optimizer=adamw_torch_fused"]
 
 ASKED = [
@@ -61,8 +64,41 @@ def test_a_file_that_is_not_there_or_there_twice(tmp_path):
         read_kept([str(tmp_path / "absent.jsonl")])
     (tmp_path / "deep").mkdir()
     paths = [str(write(folder / "mine.jsonl", ASKED)) for folder in (tmp_path, tmp_path / "deep")]
-    with pytest.raises(UserError, match="two files called mine"):
+    with pytest.raises(UserError, match="two sources called mine"):
         read_kept(paths)
+
+
+def test_a_corpus_can_stand_there_too_its_test_split_in_the_runs_pairs(tmp_path):
+    corpus = shutil.copytree(FIXTURES / "commute", tmp_path / "commute")
+    (split,) = read_kept([str(corpus)], pairs=["en-de", "en-cs"]).items()
+    name, found = split
+    assert name == "file:commute"
+    assert {str(e.pair) for e in found} == {"en-de"}
+    assert all(e.task == "multimodal_translation" and len(e.alternatives) == 1 for e in found)
+    every = read_kept([str(corpus)])["file:commute"]
+    assert len(every) > len(found)
+    assert {e.meta.get("split") for e in every} == {"test"}  # en-fr_dev is left out
+    with pytest.raises(UserError, match="no examples to test.* in en-cs"):
+        read_kept([str(corpus)], pairs=["en-cs"])
+    before = identity([str(corpus)])
+    with (corpus / "en-de" / "correct.de").open("a") as file:
+        file.write("\n")
+    assert identity([str(corpus)]) != before
+
+
+def test_contrastive_is_kept_or_lost_like_any_figure():
+    def rows(system, right):
+        fixed = {"split": "file:commute", "pair": "en-de", "source": "s", "reference": "r", "hypothesis": "h"}
+        costs = [{"nll": 1.0, "alternative_nll": [2.0 if i < right else 0.5]} for i in range(8)]
+        tokens = {"tokens": 2, "alternative_tokens": [2]}
+        return [{"system": system, "item": str(i), "index": i, **fixed, **tokens, **costs[i]} for i in range(8)]
+
+    said = {"base": rows("base", 6), "mnaft": rows("mnaft", 4)}
+    scores = {name: {"file:commute": score_rows(found)} for name, found in said.items()}
+    found = retention(scores, "base", "mnaft", [*said["base"], *said["mnaft"]])
+    (row,) = [r for r in found if r["metric"] == "contrastive"]
+    assert (row["before"], row["after"], row["difference"]) == (75.0, 50.0, -25.0)
+    assert row["low"] < -25 < row["high"] <= 0
 
 
 def test_the_identity_follows_the_content_and_the_images(tmp_path):
@@ -117,9 +153,8 @@ def test_own_files_are_scored_before_and_after_and_shown(own_run, tmp_path, cli)
 
 @pytest.mark.slow
 def test_a_training_that_is_watched_is_the_same_training(smoke_run, own_run):
-    from neuroglot.evaluation import score_rows
     from neuroglot.stages import Context, load_trained
-    from neuroglot.stages.choosing import first_items
+    from neuroglot.stages.measuring import first_items
     from neuroglot.systems import HFSystem
 
     changes = ("evaluate.every=2", "evaluate.items=3", "evaluate.max_new_tokens=8")

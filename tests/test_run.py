@@ -385,7 +385,7 @@ def test_a_file_in_the_way_of_the_folder_is_named(tmp_path):
 
 def test_a_second_run_in_one_folder_is_refused_with_the_number_of_the_first(own_run):
     code = (
-        "import pathlib, sys; from neuroglot.stages.files import held\n"
+        "import pathlib, sys; from neuroglot.stages.keeping.files import held\n"
         "with held(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(own_run)]

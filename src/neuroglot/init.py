@@ -10,11 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from neuroglot.data.corpus import Sizes, load_corpus
 from neuroglot.data.example import Example
-from neuroglot.data.readers import Bad, allow, check_records, read_records
-from neuroglot.errors import UserError
+from neuroglot.data.readers import Layout
+from neuroglot.data.store import View
+from neuroglot.errors import UserError, nearest
 from neuroglot.models.load import EMBEDDED, load_processor, load_skeleton
+from neuroglot.stages.data import Data
 
 TASKS = ("image_translation", "multimodal_translation")
 """What can be trained, the likelier first."""
@@ -37,7 +41,7 @@ model:
   dtype: {dtype}       # of the frozen weights; the trained rows are float32
 
 data:
-  source: {data}
+  source: {data}{format}
   # Examples found: {counted}; {items} items. A field "split" in the data decides what trains and what tests;
   # without it four fifths of the items train, a tenth each is dev and test.
   pairs: [{pairs}]
@@ -63,25 +67,42 @@ evaluate:
 """
 
 
-def write_recipe(model: str, data: Path, out: Path, force: bool = False, trust_remote_code: bool = False) -> str:
+def write_recipe(
+    model: str,
+    data: Path,
+    out: Path,
+    force: bool = False,
+    trust_remote_code: bool = False,
+    task: str | None = None,
+    pairs: Sequence[str] = (),
+    layout: str = "auto",
+) -> str:
     """Write a recipe and return a sentence on what was found.
 
     Args:
         model: `embedded`, a folder, or a name on the hub.
-        data: a JSONL file; every image in it is opened.
+        data: a file or folder in any layout that readers know, or `hf:owner/name`; every image in it is opened.
         out: the recipe to write.
         force: write over it if it is there.
         trust_remote_code: let the model's own code run.
+        task: what is to be trained; by default the first of `TASKS` that the data have.
+        pairs: directions; by default all that the data have.
+        layout: how the data are laid out; told from the path by default.
 
     Raises:
         UserError: `out` exists or cannot be written, or the data or the model cannot be used.
     """
     if out.exists() and not force:
         raise UserError(f"{out} exists; choose another with --out, or write over it with --force")
-    ours, task = _examples(data)
-    pairs = Counter(str(e.pair) for e in ours)
-    items = len({e.item for e in ours})
-    load_corpus(str(data), task, list(pairs), Sizes(items, 0, items, 0, 0), 0, False)  # no split is empty
+    if task is not None and task not in TASKS:
+        raise UserError(f"task {task!r} cannot be trained; {nearest(task, TASKS)}")
+    found = _examples(data, Layout(layout, pairs=tuple(pairs), task=task or TASKS[0]))
+    task = _task(data, found, task)
+    ours = found.where(np.array([kind.task == task for kind in found.store.kinds])[found.column("kind")])
+    counts = Counter(pair for pair in ours.pairs if not pairs or pair in pairs)
+    items = len(np.unique(ours.column("item")))
+    sizes = Sizes(items, 0, items, 0, 0)
+    load_corpus(str(data), task, list(pairs or counts), sizes, 0, False, found)  # no split is empty
     longest = _longest(model, ours, trust_remote_code)
     parts = _parts(model, trust_remote_code)
 
@@ -91,14 +112,15 @@ def write_recipe(model: str, data: Path, out: Path, force: bool = False, trust_r
         data_name=data.name,
         command=shlex.quote(str(out)),
         parts="\n".join(f"#   {part}: {layers} layers, {neurons:,} neurons" for part, layers, neurons in parts),
-        name=re.sub(r"[^A-Za-z0-9._-]+", "-", out.stem).lstrip("._-") or "run",
+        name=_quoted(re.sub(r"[^A-Za-z0-9._-]+", "-", out.stem).lstrip("._-") or "run"),
         task=task,
         model=_quoted(str(Path(model).expanduser().resolve()) if Path(model).expanduser().is_dir() else model),
         dtype="float32" if small else "bfloat16",
         data=_quoted(_relative(data, out.parent)),
-        counted=", ".join(f"{pair} ({count})" for pair, count in pairs.items()),
+        format="" if layout == "auto" else f"\n  format: {layout}",
+        counted=", ".join(f"{pair} ({count})" for pair, count in counts.items()),
         items=items,
-        pairs=", ".join(pairs),
+        pairs=", ".join(counts),
         test=min(items, 200),
         profile_items=min(items, 48),
         profile_batch=min(batch, 12),
@@ -113,25 +135,30 @@ def write_recipe(model: str, data: Path, out: Path, force: bool = False, trust_r
         out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}; choose another with --out") from None
-    found = f"{len(ours)} {task} examples of {items} items in {len(pairs)} pairs"
-    return f"wrote {out}: {found}; neuroglot run {shlex.quote(str(out))}"
+    told = f"{counts.total()} {task} examples of {items} items in {len(counts)} pair{'s' * (len(counts) != 1)}"
+    return f"wrote {out}: {told}; neuroglot run {shlex.quote(str(out))}"
 
 
-def _examples(data: Path) -> tuple[list[Example], str]:
-    """Return the examples of the task that can be trained, and the task."""
-    checked = [record for _, record in check_records(read_records(data), lambda example, sizes: None)]
-    examples = [record for record in checked if isinstance(record, Example)]
-    allow(data, len(examples), [record for record in checked if isinstance(record, Bad)], 0)
-    found = Counter(e.task for e in examples)
-    task = next((t for t in TASKS if t in found), None)
-    if task is None:
-        raise UserError(f"{data} has no {' or '.join(TASKS)} examples; it has {', '.join(found)}")
-    ours = [e for e in examples if e.task == task]
-    return ours, task
+def _examples(data: Path, layout: Layout) -> View:
+    """Return every example, after looking at all of them."""
+    source = Data(data, data.parent, layout)
+    return source.examples(lambda example, sizes: None, None, 0, lambda label, total: lambda done: None)
+
+
+def _task(data: Path, examples: View, wanted: str | None) -> str:
+    """Return the task that can be trained, or the one that is wanted."""
+    kinds = examples.store.kinds
+    there = list(dict.fromkeys(kinds[kind].task for kind in examples.column("kind")))
+    found = next((task for task in ((wanted,) if wanted else TASKS) if task in there), None)
+    if found is None:
+        raise UserError(f"{data} has no {wanted or ' or '.join(TASKS)} examples; it has {', '.join(there)}")
+    return found
 
 
 def _relative(data: Path, folder: Path) -> str:
     """Return a path that a recipe in a folder finds, relative if the data lies in or under that folder."""
+    if str(data).startswith("hf:"):
+        return str(data)
     data, folder = data.resolve(), folder.resolve()
     return str(data.relative_to(folder) if data.is_relative_to(folder) else data)
 

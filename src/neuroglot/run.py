@@ -13,8 +13,8 @@ from neuroglot.artefact import remove, write_text
 from neuroglot.errors import UserError
 from neuroglot.recipe import Recipe, dump
 from neuroglot.stages import Context, Stage, Track, stages
-from neuroglot.stages.files import held, sweep
-from neuroglot.stages.record import fingerprint, keep_record, record_file, why_again
+from neuroglot.stages.keeping.files import held, sweep
+from neuroglot.stages.keeping.record import fingerprint, keep_record, record_file, why_again
 
 
 def execute(

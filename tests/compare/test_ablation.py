@@ -14,7 +14,7 @@ from neuroglot.compare.grid import Cell, Contender, variants
 from neuroglot.compare.results import compare_all
 from neuroglot.compare.runner import make_sweep
 from neuroglot.errors import UserError
-from neuroglot.recipe.sweep import slug
+from neuroglot.recipe.sections.sweep import slug
 from neuroglot.recipes import load_recipe, shipped
 
 SHIPPED = ("ablation-layers", "ablation-ratio", "ablation-sets")

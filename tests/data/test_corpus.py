@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from neuroglot.data.corpus import Sizes, as_task, load_corpus, sign_retention
+from neuroglot.data.embedded.signs import signs
 from neuroglot.data.image import open_image
-from neuroglot.data.signs import signs
 from neuroglot.errors import UserError
 from neuroglot.pair import Pair
 

@@ -11,9 +11,9 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 
-from neuroglot.data import fonts
-from neuroglot.data.fonts import BUNDLED, covers, font_file, load_font
-from neuroglot.data.signs import signs
+from neuroglot.data.embedded.signs import signs
+from neuroglot.data.rendering import fonts
+from neuroglot.data.rendering.fonts import BUNDLED, covers, font_file, load_font
 from neuroglot.errors import UserError
 
 UNASSIGNED = "\u0378"

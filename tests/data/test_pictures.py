@@ -7,9 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
+from neuroglot.data.embedded.pictures import COLOURS, COUNTS, OBJECTS, _parse, draw_picture, name, names
 from neuroglot.data.example import RenderSpec
 from neuroglot.data.image import open_image
-from neuroglot.data.pictures import COLOURS, COUNTS, OBJECTS, _parse, draw_picture, name, names
 from neuroglot.errors import UserError
 
 EVERY = list(itertools.product(range(1, len(COUNTS) + 1), COLOURS, OBJECTS))

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import ImageDraw
 
-from neuroglot.data.fonts import BUNDLED
+from neuroglot.data.embedded.signs import signs
 from neuroglot.data.render import SIZE, SMALLEST, render
-from neuroglot.data.signs import signs
+from neuroglot.data.rendering.fonts import BUNDLED
 from neuroglot.errors import UserError
 
 PLAIN = {"plain": "yes"}

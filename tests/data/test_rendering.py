@@ -13,10 +13,10 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from PIL import Image
 
-from neuroglot.data import fonts
-from neuroglot.data.fonts import font_file, font_files
 from neuroglot.data.render import render
+from neuroglot.data.rendering import fonts
 from neuroglot.data.rendering.effects import perspective
+from neuroglot.data.rendering.fonts import font_file, font_files
 from neuroglot.data.rendering.ground import CONTRAST, colours, contrast, ground, legible, luminance
 from neuroglot.data.rendering.letters import base_direction
 from neuroglot.data.rendering.lines import NOT_FIRST, NOT_LAST, breakable

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from neuroglot.data import store as module
 from neuroglot.data.corpus import Sizes, load_corpus
 from neuroglot.data.example import Example, RenderSpec
 from neuroglot.data.readers import Bad, check_records, read_records
 from neuroglot.data.readers.checked import BLOCK
-from neuroglot.data.store import Store, View, open_store
+from neuroglot.data.store import View, held, open_store
+from neuroglot.data.store import cache as cache_module
+from neuroglot.data.store.records import INDEX
 from neuroglot.errors import UserError
 from neuroglot.stages.data import Data
 
@@ -39,7 +40,7 @@ def same(found: list, expected: list) -> bool:
 
 
 def test_records_come_back_as_they_were():
-    store = Store.of(RECORDS)
+    store = held(RECORDS)
     assert same(list(store), RECORDS)
     order = list(range(len(RECORDS)))
     random.Random(0).shuffle(order)
@@ -67,7 +68,7 @@ def write(path: Path, count: int) -> Path:
 def cache(tmp_path, monkeypatch):
     """The folder of large stores, which everything now is."""
     monkeypatch.setenv("NEUROGLOT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(module, "IN_MEMORY", 1000)
+    monkeypatch.setattr(cache_module, "IN_MEMORY", 1000)
     return tmp_path / "cache"
 
 
@@ -231,5 +232,5 @@ def test_records_are_checked_as_they_come(tmp_path):
 
 
 def test_an_index_takes_few_bytes():
-    assert module.INDEX.itemsize <= 48
-    assert np.dtype(module.INDEX).names[0] == "end"
+    assert INDEX.itemsize <= 48
+    assert np.dtype(INDEX).names[0] == "end"

@@ -17,7 +17,7 @@ from neuroglot.evidence.records import Records, items_in_turn
 from neuroglot.neurons import profile
 from neuroglot.neurons.selecting.statistics import specificity as f_test
 from neuroglot.selection import Selection
-from neuroglot.stages.choosing import profile_examples
+from neuroglot.stages.measuring import profile_examples
 
 
 @pytest.fixture(scope="module")

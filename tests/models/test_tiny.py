@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from neuroglot.data.batch import Batcher
+from neuroglot.data.embedded.pictures import names
+from neuroglot.data.embedded.signs import LANGUAGES, Sign, signs
 from neuroglot.data.example import Example, RenderSpec
 from neuroglot.data.image import open_image
 from neuroglot.data.instructions import TEMPLATES, instruction, paraphrases
-from neuroglot.data.pictures import names
 from neuroglot.data.render import SIZE, render
-from neuroglot.data.signs import LANGUAGES, Sign, signs
 from neuroglot.models.load import EMBEDDED, embedded_folder, load_model, load_processor
 from neuroglot.models.tiny.build import PATCH, build_model, build_processor, characters, phrases
 from neuroglot.models.tiny.lessons import SIDE, SLOTS, Lessons, pixels

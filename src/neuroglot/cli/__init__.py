@@ -19,7 +19,7 @@ from neuroglot.errors import UserError
 
 # isort: off
 # in the order of the help
-from neuroglot.cli import work, data, profiles, look, score, diff, inspect, evidence, leave  # noqa: F401
+from neuroglot.cli import work, data, look, judge, inspect, files, leave  # noqa: F401
 # isort: on
 
 INTERRUPTED, TERMINATED = 130, 143

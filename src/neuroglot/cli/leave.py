@@ -52,13 +52,17 @@ def export(
 
 @app.command()
 def init(
-    data: Annotated[Path, typer.Option("--data", help="Your examples, a JSONL file.")],
+    data: Annotated[Path, typer.Option("--data", help="Your examples: a file, a folder, or hf:owner/name.")],
     model: Annotated[str, typer.Option("--model", help="`embedded`, a folder, or a name on the hub.")] = "embedded",
     out: Annotated[Path, typer.Option("--out", help="The recipe to write.")] = Path("recipe.yaml"),
+    task: Annotated[str | None, typer.Option("--task", help="By default what the data are for.")] = None,
+    pairs: Annotated[str, typer.Option("--pairs", help="Such as en-de,en-fr; by default those of the data.")] = "",
+    layout: Annotated[str, typer.Option("--format", help="As data.format; told from the path by default.")] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Write over an existing recipe.")] = False,
     trust_remote_code: Trust = False,
 ) -> None:
     """Write a commented recipe for your own data and model."""
     from neuroglot.init import write_recipe
 
-    print(write_recipe(model, data, out, force, trust_remote_code))
+    named = [pair.strip() for pair in pairs.split(",") if pair.strip()]
+    print(write_recipe(model, data, out, force, trust_remote_code, task, named, layout))

@@ -26,7 +26,7 @@ from neuroglot.recipe import (
     Recipe,
     check,
 )
-from neuroglot.recipe.sweep import SweepSection, frozen, slug
+from neuroglot.recipe.sections.sweep import SweepSection, frozen, slug
 
 MOST_RATES = 6
 """Tried for one contender; a best rate that is still at the edge then is marked."""

@@ -20,7 +20,7 @@ from neuroglot.errors import UserError
 from neuroglot.recipe import Recipe
 from neuroglot.run import execute
 from neuroglot.stages import Context, Stage, Track, quiet, stages
-from neuroglot.stages.files import held
+from neuroglot.stages.keeping.files import held
 
 SWEPT = 3.5
 """Cells of a sweep, for the estimate; it is three or a few more."""

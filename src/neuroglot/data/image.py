@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from neuroglot.data.embedded.pictures import draw_picture
 from neuroglot.data.example import ImageSource, RenderSpec
-from neuroglot.data.pictures import draw_picture
 from neuroglot.data.render import render
 from neuroglot.data.scenes.drawing import draw_scene
 from neuroglot.errors import UserError

@@ -13,9 +13,9 @@ from functools import cached_property
 
 from PIL import Image
 
-from neuroglot.data.fonts import BUNDLED, font_files
 from neuroglot.data.rendering.effects import Effects, blurred, compressed, effects, noisy
 from neuroglot.data.rendering.face import Face
+from neuroglot.data.rendering.fonts import BUNDLED, font_files
 from neuroglot.data.rendering.ground import colours, ground
 from neuroglot.data.rendering.letters import Character, Placed, characters, margins, place, write
 from neuroglot.data.rendering.lines import SMALLEST, fit

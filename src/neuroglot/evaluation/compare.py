@@ -41,9 +41,10 @@ def retention(
         resamples: of the paired bootstrap over source items.
 
     Returns:
-        Rows of split, metric (bleu, chrf, exact), before and after (averages over pairs, percent), difference
-        (after - before, points), its 95 % interval low and high (None where `rows` lacks the split) and ratio
-        (after / before; None where `before` is 0). Splits that only one of the two was scored on are left out.
+        Rows of split, metric (bleu, chrf, exact; contrastive where there are wrong readings), before and after
+        (averages over pairs, percent), difference (after - before, points), its 95 % interval low and high (None
+        where `rows` lacks the split) and ratio (after / before; None where `before` is 0). Splits that only one of
+        the two was scored on are left out.
 
     Raises:
         UserError: a system of that name has no scores.
@@ -59,8 +60,10 @@ def retention(
         if split not in scores[after]:
             continue
         texts = said.get((before, split), []), said.get((after, split), [])
-        for metric in metrics.PERCENT:
-            old, new = (scores[name][split]["average"][metric] for name in (before, after))
+        for metric in (*metrics.PERCENT, "contrastive"):
+            old, new = (scores[name][split]["average"].get(metric) for name in (before, after))
+            if old is None or new is None:  # contrastive: no wrong readings, or no likelihoods
+                continue
             interval = _interval(*texts, metric, resamples)
             found.append(
                 {

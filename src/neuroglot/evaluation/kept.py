@@ -1,4 +1,7 @@
-"""A user's own idea of what should not be forgotten: JSONL files of any task, or of questions with answers."""
+"""A user's own idea of what should not be forgotten: sources of any task and layout, or questions with answers.
+
+CoMMuTE is one of them: beside what was trained, how often is the right reading of an ambiguous sentence likelier?
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,21 @@ from neuroglot.evaluation.compare import OWN
 
 
 def read_kept(
-    paths: Sequence[str], items: int = 0, fits: Callable[[Example], None] = lambda example: None
+    paths: Sequence[str],
+    items: int = 0,
+    fits: Callable[[Example], None] = lambda example: None,
+    pairs: Sequence[str] = (),
 ) -> dict[str, Sequence[Example]]:
-    """Return the examples of each file, as splits named after it, and after the task where it has several.
+    """Return the examples of each source, as splits named after it, and after the task where it has several.
 
     Args:
-        paths: the files.
+        paths: the sources, in any layout; of those that say so, what is there for testing.
         items: the first so many of each split; 0 for all.
         fits: raises a `UserError` about an example that the model cannot take.
+        pairs: of a corpus, a folder, only these; a file is taken as it is.
 
     Raises:
-        UserError: a file is missing or empty, two have one name, or a record cannot be used: with its line.
+        UserError: a source is missing or empty, two have one name, or a record cannot be used: with its line.
     """
     found: dict[str, Sequence[Example]] = {}
     for path in map(Path, paths):
@@ -36,36 +43,47 @@ def read_kept(
                 fits(example)
             except UserError as error:
                 raise UserError(f"evaluate.retention: {path} line {line}: {error}") from None
-            by_task.setdefault(example.task, []).append(example)
+            tested = example.meta.get("split") in (None, "test")
+            if tested and (path.is_file() or not pairs or str(example.pair) in pairs):
+                by_task.setdefault(example.task, []).append(example)
         if not by_task:
-            raise UserError(f"evaluate.retention: {path} holds no examples; expected one JSON object a line")
+            raise UserError(
+                f"evaluate.retention: {path} holds no examples to test; expected one JSON object a line, or a corpus "
+                "with a test split" + (f" in {', '.join(pairs)}" if pairs else "")
+            )
         for task, examples in by_task.items():
             name = f"{OWN}{path.stem}" + (f" {task}" if len(by_task) > 1 else "")
             if name in found:
-                raise UserError(f"evaluate.retention has two files called {path.stem}; rename one of them")
+                raise UserError(f"evaluate.retention has two sources called {path.stem}; rename one of them")
             chosen = set(list(dict.fromkeys(e.item for e in examples))[: items or None])
             found[name] = [e for e in examples if e.item in chosen]
     return found
 
 
 def identity(paths: Sequence[str]) -> Any:
-    """Return what identifies the files: their content, and size and time of change of the images that they name.
+    """Return what identifies the sources: of a file its content, and size and time of change of the images that it
+    names; of a folder size and time of change of all that it holds.
 
     Raises:
         UserError: one is missing.
     """
     parts = []
     for path in map(Path, paths):
+        if path.is_dir():
+            named, content = {file for file in path.rglob("*") if file.is_file()}, b""
+        else:
+            examples = (example for _, example in _records(path) if isinstance(example, Example))
+            named = {image for example in examples for image in example.images if isinstance(image, Path)}
+            content = path.read_bytes()
         digest = hashlib.sha256()
-        images = {i for _, e in _records(path) if isinstance(e, Example) for i in e.images if isinstance(i, Path)}
-        for image in sorted(images):
-            status = image.stat() if image.is_file() else None
-            digest.update(repr((str(image), status and (status.st_size, status.st_mtime_ns))).encode())
-        parts.append([str(path), hashlib.sha256(path.read_bytes()).hexdigest(), digest.hexdigest()])
+        for file in sorted(named):
+            status = file.stat() if file.is_file() else None
+            digest.update(repr((str(file), status and (status.st_size, status.st_mtime_ns))).encode())
+        parts.append([str(path), hashlib.sha256(content).hexdigest(), digest.hexdigest()])
     return parts
 
 
 def _records(path: Path) -> Iterator[tuple[int, Example | UserError]]:
-    if not path.is_file():
-        raise UserError(f"evaluate.retention: {path} does not exist; expected a JSONL file")
+    if not path.exists():
+        raise UserError(f"evaluate.retention: {path} does not exist; expected a JSONL file, or a corpus")
     return read_source(path)

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from neuroglot.artefact import fresh, remove, write_text
 from neuroglot.errors import UserError
-from neuroglot.stages.choosing import with_contrast
 from neuroglot.stages.context import Context
-from neuroglot.stages.record import model_identity
+from neuroglot.stages.keeping.record import model_identity
+from neuroglot.stages.measuring import with_contrast
 
 if TYPE_CHECKING:
     from neuroglot.data.example import Example

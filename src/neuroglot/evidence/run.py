@@ -14,8 +14,8 @@ from neuroglot.errors import UserError, nearest
 from neuroglot.evidence.setting import Kind, Setting, Work, check
 from neuroglot.recipes import load_recipe
 from neuroglot.stages.context import Context, Track, quiet
-from neuroglot.stages.files import held, sweep
-from neuroglot.stages.record import model_identity
+from neuroglot.stages.keeping.files import held, sweep
+from neuroglot.stages.keeping.record import model_identity
 
 FILE = "evidence.json"
 SEEDS = 5

@@ -27,7 +27,7 @@ from neuroglot.models.families import family_of
 from neuroglot.neurons.ffn import ffn_layers
 from neuroglot.neurons.inventory import Layer, inventory, module_of
 from neuroglot.neurons.profiling.passes import frozen, token_loss
-from neuroglot.neurons.profiling.positions import Positions, forward_inputs, unpack
+from neuroglot.neurons.profiling.tapping.positions import Positions, forward_inputs, unpack
 from neuroglot.pair import Condition
 
 STEPS = 16

@@ -1,9 +1,5 @@
 """What a run is: one typed recipe; a file for each of its sections."""
 
-from neuroglot.recipe.choose import SCORES, ProbeSection, ProfileSection, SelectSection
-from neuroglot.recipe.classic import ClassicSection
-from neuroglot.recipe.data import DataSection, ModelSection
-from neuroglot.recipe.evaluate import EvaluateSection, ReportSection
 from neuroglot.recipe.methods import (
     CLASSIC,
     CONTROLS,
@@ -17,9 +13,13 @@ from neuroglot.recipe.methods import (
     YARDSTICKS,
 )
 from neuroglot.recipe.recipe import Recipe, check, dump
-from neuroglot.recipe.sweep import SweepSection
-from neuroglot.recipe.systems import SystemSettings
-from neuroglot.recipe.train import TrainSection
+from neuroglot.recipe.sections.choose import SCORES, ProbeSection, ProfileSection, SelectSection
+from neuroglot.recipe.sections.classic import ClassicSection
+from neuroglot.recipe.sections.data import DataSection, ModelSection
+from neuroglot.recipe.sections.evaluate import EvaluateSection, ReportSection
+from neuroglot.recipe.sections.sweep import SweepSection
+from neuroglot.recipe.sections.systems import SystemSettings
+from neuroglot.recipe.sections.train import TrainSection
 
 __all__ = [
     "CLASSIC",

@@ -10,15 +10,15 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from neuroglot.complaint import complaint
 from neuroglot.errors import UserError, nearest
-from neuroglot.recipe.choose import SCORES, ProbeSection, ProfileSection, SelectSection
-from neuroglot.recipe.classic import ClassicSection
-from neuroglot.recipe.data import DataSection, ModelSection
-from neuroglot.recipe.evaluate import EvaluateSection, ReportSection
 from neuroglot.recipe.methods import CLASSIC, CONTROLS, LEARNING_RATES, METHODS, NEURON_METHODS, WHOLE, YARDSTICKS
-from neuroglot.recipe.section import Section
-from neuroglot.recipe.sweep import SweepSection
-from neuroglot.recipe.systems import SystemSettings
-from neuroglot.recipe.train import TrainSection
+from neuroglot.recipe.sections.choose import SCORES, ProbeSection, ProfileSection, SelectSection
+from neuroglot.recipe.sections.classic import ClassicSection
+from neuroglot.recipe.sections.data import DataSection, ModelSection
+from neuroglot.recipe.sections.evaluate import EvaluateSection, ReportSection
+from neuroglot.recipe.sections.section import Section
+from neuroglot.recipe.sections.sweep import SweepSection
+from neuroglot.recipe.sections.systems import SystemSettings
+from neuroglot.recipe.sections.train import TrainSection
 
 
 class Recipe(Section):

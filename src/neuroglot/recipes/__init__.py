@@ -11,7 +11,7 @@ import yaml
 
 from neuroglot.errors import UserError, nearest
 from neuroglot.recipe import Recipe, check
-from neuroglot.recipe.systems import anchor as anchor_systems
+from neuroglot.recipe.sections.systems import anchor as anchor_systems
 from neuroglot.recipes.smoke import corpus_in
 
 SMOKE: dict[str, Any] = {

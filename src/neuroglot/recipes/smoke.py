@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from neuroglot.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from neuroglot.data.signs import Sign
+    from neuroglot.data.embedded.signs import Sign
 
 COUNTS = {"train": 32, "dev": 8, "test": 6}
 """Source items of each split."""
@@ -59,7 +59,7 @@ def corpus_in(layout: str) -> Path:
 
 def write_corpus(layout: str, folder: Path) -> None:
     """Write a little corpus in a layout into an empty folder."""
-    from neuroglot.data.signs import signs
+    from neuroglot.data.embedded.signs import signs
 
     WRITERS[layout](folder, {split: signs(split, count) for split, count in COUNTS.items()})
 

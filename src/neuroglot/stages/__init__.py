@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from neuroglot.recipe import EvaluateSection, Recipe
-from neuroglot.stages.choosing import MOVED, probe, profile, select
+from neuroglot.stages.choosing import select
 from neuroglot.stages.context import Context, Track, placed, quiet
+from neuroglot.stages.measuring import MOVED, probe, profile
 from neuroglot.stages.scoring import evaluate, load_trained, report, with_adapter
 from neuroglot.stages.training import START, align, home, train
 

@@ -12,7 +12,7 @@ from neuroglot.data.example import Example
 from neuroglot.errors import UserError
 from neuroglot.recipe import Recipe
 from neuroglot.stages.context import Context, examples_digest, quiet
-from neuroglot.stages.memory import watch
+from neuroglot.stages.keeping.memory import watch
 
 HOME = "classic"
 """The folder of a trained one."""

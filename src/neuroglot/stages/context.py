@@ -143,10 +143,10 @@ class Context:
 
     @cached_property
     def kept(self) -> dict[str, Sequence[Example]]:
-        """What should not be forgotten, by split: the corpus' own tasks, and the files that the recipe names.
+        """What should not be forgotten, by split: the corpus' own tasks, and the sources that the recipe names.
 
         Raises:
-            UserError: a record of such a file cannot be used.
+            UserError: a record of such a source cannot be used.
         """
         from neuroglot.data.image import open_image
         from neuroglot.evaluation.kept import read_kept
@@ -155,7 +155,10 @@ class Context:
             self.batcher.check(example, [open_image(image).size for image in example.images])
 
         settings = self.recipe.evaluate
-        return {**self.corpus.retention, **read_kept(settings.retention, settings.retention_items, fits)}
+        return {
+            **self.corpus.retention,
+            **read_kept(settings.retention, settings.retention_items, fits, self.corpus.pairs),
+        }
 
     def system(self, model: Any, name: str) -> Any:
         """Return a model as a System."""

@@ -12,7 +12,7 @@ from neuroglot.artefact import ADAPTER, MODEL, TRAINING, digests, fresh, remove,
 from neuroglot.data.corpus import TRAINS
 from neuroglot.recipe import FACTORS, SMALL, Recipe
 from neuroglot.stages.context import Context, examples_digest, made_for, quiet
-from neuroglot.stages.memory import watch
+from neuroglot.stages.keeping.memory import watch
 
 if TYPE_CHECKING:
     from neuroglot.data.example import Example
@@ -69,7 +69,7 @@ def align(context: Context) -> None:
     """Let the low-rank factors of the chosen neurons start along the gradient, on the items of the profile."""
     from neuroglot.neurons import inventory
     from neuroglot.selection import Selection
-    from neuroglot.stages.choosing import first_items
+    from neuroglot.stages.measuring import first_items
     from neuroglot.training import aligned
 
     quiet()
@@ -190,7 +190,7 @@ def _look(context: Context) -> tuple[int, Callable[[Any], dict[str, Any]]] | Non
     if not settings.every:
         return None
     from neuroglot.evaluation import score_rows
-    from neuroglot.stages.choosing import first_items
+    from neuroglot.stages.measuring import first_items
     from neuroglot.systems import HFSystem
 
     examples = list(first_items(context.corpus.dev, settings.items))

@@ -21,7 +21,7 @@ from neuroglot.systems.cascade import Cascade
 
 if TYPE_CHECKING:
     from neuroglot.recipe import EvaluateSection
-    from neuroglot.recipe.systems import EndpointSection, OtherModelSection, SystemSettings
+    from neuroglot.recipe.sections.systems import EndpointSection, OtherModelSection, SystemSettings
 
 
 class Lazy:

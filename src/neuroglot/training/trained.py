@@ -11,7 +11,7 @@ from torch import nn
 
 from neuroglot.errors import UserError
 from neuroglot.models.families import PARTS, family_of
-from neuroglot.tuner.vectors import VectorLayer
+from neuroglot.tuner.competitors.vectors import VectorLayer
 
 _WRAP = "base_model.model."
 

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
+from collections import defaultdict
 from typing import cast
 
 import torch
 from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
-from neuroglot.errors import UserError, nearest
-from neuroglot.models.families import FAMILIES
-from neuroglot.selection import Selection
+from neuroglot.errors import UserError
 from neuroglot.tuner.config import NeuroglotConfig
-from neuroglot.tuner.engines.deltas import UnitLayer, shape_of
+from neuroglot.tuner.engines.deltas import shape_of
 from neuroglot.tuner.engines.units import Layout
 from neuroglot.tuner.engines.weight import HeldWeight, why_not_sliced
 from neuroglot.tuner.layer import NeuroglotLinear, NeuroglotMatrix
-from neuroglot.tuner.routing import Router, is_sharded
+from neuroglot.tuner.matching import check_rows, check_tensors, matrix_of, part_of
+from neuroglot.tuner.routing import Router
+from neuroglot.tuner.state import layers_of, modes, park
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +88,7 @@ class NeuroglotModel(BaseTuner):
                     "use the base model that the adapter was made for"
                 )
             if peft_config.units is not None:
-                _check_rows(name, peft_config.units[name], size)
+                check_rows(name, peft_config.units[name], size)
             reason = why_not_sliced(module, weight)
             if reason is not None and "quantised" in reason:
                 peft_config.quantised = True
@@ -119,7 +118,7 @@ class NeuroglotModel(BaseTuner):
         if isinstance(target, HeldWeight):
             target.update_layer(adapter_name, layout, rows_K, config.init_weights)
             return
-        part = _part(self.model, key)
+        part = part_of(self.model, key)
         if key == current_key:
             layer: HeldWeight = NeuroglotLinear(target, key, self.router, part)
         else:
@@ -140,7 +139,7 @@ class NeuroglotModel(BaseTuner):
         super().merge_adapter(adapter_names, safe_merge)
 
     def _check_merge(self, adapter_names: list[str] | None) -> None:
-        for layer in _layers(self.model):
+        for layer in layers_of(self.model):
             for adapter in adapter_names or layer.active_adapters:
                 layer.check_merge(adapter)
 
@@ -178,9 +177,9 @@ class NeuroglotModel(BaseTuner):
                     for key, value in layer.state_dict().items()
                     if _belongs(key, adapter_name)
                 }
-                _check_tensors(layer.module_name, expected, mapped)
+                check_tensors(layer.module_name, expected, mapped)
                 size = layer.out_features if layer.units_are_outputs(adapter_name) else layer.in_features
-                _check_rows(layer.module_name, mapped[f"{name}.neuroglot_rows.{adapter_name}"], size)
+                check_rows(layer.module_name, mapped[f"{name}.neuroglot_rows.{adapter_name}"], size)
                 known |= set(expected)
         foreign = sorted(key for key in mapped if f".{cls.prefix}" in key and key not in known)
         if foreign:
@@ -191,140 +190,7 @@ class NeuroglotModel(BaseTuner):
         return mapped
 
 
-def matrix_of(name: str, modules: dict[str, nn.Module]) -> tuple[nn.Module, str]:
-    """Return the module of a name and its matrix's attribute, looking through our own wrappers.
-
-    Raises:
-        UserError: there is no such module or matrix, or it cannot be wrapped.
-    """
-    owner, _, leaf = name.rpartition(".")
-    holder = modules.get(owner)
-    if name not in modules and holder is not None:
-        holder = holder.base_layer if isinstance(holder, NeuroglotMatrix) else holder
-        if isinstance(getattr(holder, leaf, None), nn.Parameter) and getattr(holder, leaf).dim() == 2:
-            return holder, leaf
-    linears = [n.removesuffix(".base_layer") for n, m in modules.items() if isinstance(m, nn.Linear)]
-    if name not in modules:
-        raise UserError(f"the model has no module {name!r}; {nearest(name, linears)}")
-    module = modules[name]
-    if isinstance(module, NeuroglotLinear):
-        return module.base_layer, "weight"
-    if isinstance(module, BaseTunerLayer):
-        raise UserError(f"{name} is wrapped by {type(module).__module__}; merge or unload that adapter first")
-    if not isinstance(module, nn.Linear | Conv1D):
-        raise UserError(f"{name} is a {type(module).__name__}, expected a Linear; {nearest(name, linears)}")
-    if isinstance(holder, nn.MultiheadAttention):
-        raise UserError(
-            f"{name} lies in a torch MultiheadAttention, which reads the weight without calling the layer; expected a "
-            "layer that is called; leave it out of the selection"
-        )
-    return module, "weight"
-
-
-def _part(model: nn.Module, name: str) -> str | None:
-    """Return the part of a module, `packed` for a vision side without an axis of samples; None if nobody knows."""
-    family = FAMILIES.get(getattr(getattr(model, "config", None), "model_type", ""))
-    if family is None:
-        return None
-    part = family.part_of(name)
-    return "packed" if part in ("vision", "connector") and family.vision_rows == "packed" else part
-
-
-def _layers(model: nn.Module) -> list[HeldWeight]:
-    return [module for module in model.modules() if isinstance(module, HeldWeight)]
-
-
-def refresh(model: nn.Module) -> None:
-    """Have the units written again before the next forward.
-
-    Needed only after deltas were changed in a way that their version counters do not show (a fused or 8-bit
-    optimiser, `.data`) and without a training forward or a change of mode in between.
-    """
-    for layer in _layers(model):
-        layer.refresh()
-
-
-def park(model: nn.Module) -> None:
-    """Put the base's own units back into all weights, where the next forward replaces them again.
-
-    Reading `state_dict()`, moving, merging and unloading do this by themselves; it is for those who read
-    `layer.weight` directly, or shard the model after it has run.
-    """
-    for layer in _layers(model):
-        layer.park()
-
-
-def modes(model: nn.Module, adapter: str = "default") -> str:
-    """Say in one line how many layers compute an adapter which way, and why those that are not `sliced` are not."""
-    found: Counter[str] = Counter()
-    sharded = is_sharded(model)
-    for layer in _layers(model):
-        if adapter in layer.neuroglot_layout:
-            asked = layer.neuroglot_layout[adapter].mode
-            reason = why_not_sliced(layer.base_layer, layer.weight_name)
-            if asked == "additive":
-                reason = "asked for"
-            elif sharded or layer.router.sharded:  # a shard's type would be no explanation
-                reason = "its weight is sharded"
-            found["sliced" if reason is None else f"additive ({reason})"] += 1
-    return ", ".join(f"{count} layers {how}" for how, count in found.most_common()) or "no layers"
-
-
 def _belongs(key: str, adapter: str) -> bool:
     """Whether a layer's state key (`neuroglot_delta.<adapter>.<group>`) is the adapter's."""
     parts = key.split(".")
     return parts[0].startswith(NeuroglotModel.prefix) and len(parts) > 1 and parts[1] == adapter
-
-
-def _check_tensors(module: str, expected: dict[str, tuple[int, ...]], found: dict[str, torch.Tensor]) -> None:
-    for key, shape in expected.items():
-        if key not in found:
-            raise UserError(f"adapter: {key} is missing; load it on the base model that it was trained on")
-        if tuple(found[key].shape) != shape:
-            raise UserError(
-                f"adapter: {module}: {key.rpartition('neuroglot_')[2]} has shape {tuple(found[key].shape)}, "
-                f"expected {shape}; load it on the base model that it was trained on"
-            )
-
-
-def _check_rows(module: str, rows_K: torch.Tensor, outputs: int) -> None:
-    wrong = rows_K[(rows_K < 0) | (rows_K >= outputs)]
-    if wrong.numel():
-        raise UserError(
-            f"{module}: row {int(wrong[0])} is out of range; expected 0 to {outputs - 1}; "
-            "select again for this model, or load the adapter on the model that it was trained on"
-        )
-
-
-def selection_of(model: nn.Module, adapter: str = "default") -> Selection:
-    """Return what an adapter trains, as a selection.
-
-    Raises:
-        UserError: the model has no such adapter.
-    """
-    rows: dict[str, dict[frozenset[str], torch.Tensor]] = {}
-    axes: dict[str, int] = {}
-    pairs: tuple[str, ...] = ()
-    for layer in model.modules():
-        if isinstance(layer, UnitLayer) and adapter in layer.neuroglot_layout:
-            layout = layer.neuroglot_layout[adapter]
-            parts = layer.neuroglot_rows[adapter].long().cpu().split(list(layout.groups.values()))
-            rows[layer.module_name] = {
-                frozenset(group.split(",")): part for group, part in zip(layout.groups, parts, strict=True)
-            }
-            pairs = layout.pairs
-            if layout.axis:
-                axes[layer.module_name] = layout.axis
-    if not rows:
-        raise UserError(f"the model has no neuroglot adapter {adapter!r}; expected one made by NeuroglotConfig")
-    return Selection(pairs, rows, axes=axes)
-
-
-def trained_entries(model: nn.Module, adapter: str = "default") -> dict[str, int]:
-    """Return how many numbers an adapter trains in each module: of deltas or their factors, and of biases."""
-    found = {}
-    for layer in _layers(model):
-        if adapter in layer.neuroglot_layout:
-            held = (p for name in layer.adapter_layer_names for p in getattr(layer, name)[adapter].parameters())
-            found[layer.module_name] = sum(p.numel() for p in held)
-    return found

@@ -15,8 +15,8 @@ from PIL import Image
 
 from neuroglot.data.checking.repeats import hash_text
 from neuroglot.data.example import ImageSource, RenderSpec
-from neuroglot.data.fonts import MONOSPACED, font_file
 from neuroglot.data.image import open_image
+from neuroglot.data.rendering.fonts import MONOSPACED, font_file
 from neuroglot.errors import UserError
 
 FLAT = 8

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from neuroglot.data import pictures
 from neuroglot.data.corpus.parts import Corpus, Sizes, as_task, as_text
 from neuroglot.data.corpus.replay import embedded_replay
+from neuroglot.data.embedded import pictures
+from neuroglot.data.embedded.signs import Sign, signs
 from neuroglot.data.example import Example, RenderSpec, split_seed
-from neuroglot.data.signs import Sign, signs
 from neuroglot.pair import Pair
 
 EMBEDDED = {"signs": "image_translation", "scenes": "multimodal_translation"}

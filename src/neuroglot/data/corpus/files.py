@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from neuroglot.data.corpus.embedded import sign_retention
 from neuroglot.data.corpus.parts import RETAINED, Corpus, Sizes
 from neuroglot.data.corpus.replay import file_replay
+from neuroglot.data.embedded.signs import Sign, signs
 from neuroglot.data.example import Example
-from neuroglot.data.fonts import MONOSPACED, font_file
-from neuroglot.data.signs import Sign, signs
-from neuroglot.data.store import SPLITS, View
+from neuroglot.data.rendering.fonts import MONOSPACED, font_file
+from neuroglot.data.store import SPLITS, View, held
 from neuroglot.errors import UserError
 from neuroglot.pair import Pair
 
@@ -142,6 +142,4 @@ def _can_write(sample: Sequence[Sign], pair: Pair) -> bool:
 
 def viewed(examples: Sequence[Example]) -> View:
     """Return examples as a view of a store."""
-    from neuroglot.data.store import Store
-
-    return examples if isinstance(examples, View) else View(Store.of(enumerate(examples, start=1)))
+    return examples if isinstance(examples, View) else View(held(enumerate(examples, start=1)))

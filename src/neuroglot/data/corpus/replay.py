@@ -13,8 +13,8 @@ from typing import overload
 
 import numpy as np
 
-from neuroglot.data import pictures
 from neuroglot.data.corpus.parts import RETAINED, as_task, as_text
+from neuroglot.data.embedded import pictures
 from neuroglot.data.example import Example, RenderSpec
 from neuroglot.data.store import View
 from neuroglot.errors import UserError

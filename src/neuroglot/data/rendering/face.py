@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from PIL import ImageDraw
 
-from neuroglot.data.fonts import covers, is_bundled, load_font
+from neuroglot.data.rendering.fonts import covers, is_bundled, load_font
 
 REFERENCE = 64
 """Words are measured once, at this size in pixels, and scaled: measuring at every size would cost most of the time."""
@@ -19,7 +19,7 @@ REFERENCE = 64
 class Face:
     """Font files in the order in which they are asked for a character; nearly always one.
 
-    Several fonts are for text that runs from left to right; `neuroglot.data.fonts.font_files` sees to that.
+    Several fonts are for text that runs from left to right; `neuroglot.data.rendering.fonts.font_files` sees to that.
     """
 
     paths: tuple[str, ...]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from neuroglot.data.pictures import OBJECTS, Point
+from neuroglot.data.embedded.pictures import OBJECTS, Point
 from neuroglot.data.render import SIZE
 from neuroglot.data.scenes.pen import Box
 from neuroglot.data.scenes.pictograms import PICTOGRAMS

@@ -15,9 +15,9 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 
+from neuroglot.data.embedded.signs import LANGUAGES, MAX_SOURCE, MAX_TARGET, TEMPLATES, Sign, signs
 from neuroglot.data.example import Example, RenderSpec, split_seed
 from neuroglot.data.scenes.lexicon import Ambiguity, ambiguities, minutes
-from neuroglot.data.signs import LANGUAGES, MAX_SOURCE, MAX_TARGET, TEMPLATES, Sign, signs
 from neuroglot.errors import UserError, nearest
 from neuroglot.pair import Pair
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from neuroglot.data.signs import LANGUAGES, Sign
+from neuroglot.data.embedded.signs import LANGUAGES, Sign
 
 DOMAINS = ("lexical", "gender", "number", "time")
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
-from neuroglot.data.pictures import Point
+from neuroglot.data.embedded.pictures import Point
 
 Box = tuple[float, float, float, float]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from neuroglot.data.pictures import OBJECTS
+from neuroglot.data.embedded.pictures import OBJECTS
 from neuroglot.data.scenes.beings import BEINGS
 from neuroglot.data.scenes.pen import Pen, arc, box
 

@@ -102,7 +102,7 @@ def _measure(setting: Setting) -> Found:
 
 def _similarity(setting: Setting, estimator: str, seed: int) -> Ranking:
     """Return 1 - R of each layer: how far a short tuning moves it."""
-    from neuroglot.stages.choosing import probed
+    from neuroglot.stages.measuring import probed
 
     recipe = setting.recipe
     section = _probe(setting).model_copy(update={"estimator": estimator})

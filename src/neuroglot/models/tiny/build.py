@@ -21,9 +21,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from neuroglot.data.embedded.signs import LANGUAGES, signs
 from neuroglot.data.instructions import TEMPLATES
 from neuroglot.data.render import SIZE
-from neuroglot.data.signs import LANGUAGES, signs
 from neuroglot.pair import language_name
 
 PATCH = 12

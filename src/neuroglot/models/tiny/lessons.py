@@ -13,11 +13,11 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from neuroglot.data.embedded.pictures import draw_picture, names
+from neuroglot.data.embedded.signs import LANGUAGES, MAX_SOURCE, signs
 from neuroglot.data.example import Example
 from neuroglot.data.instructions import instruction, paraphrases
-from neuroglot.data.pictures import draw_picture, names
 from neuroglot.data.render import SIZE, Rendered, render
-from neuroglot.data.signs import LANGUAGES, MAX_SOURCE, signs
 from neuroglot.models.tiny.build import PATCH, build_tokenizer
 
 SLOTS = 3

@@ -19,10 +19,10 @@ from neuroglot.neurons.inventory import Layer, check_parts, fingerprint, invento
 from neuroglot.neurons.profiling.moments import Blocks, Totals, shares
 from neuroglot.neurons.profiling.passes import frozen, lean, token_loss
 from neuroglot.neurons.profiling.pieces import Checkpoint
-from neuroglot.neurons.profiling.positions import CLASSES, Positions, forward_inputs, unpack
 from neuroglot.neurons.profiling.profile import Profile, population
 from neuroglot.neurons.profiling.scores import SCORES, STATIC_SCORES, neuron_norms, weight_of
-from neuroglot.neurons.profiling.taps import Recorder, tapped
+from neuroglot.neurons.profiling.tapping.positions import CLASSES, Positions, forward_inputs, unpack
+from neuroglot.neurons.profiling.tapping.taps import Recorder, tapped
 
 NEURONS = ("rows", "ffn", "both")
 """What is taken as a neuron: a row of a matrix, a unit of a feed-forward block, or one and the other."""

@@ -19,8 +19,8 @@ from torch import Tensor
 from neuroglot.artefact import PROFILING, fresh, load_tensors, remove, save_tensors
 from neuroglot.errors import UserError
 from neuroglot.neurons.profiling.moments import Blocks, Totals
-from neuroglot.neurons.profiling.positions import unpack
 from neuroglot.neurons.profiling.profile import Profile
+from neuroglot.neurons.profiling.tapping.positions import unpack
 from neuroglot.pair import Pair
 
 

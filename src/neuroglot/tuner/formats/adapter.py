@@ -19,7 +19,7 @@ from neuroglot.artefact import ADAPTER, MANIFEST, fresh, seal, unseal
 from neuroglot.errors import UserError
 from neuroglot.tuner.config import NEUROGLOT, NeuroglotConfig
 from neuroglot.tuner.engines.deltas import KEY, shape_of
-from neuroglot.tuner.model import matrix_of
+from neuroglot.tuner.matching import matrix_of
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."

@@ -6,7 +6,7 @@ or where `data.images` says.
 A folder a direction (`en-de`, `en-fr`, ..., `en-fr_dev`) with `src.en`, `correct.de`, `incorrect.de` and `img.order`,
 line-aligned. An example has the sentence as source, the photograph, the right reading as target and the wrong one in
 `alternatives`; a model is scored by how often the right one is likelier (Futeral et al. 2023). All of it is for
-testing, but for `en-fr_dev`.
+testing, but for `en-fr_dev`: beside training on another corpus, name it in `evaluate.retention`.
 """
 
 from __future__ import annotations

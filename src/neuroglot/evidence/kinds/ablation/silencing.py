@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from neuroglot.errors import UserError
 from neuroglot.models.families import family_of
 from neuroglot.neurons.inventory import Layer
-from neuroglot.neurons.profiling.positions import Positions, forward_inputs, unpack
+from neuroglot.neurons.profiling.tapping.positions import Positions, forward_inputs, unpack
 
 
 @dataclass(frozen=True)

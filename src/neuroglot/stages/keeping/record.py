@@ -11,7 +11,7 @@ from neuroglot import __version__
 from neuroglot.artefact import Format, NewerFileError, digests, read_json, write_json
 from neuroglot.errors import UserError
 from neuroglot.models.load import resolve
-from neuroglot.recipe.systems import model_paths
+from neuroglot.recipe.sections.systems import model_paths
 from neuroglot.stages.context import Context
 
 if TYPE_CHECKING:

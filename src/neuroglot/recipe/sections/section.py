@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from neuroglot.errors import nearest
+from neuroglot.pair import TASKS
 
 PartName = Literal["vision", "connector", "language"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Side = Literal["pair", "source", "target"]
+
+
+def _known(tasks: tuple[str, ...]) -> tuple[str, ...]:
+    for task in tasks:
+        if task not in TASKS:
+            raise ValueError(f"task {task!r} is not known; {nearest(task, TASKS)}")
+    return tasks
+
+
+Tasks = Annotated[tuple[str, ...], AfterValidator(_known)]
 
 
 class Section(BaseModel):

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from neuroglot.errors import nearest
 from neuroglot.recipe.methods import METHODS, UNBUDGETED, YARDSTICKS
-from neuroglot.recipe.section import Section
+from neuroglot.recipe.sections.section import Section
 
 Scalar = float | int | bool | str | None
 

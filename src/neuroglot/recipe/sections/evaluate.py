@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from neuroglot.recipe.section import Section
+from neuroglot.recipe.sections.section import Section
 
 
 class EvaluateSection(Section):
@@ -20,10 +20,10 @@ class EvaluateSection(Section):
     )
     retention: tuple[str, ...] = Field(
         (),
-        description="JSONL files of what should not be forgotten, relative to the recipe: any task, or questions with "
-        "instruction and target",
+        description="JSONL files or corpora of what should not be forgotten, relative to the recipe: any task, "
+        "questions with instruction and target, or CoMMuTE",
     )
-    retention_items: int = Field(1000, ge=1, description="most items of each of these files and tasks")
+    retention_items: int = Field(1000, ge=1, description="most items of each of these sources and tasks")
     every: int = Field(0, ge=0, description="steps of training between looks at the dev split; 0 for none")
     items: int = Field(16, ge=1, description="dev items that are translated at each look, greedily")
 

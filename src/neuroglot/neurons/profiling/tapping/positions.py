@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from neuroglot.errors import UserError
 from neuroglot.models.families import Family, image_token_id
 from neuroglot.neurons.inventory import Layer
-from neuroglot.neurons.profiling.vision_rows import VisionRows
+from neuroglot.neurons.profiling.tapping.vision_rows import VisionRows
 from neuroglot.pair import Condition
 
 CLASSES = ("all", "image", "prompt", "target")

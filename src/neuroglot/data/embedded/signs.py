@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from babel import UnknownLocaleError, dates, lists, numbers, units
 
-from neuroglot.data.names import (
+from neuroglot.data.embedded.names import (
     CURRENCIES,
     HELD_OUT_NAMES,
     TERRITORIES,

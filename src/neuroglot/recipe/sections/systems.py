@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from neuroglot.recipe.section import Section
+from neuroglot.recipe.sections.section import Section
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from neuroglot.recipe.section import Section
+from neuroglot.recipe.sections.section import Section
 
 
 class TrainSection(Section):

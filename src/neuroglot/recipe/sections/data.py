@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator
 
 from neuroglot.data.rendering.style import style_texts
-from neuroglot.errors import nearest
-from neuroglot.pair import TASKS, Pair
-from neuroglot.recipe.section import PartName, Section
+from neuroglot.pair import Pair
+from neuroglot.recipe.sections.section import PartName, Section, Tasks
 
 if TYPE_CHECKING:  # a recipe is read without waiting for Pillow and numpy
     from neuroglot.data.readers import Layout
@@ -42,9 +41,7 @@ class DataSection(Section):
         {}, description="our split -> the source's name for it; the usual names if empty"
     )
     images: str = Field("", description="folder of the images, relative to the recipe; empty for the layout's own")
-    tasks: tuple[str, ...] = Field(
-        (), description="tasks to make of records that do not say theirs; the recipe's task if empty"
-    )
+    tasks: Tasks = Field((), description="tasks to make of records that do not say theirs; the recipe's task if empty")
     render: dict[str, str] | None = Field(
         None, description="style of images made from the source text, such as {width: 448, height: 448}; {} for any"
     )
@@ -94,14 +91,6 @@ class DataSection(Section):
     def _texts(cls, render: object) -> object:
         """A style's values are texts, and YAML makes numbers and truths of some of them."""
         return style_texts(render) if isinstance(render, dict) else render
-
-    @field_validator("tasks")
-    @classmethod
-    def _tasks(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
-        for task in tasks:
-            if task not in TASKS:
-                raise ValueError(f"task {task!r} is not known; {nearest(task, TASKS)}")
-        return tasks
 
     @field_validator("pairs")
     @classmethod

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from torch import nn
 from torch.func import functional_call
 
 from neuroglot.errors import UserError
+from neuroglot.tuner.competitors.injection import ByName
 from neuroglot.tuner.config import OwnType, with_card
 
 
@@ -122,16 +123,11 @@ class VectorLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters.clear()
 
 
-class VectorsModel(BaseTuner):
+class VectorsModel(ByName):
     """A model whose chosen vectors can be trained; made by `peft.get_peft_model` from a `VectorsConfig`."""
 
     prefix = "neuroglot_vectors"
     tuner_layer_cls = VectorLayer
-    target_module_mapping: dict[str, list[str]] = {}
-
-    @staticmethod
-    def _check_target_module_exists(peft_config: PeftConfig, key: str) -> bool:
-        return key in peft_config.layout  # type: ignore[attr-defined]
 
     def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
         """Check the configuration against the model.
@@ -152,20 +148,5 @@ class VectorsModel(BaseTuner):
                         "that it was made for"
                     )
 
-    def _create_and_replace(
-        self,
-        peft_config: PeftConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        parameter_name: str | None = None,
-    ) -> None:
-        layer = target if isinstance(target, VectorLayer) else VectorLayer(target).train(target.training)
-        layer.update_layer(adapter_name, list(peft_config.layout[current_key]))  # type: ignore[attr-defined]
-        if layer is not target:
-            setattr(parent, target_name, layer)
-
-    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        setattr(parent, child_name, new_module)  # PEFT's own looks for a `weight`
+    def _fill(self, layer: Any, config: Any, adapter: str, name: str) -> None:
+        layer.update_layer(adapter, list(config.layout[name]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from neuroglot.recipe.section import Section
+from neuroglot.recipe.sections.section import Section
 
 
 class ClassicSection(Section):

@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from neuroglot.errors import UserError
+from neuroglot.tuner.competitors.injection import ByName
 from neuroglot.tuner.config import OwnType, with_card
 
 FIRST_ID = 1 << 30
@@ -118,16 +119,11 @@ class PromptEmbedding(nn.Module, BaseTunerLayer):
         """Do nothing: nothing is ever merged."""
 
 
-class PromptModel(BaseTuner):
+class PromptModel(ByName):
     """A model with learned vectors in front; made by `peft.get_peft_model` from a `PromptConfig`."""
 
     prefix = "neuroglot_prompt"
     tuner_layer_cls = PromptEmbedding
-    target_module_mapping: dict[str, list[str]] = {}
-
-    @staticmethod
-    def _check_target_module_exists(peft_config: PeftConfig, key: str) -> bool:
-        return key == peft_config.module  # type: ignore[attr-defined]
 
     def _check_tied_modules(self, model: nn.Module, peft_config: PeftConfig) -> None:
         """Nothing to check: no row of the embeddings is trained, so a head tied to them stays theirs."""
@@ -144,23 +140,8 @@ class PromptModel(BaseTuner):
             )
         peft_config.module = name  # type: ignore[attr-defined]
 
-    def _create_and_replace(
-        self,
-        peft_config: PeftConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        parameter_name: str | None = None,
-    ) -> None:
-        layer = target if isinstance(target, PromptEmbedding) else PromptEmbedding(target).train(target.training)
-        layer.update_layer(adapter_name, peft_config.tokens, peft_config.seed)  # type: ignore[attr-defined]
-        if layer is not target:
-            setattr(parent, target_name, layer)
-
-    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        setattr(parent, child_name, new_module)
+    def _fill(self, layer: Any, config: Any, adapter: str, name: str) -> None:
+        layer.update_layer(adapter, config.tokens, config.seed)
 
     def _post_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
         if "_neuroglot_prompter" not in vars(model):

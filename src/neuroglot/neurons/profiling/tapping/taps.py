@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from neuroglot.neurons.inventory import Layer, matrix
-from neuroglot.neurons.profiling.positions import Positions
 from neuroglot.neurons.profiling.scores import Score, Seen
+from neuroglot.neurons.profiling.tapping.positions import Positions
 
 Sink = Callable[[Seen], None]
 

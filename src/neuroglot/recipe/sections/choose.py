@@ -7,8 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from neuroglot.errors import nearest
-from neuroglot.pair import TASKS
-from neuroglot.recipe.section import Fraction, PartName, Section, Share, Side
+from neuroglot.recipe.sections.section import Fraction, PartName, Section, Share, Side, Tasks
 
 SCORES = ("taylor_token", "taylor_sample", "gradient", "activation", "activation_probability", "row_gradient")
 
@@ -19,7 +18,7 @@ class ProfileSection(Section):
     items: int = Field(48, ge=1, description="source items, each in every pair")
     batch_size: int = Field(12, ge=1)
     instructions: int = Field(3, ge=1, description="paraphrased instructions per task, in turn")
-    contrast: tuple[str, ...] = Field(
+    contrast: Tasks = Field(
         ("ocr", "describe"), description="tasks on the same images that translating is held against"
     )
     scores: tuple[str, ...] = Field(("taylor_token", "gradient", "activation"), description="collected in one pass")
@@ -30,14 +29,6 @@ class ProfileSection(Section):
     save_batches: int = Field(
         100, ge=1, description="batches between one saving of an unfinished profile and the next"
     )
-
-    @field_validator("contrast")
-    @classmethod
-    def _tasks(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
-        for task in tasks:
-            if task not in TASKS:
-                raise ValueError(f"task {task!r} is not known; {nearest(task, TASKS)}")
-        return tasks
 
     @field_validator("scores")
     @classmethod

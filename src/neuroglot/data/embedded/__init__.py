@@ -1,0 +1,1 @@
+"""What the embedded model was taught from: signs that Babel makes, and simple pictures."""

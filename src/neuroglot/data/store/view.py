@@ -1,0 +1,82 @@
+"""Some examples of a store, in some order, chosen on the index alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroglot.data.example import Example
+from neuroglot.data.store.records import Store
+
+
+class View(Sequence[Example]):
+    """Some examples of a store, in some order.
+
+    Attributes:
+        store: where they are.
+        places: (examples,) their places in the store.
+    """
+
+    def __init__(self, store: Store, places: NDArray[Any] | None = None) -> None:
+        self.store = store
+        self.places: NDArray[Any] = store.good if places is None else places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, at: int) -> Example: ...
+    @overload
+    def __getitem__(self, at: slice) -> View: ...
+    def __getitem__(self, at: int | slice) -> Example | View:
+        if isinstance(at, slice):
+            return View(self.store, self.places[at])
+        _, example = self.store[int(self.places[at])]
+        assert isinstance(example, Example), "a view holds no bad record"
+        return example
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[at] for at in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or len(self) != len(other):
+            return False
+        if isinstance(other, View) and other.store is self.store:
+            return bool((self.places == other.places).all())
+        return all(mine == its for mine, its in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Return what the index has for every example: see `INDEX`."""
+        return self.store.index[name][self.places]
+
+    @property
+    def pairs(self) -> list[str]:
+        """The pair of every example; examples of a pair share one text."""
+        names = [kind.pair for kind in self.store.kinds]
+        return [names[kind] for kind in self.column("kind")]
+
+    def where(self, chosen: NDArray[np.bool_]) -> View:
+        """Return those examples for which a mask holds."""
+        return View(self.store, self.places[chosen])
+
+    def first_items(self, count: int) -> View:
+        """Return the examples of the first `count` items, in their order."""
+        _, first, item = np.unique(self.column("item"), return_index=True, return_inverse=True)
+        return self if count >= len(first) else self.where(first[item] < np.sort(first)[count])
+
+    def first_of_pairs(self, count: int) -> View:
+        """Return the examples of each pair's first `count` items, in their order: what is parallel stays parallel."""
+        _, first, item = np.unique(self.column("item"), return_index=True, return_inverse=True)
+        began = first[item]  # where an example's item first comes, in whichever pair
+        code = self.column("kind")
+        kept = np.zeros(len(self), bool)
+        for number in np.unique(code):
+            of_pair = code == number
+            order = np.unique(began[of_pair])
+            kept |= of_pair if count >= len(order) else of_pair & (began < order[count])
+        return self.where(kept)

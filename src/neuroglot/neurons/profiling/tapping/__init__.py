@@ -1,0 +1,1 @@
+"""Where activations meet their gradients, and whose each position and each vision row is."""
