@@ -140,7 +140,7 @@ def test_any_file_name_gives_a_recipe_that_loads(data, tmp_path, name):
 @pytest.mark.parametrize(
     ("source", "options", "examples", "pairs"),
     [
-        ("m3-multi30k", {"pairs": ["en-de", "en-cs"]}, 20, ("en-cs", "en-de")),
+        ("m3-multi30k", {"pairs": ["en-de", "en-fr"]}, 20, ("en-de", "en-fr")),
         ("m3-multi30k", {"task": "multimodal_translation", "pairs": ["en-de", "en-fr"]}, 20, ("en-de", "en-fr")),
         ("m3-ambigcaps", {"pairs": ["en-tr"], "layout": "ambigcaps"}, 8, ("en-tr",)),
         ("mit-10m", {"pairs": ["en-de"]}, 9, ("en-de",)),
