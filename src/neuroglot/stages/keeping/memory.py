@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ def watch() -> Callable[[], int]:
         torch.accelerator.reset_peak_memory_stats()
         before = torch.accelerator.memory_allocated()
         return lambda: int(torch.accelerator.max_memory_allocated() - before)
+    _hand_back()
     try:
         _CLEAR.write_text("5")  # see proc_pid_clear_refs(5): resets the high-water mark
     except OSError:
@@ -28,6 +30,13 @@ def watch() -> Callable[[], int]:
         return lambda: max(0, _peak() - start)
     start = _status("VmRSS")
     return lambda: max(0, _status("VmHWM") - start)
+
+
+def _hand_back() -> None:
+    """Give the system what earlier work has freed: used again, it would not raise the peak and so not be counted."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 def _status(name: str) -> int:
