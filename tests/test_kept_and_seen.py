@@ -153,8 +153,8 @@ def test_own_files_are_scored_before_and_after_and_shown(own_run, tmp_path, cli)
 
 @pytest.mark.slow
 def test_a_training_that_is_watched_is_the_same_training(smoke_run, own_run):
+    from neuroglot.data.corpus import first_items
     from neuroglot.stages import Context, load_trained
-    from neuroglot.stages.measuring import first_items
     from neuroglot.systems import HFSystem
 
     changes = ("evaluate.every=2", "evaluate.items=3", "evaluate.max_new_tokens=8")

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuroglot.errors import UserError
-from neuroglot.readable import indices, ranges, read_rows, write_rows
+from neuroglot.leave import export
+from neuroglot.readable import indices, ranges
 from neuroglot.selection import Selection
 
 PAIRS = ("en-de", "en-zh_Hans")
@@ -44,7 +45,7 @@ def test_a_selection_survives_as_text(tmp_path, suffix):
     meta = {"method": "mnaft", "note": "Ü", "chosen": {"model.layers.0.up_proj": {"part": "language", "neurons": 400}}}
     selection = Selection(PAIRS, rows, meta, {"model.layers.0.down_proj": 1})
     path = tmp_path / f"rows{suffix}"
-    write_rows(selection, path)
+    selection.save(path)
     again = Selection.load(path)
     assert (again.pairs, again.meta, again.axes) == (selection.pairs, selection.meta, selection.axes)
     plain = lambda s: {m: {g: i.tolist() for g, i in groups.items()} for m, groups in s.rows.items()}  # noqa: E731
@@ -60,7 +61,7 @@ def test_a_selection_survives_as_text(tmp_path, suffix):
 def test_a_selection_by_hand(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(HAND, encoding="utf-8")
-    found = read_rows(path)
+    found = Selection.load(path)
     assert found.rows["m.up_proj"][found.agnostic].tolist() == [0, 1, 2, 3, 7]
     assert found.rows["m.up_proj"][frozenset({"en-de"})].tolist() == [8, 10, 11]
     assert found.rows["m.down_proj"][found.agnostic].tolist() == [5]
@@ -87,13 +88,13 @@ def test_what_is_wrong_in_a_selection_by_hand_is_one_line(tmp_path, old, new, me
     path = tmp_path / "mine.yaml"
     path.write_text(HAND.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(UserError, match=message) as error:
-        read_rows(path)
+        Selection.load(path)
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
 
 
 def test_suffixes_and_missing_files(tmp_path):
     with pytest.raises(UserError, match="must end in .yaml or .json, got suffix '.txt'"):
-        write_rows(Selection(PAIRS, {}), tmp_path / "rows.txt")
+        export(tmp_path, tmp_path / "rows.txt", "rows")
     with pytest.raises(UserError, match="does not exist; expected a selection"):
-        read_rows(tmp_path / "none.yaml")
+        Selection.load(tmp_path / "none.yaml")

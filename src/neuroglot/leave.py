@@ -133,10 +133,12 @@ def export(
         raise UserError(f"--format {form!r} is not known; {nearest(form, FORMATS)}")
     check_free(out)
     if form == "rows":
-        from neuroglot.readable import write_rows
+        from neuroglot.readable import is_readable
         from neuroglot.selection import open_selection
 
-        write_rows(open_selection(place), out)
+        if not is_readable(out):
+            raise UserError(f"{out} must end in .yaml or .json, got suffix {out.suffix!r}; give such a file to write")
+        open_selection(place).save(out)
         return
     source = find(place, base)
     quiet()

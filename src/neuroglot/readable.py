@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ import yaml
 from neuroglot.artefact import write_text
 from neuroglot.errors import UserError, nearest
 from neuroglot.pair import Pair
-from neuroglot.selection import Group, Selection, group_name
 
 FORMAT = "neuroglot-rows-1"
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -52,25 +52,27 @@ def is_readable(path: Path | str) -> bool:
     return Path(path).suffix.lower() in SUFFIXES
 
 
-def write_rows(selection: Selection, path: Path) -> None:
+def write_rows(
+    path: Path,
+    pairs: Sequence[str],
+    rows: Mapping[str, Mapping[str, torch.Tensor]],
+    axes: Mapping[str, int],
+    meta: Mapping[str, Any],
+) -> None:
     """Write a selection as text; `read_rows` gives back the same.
 
-    Raises:
-        UserError: the file's suffix is neither that of YAML nor of JSON.
+    Args:
+        path: ends in .yaml, .yml or .json.
+        pairs: of the selection.
+        rows: module -> group, as pairs with commas between or `AGNOSTIC` -> indices.
+        axes: of the modules whose units do not lie on axis 0.
+        meta: how it came about.
     """
-    if not is_readable(path):
-        raise UserError(f"{path} must end in .yaml or .json, got suffix {path.suffix!r}; give such a file to write")
-    rows = {
-        module: {
-            AGNOSTIC if group == selection.agnostic else group_name(group): ranges(index)
-            for group, index in groups.items()
-        }
-        for module, groups in selection.rows.items()
-    }
-    content: dict[str, Any] = {"format": FORMAT, "pairs": list(selection.pairs)}
-    if selection.axes:
-        content["axes"] = dict(selection.axes)
-    content |= {"rows": rows, "meta": dict(selection.meta)}
+    written = {module: {name: ranges(index) for name, index in groups.items()} for module, groups in rows.items()}
+    content: dict[str, Any] = {"format": FORMAT, "pairs": list(pairs)}
+    if axes:
+        content["axes"] = dict(axes)
+    content |= {"rows": written, "meta": dict(meta)}
     if path.suffix.lower() == ".json":
         write_text(path, json.dumps({"about": ABOUT.splitlines(), **content}, indent=1, ensure_ascii=False) + "\n")
         return
@@ -79,8 +81,8 @@ def write_rows(selection: Selection, path: Path) -> None:
     write_text(path, head + yaml.dump(content, Dumper=dumper, sort_keys=False, allow_unicode=True, width=2**20))
 
 
-def read_rows(path: Path | str) -> Selection:
-    """Read a selection as text.
+def read_rows(path: Path | str) -> dict[str, Any]:
+    """Read a selection as text: its pairs, its rows by module and group of pairs, its axes and its meta.
 
     Raises:
         UserError: the file is missing, or something in it is no selection.
@@ -105,7 +107,7 @@ def read_rows(path: Path | str) -> Selection:
     try:
         pairs = tuple(str(Pair.parse(pair)) for pair in _of(list, content, "pairs"))
         everyone = frozenset(pairs)
-        rows: dict[str, dict[Group, torch.Tensor]] = {}
+        rows: dict[str, dict[frozenset[str], torch.Tensor]] = {}
         for module, groups in _of(dict, content, "rows").items():
             if not isinstance(groups, dict):
                 raise UserError(f"rows.{module} must be group: rows, got {groups!r}")
@@ -114,7 +116,7 @@ def read_rows(path: Path | str) -> Selection:
                 if group in rows.setdefault(str(module), {}):
                     raise UserError(f"rows.{module} names group {name} twice; once as {AGNOSTIC}, once by its pairs?")
                 rows[str(module)][group] = indices(value, f"rows.{module}.{name}")
-        return Selection(pairs, rows, content.get("meta") or {}, content.get("axes") or {})
+        return {"pairs": pairs, "rows": rows, "meta": content.get("meta") or {}, "axes": content.get("axes") or {}}
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 

@@ -11,6 +11,7 @@ import torch
 
 from neuroglot.artefact import SELECTION, load_tensors, save_tensors
 from neuroglot.errors import UserError
+from neuroglot.readable import AGNOSTIC, is_readable, read_rows, write_rows
 
 Group = frozenset[str]
 """The pairs (text form) whose data may train a neuron; language-agnostic neurons belong to all pairs."""
@@ -69,7 +70,17 @@ class Selection:
         return sum(index.numel() for _, _, index in self)
 
     def save(self, path: Path | str) -> None:
-        """Write a safetensors file: one int32 tensor per (module, group), the rest as metadata."""
+        """Write a safetensors file: one int32 tensor per (module, group), the rest as metadata.
+
+        A path that ends in .yaml, .yml or .json gets it as text (`neuroglot.readable`).
+        """
+        if is_readable(path):
+            named = {
+                module: {AGNOSTIC if group == self.agnostic else group_name(group): i for group, i in groups.items()}
+                for module, groups in self.rows.items()
+            }
+            write_rows(Path(path), self.pairs, named, self.axes, self.meta)
+            return
         tensors = {
             f"{module}|{group_name(group)}": index.to(torch.int32).contiguous() for module, group, index in self
         }
@@ -82,10 +93,12 @@ class Selection:
         Raises:
             UserError: the file is missing, damaged, or not a selection of this format version.
         """
-        from neuroglot.readable import is_readable, read_rows
-
         if is_readable(path):
-            return read_rows(path)
+            fields = read_rows(path)
+            try:
+                return cls(**fields)
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from None
         tensors, head = load_tensors(path, SELECTION)
         rows: dict[str, dict[Group, torch.Tensor]] = {}
         for key, index in tensors.items():

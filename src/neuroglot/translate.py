@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from neuroglot.data.example import Example
-from neuroglot.data.image import IMAGE_SUFFIXES, open_image
+from neuroglot.data.image import open_image
+from neuroglot.data.pixels import IMAGE_SUFFIXES
 from neuroglot.errors import UserError
 from neuroglot.pair import Pair, language_code
 from neuroglot.recipe import Recipe, check

@@ -10,6 +10,7 @@ import torch
 from evidence_kit import own_outputs, setting_of
 
 from neuroglot.errors import UserError
+from neuroglot.evidence.kinds.ablation import matrix as costs
 from neuroglot.evidence.kinds.ablation import measuring
 from neuroglot.evidence.kinds.ablation.losses import Losses
 from neuroglot.evidence.kinds.ablation.silencing import Place, ablated, mean_units, place_of, size_of
@@ -112,7 +113,7 @@ def test_losses_are_those_of_the_evaluation(setting, losses):
 def test_random_groups_have_the_same_size_in_each_layer_and_come_from_the_pool():
     units = {"a": torch.arange(5), "b": torch.arange(2)}
     pool = {"a": torch.arange(40), "b": torch.tensor([3, 5, 8, 9])}
-    one, other = (measuring.drawn_like(units, pool, seed) for seed in (1, 2))
+    one, other = (costs.drawn_like(units, pool, seed) for seed in (1, 2))
     assert {name: len(index) for name, index in one.items()} == {"a": 5, "b": 2}
     assert set(one["b"].tolist()) <= {3, 5, 8, 9}
     assert not torch.equal(one["a"], other["a"])
@@ -122,9 +123,9 @@ def test_random_groups_have_the_same_size_in_each_layer_and_come_from_the_pool()
 def test_a_fragile_pair_does_not_make_a_diagonal():
     masks = np.array([[True, False, False], [False, True, False], [False, False, True], [True, True, True]])
     fragile = np.tile([0.1, 5.0, 0.3], (4, 1))
-    assert measuring.diagonal(fragile, masks) == pytest.approx(0)
-    assert measuring.diagonal(fragile + 2.0 * np.eye(4, 3), masks) == pytest.approx(2)
-    assert np.isnan(measuring.diagonal(fragile[3:], masks[3:]))
+    assert costs.diagonal(fragile, masks) == pytest.approx(0)
+    assert costs.diagonal(fragile + 2.0 * np.eye(4, 3), masks) == pytest.approx(2)
+    assert np.isnan(costs.diagonal(fragile[3:], masks[3:]))
 
 
 def two_letter_texts(tokenizer, count):
@@ -170,7 +171,7 @@ def test_planted_units_show_on_the_diagonal(setting):
     base = losses.nats()
     groups = {pair: (frozenset([pair]), {module: own}) for pair, own in units.items()}
     place = place_of(model, module)
-    found = measuring.matrix(
+    found = costs.matrix(
         losses,
         base,
         groups,

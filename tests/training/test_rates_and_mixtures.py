@@ -12,7 +12,7 @@ from torch import nn
 
 from neuroglot.errors import UserError
 from neuroglot.recipe import check
-from neuroglot.stages.training import options as options_of
+from neuroglot.stages.settings import train_options as options_of
 from neuroglot.training import PairTrainer, TrainOptions, parameter_groups, prepare, train
 from neuroglot.training.options import arguments
 from neuroglot.tuner import active_pair

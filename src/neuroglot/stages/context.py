@@ -9,13 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from neuroglot.data.corpus import EMBEDDED, Corpus, Sizes, TrainingSet, as_task, load_corpus
+from neuroglot.data.corpus import EMBEDDED, TRAINS, Corpus, Sizes, TrainingSet, as_task, load_corpus
 from neuroglot.data.example import Example
 from neuroglot.data.readers.checked import Size
 from neuroglot.errors import UserError
 from neuroglot.pair import Pair
 from neuroglot.recipe import Recipe
 from neuroglot.stages.data import Data
+from neuroglot.stages.settings import train_options
 
 Track = Callable[[str, int], Callable[[int], None]]
 """`track(label, total)` shows a bar and returns a function to call with how much is done."""
@@ -127,6 +128,11 @@ class Context:
         for one in (example, *others):
             self.batcher.check(one, sizes, turns)
 
+    def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """Return the training batch of examples of one pair."""
+        first = examples[0]
+        return {**self.batcher.encode(examples), "pair": first.meta.get(TRAINS) or str(first.pair)}
+
     @cached_property
     def training(self) -> TrainingSet:
         """What training draws from: the corpus's training examples, and those that are replayed."""
@@ -199,14 +205,13 @@ class Context:
             UserError: the first thing wrong with them.
         """
         from neuroglot.neurons import inventory
-        from neuroglot.stages.training import options
         from neuroglot.training.options import arguments
 
         quiet()
         if self.data is not None:
             _ = self.data.records  # a missing file is said before a model is fetched
         inventory(self.skeleton)
-        arguments(options(self.recipe), self.folder)
+        arguments(train_options(self.recipe), self.folder)
         self.batcher.check_budget()
         _ = self.corpus, self.kept
         self.check_systems()

@@ -16,10 +16,8 @@ from neuroglot.artefact import (
     save_tensors,
     write_json,
 )
-from neuroglot.data.corpus import TrainingSet, as_task
+from neuroglot.data.corpus import TrainingSet, as_task, first_items
 from neuroglot.data.example import Example
-from neuroglot.data.store import View
-from neuroglot.pair import Condition
 from neuroglot.stages.context import Context, examples_digest, quiet
 
 ANSWER_TOKENS = 48
@@ -89,18 +87,6 @@ def _answers(context: Context, examples: list[Example]) -> list[str]:
     return HFSystem(context.model(), context.batcher, "base", size, ANSWER_TOKENS).translate(examples)
 
 
-def first_items(examples: Iterable[Example], count: int) -> list[Example]:
-    """Return the examples of each pair's first `count` items; pairs need not share theirs."""
-    if isinstance(examples, View):
-        return list(examples.first_items(count))
-    items: dict[Condition, dict[str, None]] = {}
-    examples = list(examples)
-    for example in examples:
-        items.setdefault(example.condition, {})[example.item] = None
-    kept = {condition: set(list(found)[:count]) for condition, found in items.items()}
-    return [e for e in examples if e.item in kept[e.condition]]
-
-
 def _counted(batches: Iterable[Any], bar: Callable[[int], None]) -> Iterator[Any]:
     """Pass batches on and tell a progress bar how many examples are done."""
     done = 0
@@ -166,7 +152,6 @@ def probed(context: Context, model: Any, seed: int, moved: bool = False) -> Prob
     from neuroglot.neurons import Profile, activation_similarity, inventory
     from neuroglot.neurons import select as choose
     from neuroglot.neurons.profiling.scores import adapter_movement, movement, weight_of
-    from neuroglot.stages.training import collate
     from neuroglot.training import Mix, TrainOptions, prepare, train
 
     settings = context.recipe.probe
@@ -197,7 +182,7 @@ def probed(context: Context, model: Any, seed: int, moved: bool = False) -> Prob
     bar = context.track("probing", settings.steps)
     work = context.path(".probe")
     examples = TrainingSet(replace(context.corpus, replay={}))
-    train(tuned, examples, collate(context), options, work, pairs=examples.pairs, mix=Mix(examples.kinds),
+    train(tuned, examples, context.collate, options, work, pairs=examples.pairs, mix=Mix(examples.kinds),
           progress=lambda step, steps, loss: bar(step))  # fmt: skip
     batches = context.batcher.batches(first_items(context.corpus.profile, settings.items), settings.batch_size)
     if settings.estimator != "full":

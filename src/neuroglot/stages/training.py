@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from neuroglot.artefact import ADAPTER, MODEL, TRAINING, digests, fresh, remove, seal, write_json, write_text
-from neuroglot.data.corpus import TRAINS
+from neuroglot.data.corpus import first_items
 from neuroglot.recipe import FACTORS, SMALL, Recipe
 from neuroglot.stages.context import Context, examples_digest, made_for, quiet
 from neuroglot.stages.keeping.memory import watch
+from neuroglot.stages.settings import train_options
 
 if TYPE_CHECKING:
-    from neuroglot.data.example import Example
     from neuroglot.neurons import Layer
     from neuroglot.selection import Selection
-    from neuroglot.training import Mix, TrainOptions
+    from neuroglot.training import Mix
 
 
 START = "start"
@@ -30,46 +29,10 @@ def home(recipe: Recipe) -> str:
     return "model" if recipe.trains_whole else "adapter"
 
 
-def options(recipe: Recipe, **changes: Any) -> TrainOptions:
-    """Return the recipe's training options, with changes."""
-    from neuroglot.training import TrainOptions
-
-    settings = recipe.train
-    found = TrainOptions(
-        steps=settings.steps,
-        batch_size=settings.batch_size,
-        lr=recipe.learning_rate,
-        specific_lr=settings.specific_lr,
-        warmup=settings.warmup,
-        weight_decay=settings.weight_decay,
-        accumulation=settings.accumulation,
-        scheduler=settings.scheduler,
-        optimizer=settings.optimizer,
-        max_grad_norm=settings.max_grad_norm,
-        seed=settings.seed,
-        bf16=settings.bf16,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        save_steps=settings.save_steps,
-        log_steps=settings.log_steps,
-    )
-    return replace(found, **changes)
-
-
-def collate(context: Context) -> Callable[[list[Example]], dict[str, Any]]:
-    """Return the function that turns examples of one pair into a training batch."""
-
-    def batch(examples: list[Example]) -> dict[str, Any]:
-        first = examples[0]
-        return {**context.batcher.encode(examples), "pair": first.meta.get(TRAINS) or str(first.pair)}
-
-    return batch
-
-
 def align(context: Context) -> None:
     """Let the low-rank factors of the chosen neurons start along the gradient, on the items of the profile."""
     from neuroglot.neurons import inventory
     from neuroglot.selection import Selection
-    from neuroglot.stages.measuring import first_items
     from neuroglot.training import aligned
 
     quiet()
@@ -133,8 +96,8 @@ def train(context: Context) -> None:
     examples = context.training
     mix = Mix(examples.kinds, recipe.data.temperature, sum(examples.replayed.values()), recipe.data.replay)
     replay = _replay(context, mix)
-    result = fit(tuned, examples, collate(context), options(recipe), work, pairs=examples.pairs, mix=mix, resume=True,
-                 progress=lambda step, steps, loss: bar(step), look=_look(context))  # fmt: skip
+    result = fit(tuned, examples, context.collate, train_options(recipe), work, pairs=examples.pairs, mix=mix,
+                 resume=True, progress=lambda step, steps, loss: bar(step), look=_look(context))  # fmt: skip
     facts = {
         "method": recipe.method,
         "made_from": made_from,
@@ -190,7 +153,6 @@ def _look(context: Context) -> tuple[int, Callable[[Any], dict[str, Any]]] | Non
     if not settings.every:
         return None
     from neuroglot.evaluation import score_rows
-    from neuroglot.stages.measuring import first_items
     from neuroglot.systems import HFSystem
 
     examples = list(first_items(context.corpus.dev, settings.items))

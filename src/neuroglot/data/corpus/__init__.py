@@ -9,7 +9,7 @@ from pathlib import Path
 from neuroglot.data.corpus.embedded import EMBEDDED, embedded_corpus, sign_examples, sign_retention
 from neuroglot.data.corpus.files import file_corpus, viewed
 from neuroglot.data.corpus.mixture import TrainingSet
-from neuroglot.data.corpus.parts import RETAINED, Corpus, Sizes, as_task
+from neuroglot.data.corpus.parts import RETAINED, Corpus, Sizes, as_task, first_items
 from neuroglot.data.corpus.replay import TRAINS, Replayed
 from neuroglot.data.example import Example
 from neuroglot.data.readers import read_jsonl
@@ -26,6 +26,7 @@ __all__ = [
     "Sizes",
     "TrainingSet",
     "as_task",
+    "first_items",
     "load_corpus",
     "sign_retention",
 ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from neuroglot.data.example import Example
+from neuroglot.data.store import View
+from neuroglot.pair import Condition
 
 RETAINED = ("ocr", "text_translation", "describe")
 
@@ -57,3 +59,15 @@ def as_task(example: Example, task: str, target: str | None = None) -> Example |
 def as_text(example: Example) -> Example:
     """The source text alone, to translate."""
     return replace(example, task="text_translation", images=(), alternatives=())
+
+
+def first_items(examples: Iterable[Example], count: int) -> list[Example]:
+    """Return the examples of each pair's first `count` items; pairs need not share theirs."""
+    if isinstance(examples, View):
+        return list(examples.first_items(count))
+    items: dict[Condition, dict[str, None]] = {}
+    examples = list(examples)
+    for example in examples:
+        items.setdefault(example.condition, {})[example.item] = None
+    kept = {condition: set(list(found)[:count]) for condition, found in items.items()}
+    return [e for e in examples if e.item in kept[e.condition]]

@@ -12,7 +12,8 @@ from neuroglot.data.readers.aligned import captions, commute, ocrmt30k, parallel
 from neuroglot.data.readers.layout import Layout, Reader, Record
 from neuroglot.data.readers.records import conversations, imagefolder, mit10m
 from neuroglot.data.readers.records.jsonl import read_records, read_table
-from neuroglot.data.readers.records.rows import SAVED, TEXTS, text_rows
+from neuroglot.data.readers.sources.rows import SAVED
+from neuroglot.data.readers.sources.texts import TEXTS, text_rows
 from neuroglot.errors import UserError, nearest
 
 READERS: dict[str, Reader] = {

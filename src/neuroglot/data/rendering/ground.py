@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
+from neuroglot.data.pixels import read_image
 from neuroglot.data.rendering.style import GROUNDS, Style
 from neuroglot.errors import UserError
 
@@ -122,9 +123,7 @@ def _photographs(folder: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=32)
 def _opened(path: str) -> Image.Image:
-    from neuroglot.data.image import open_image  # here, for that module renders
-
-    image = open_image(Path(path))
+    image = read_image(Path(path))
     image.thumbnail((LARGEST, LARGEST), reducing_gap=2.0)
     return image
 

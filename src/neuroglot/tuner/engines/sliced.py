@@ -11,15 +11,13 @@ the forward is the base's own, and dW is taken of the k trained units alone. Wha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from neuroglot.tuner.engines.units import Route
-
-if TYPE_CHECKING:
-    from neuroglot.tuner.layer import NeuroglotLinear
+from neuroglot.tuner.engines.weight import HeldWeight
 
 Tensor = torch.Tensor
 
@@ -32,7 +30,7 @@ class _SlicedLinear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: NeuroglotLinear, adapter: str | None, route: Route | None,
+    def forward(ctx: Any, x: Tensor, layer: HeldWeight, adapter: str | None, route: Route | None,
                 *parameters: Tensor) -> Tensor:  # fmt: skip
         layer.hold(adapter)
         ctx.layer, ctx.adapter, ctx.route, ctx.dtype = layer, adapter, route, x.dtype
@@ -55,7 +53,7 @@ class _SlicedLinear(torch.autograd.Function):
         return dx, None, None, None, *_gradients(layer, ctx.adapter, ctx.route, saved[0], grad)
 
 
-def _gradients(layer: NeuroglotLinear, adapter: str, route: Route, kept: Tensor, grad: Tensor) -> list[Tensor]:
+def _gradients(layer: HeldWeight, adapter: str, route: Route, kept: Tensor, grad: Tensor) -> list[Tensor]:
     """Return the gradients of the trained groups' parameters, in the order of `UnitLayer.parameters_of`.
 
     Of output units dU = dY[:, units]^T x, of columns dU = x[:, columns]^T dY: left^T right in both.
@@ -106,7 +104,7 @@ def unit_gradients(left_Tk: Tensor, right_Tw: Tensor, delta: Sequence[Tensor]) -
 
 
 def sliced_linear(
-    x: Tensor, layer: NeuroglotLinear, adapter: str | None, route: Route | None, parameters: Sequence[Tensor]
+    x: Tensor, layer: HeldWeight, adapter: str | None, route: Route | None, parameters: Sequence[Tensor]
 ) -> Tensor:
     """Map x [..., I] to [..., O] through a layer whose dense weight holds an adapter's units.
 

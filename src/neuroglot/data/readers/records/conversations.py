@@ -26,7 +26,8 @@ from neuroglot.data.example import Example, ImageSource
 from neuroglot.data.readers.layout import Layout, Record
 from neuroglot.data.readers.make import Piece, check_surrogates, checked_text, examples
 from neuroglot.data.readers.records.fields import columns_read, directed, images_of, mapped, names_of, split_named
-from neuroglot.data.readers.records.rows import Fields, Row, convert, source_rows
+from neuroglot.data.readers.sources.named import source_rows
+from neuroglot.data.readers.sources.rows import Fields, Row, convert
 from neuroglot.errors import UserError
 from neuroglot.pair import TASKS
 

@@ -9,7 +9,7 @@ from typing import Any
 from neuroglot.data.example import Example, ImageSource
 from neuroglot.data.readers.layout import SPLITS, Layout, split_of
 from neuroglot.data.readers.make import Piece, check_surrogates, examples, image_name, rendered
-from neuroglot.data.readers.records.rows import Fields, Row
+from neuroglot.data.readers.sources.rows import Fields, Row
 from neuroglot.errors import UserError, nearest
 from neuroglot.pair import INSTRUCT, TASKS, Pair, language_code
 

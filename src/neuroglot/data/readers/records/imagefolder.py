@@ -14,7 +14,8 @@ from pathlib import Path
 from neuroglot.data.example import Example
 from neuroglot.data.readers.layout import Layout, Record, split_of
 from neuroglot.data.readers.records.fields import KNOWN, columns_read, mapped, names_of, record_examples
-from neuroglot.data.readers.records.rows import Fields, Part, Row, convert, joined, text_rows
+from neuroglot.data.readers.sources.rows import Fields, Part, Row, convert, joined
+from neuroglot.data.readers.sources.texts import text_rows
 from neuroglot.errors import UserError
 
 METADATA = ("metadata.jsonl", "metadata.csv")

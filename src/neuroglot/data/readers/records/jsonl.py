@@ -22,7 +22,9 @@ from pathlib import Path
 from neuroglot.data.example import Example
 from neuroglot.data.readers.layout import SPLITS, Layout, Record
 from neuroglot.data.readers.records.fields import KNOWN, columns_read, mapped, record_examples, refuse_unknown
-from neuroglot.data.readers.records.rows import Fields, Part, Row, convert, joined, source_rows, text_rows
+from neuroglot.data.readers.sources.named import source_rows
+from neuroglot.data.readers.sources.rows import Fields, Part, Row, convert, joined
+from neuroglot.data.readers.sources.texts import text_rows
 from neuroglot.errors import UserError
 
 

@@ -20,7 +20,8 @@ from pathlib import Path
 from neuroglot.data.example import Example
 from neuroglot.data.readers.layout import Layout, Record, splits_of
 from neuroglot.data.readers.make import Piece, checked_text, examples
-from neuroglot.data.readers.records.rows import Fields, Part, Row, convert, joined, json_lines
+from neuroglot.data.readers.sources.rows import Fields, Part, Row, convert, joined
+from neuroglot.data.readers.sources.texts import json_lines
 from neuroglot.errors import UserError
 from neuroglot.pair import Pair, language_code
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from neuroglot.artefact import ADAPTER, digests, unseal
 from neuroglot.evidence.kinds.ablation.losses import Losses
-from neuroglot.evidence.kinds.ablation.measuring import Groups, draws_of, matrix
+from neuroglot.evidence.kinds.ablation.matrix import Groups, draws_of, matrix
 from neuroglot.evidence.setting import Found, Setting
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuroglot.data.readers.layout import Layout, split_of, splits_of
-from neuroglot.data.readers.records.rows import SAVED, Fields, Numbered, Part, Row, joined
+from neuroglot.data.readers.sources.rows import SAVED, Fields, Numbered, Part, Row, joined
 from neuroglot.errors import UserError
 
 BATCH = 64

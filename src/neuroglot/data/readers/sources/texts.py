@@ -1,4 +1,4 @@
-"""Sources of records: JSONL, JSON and CSV files line by line, tables batch by batch, one or several files.
+"""Files of text, record by record: JSONL, JSON, CSV and TSV.
 
 A JSON array is parsed as a stream too (ijson), so that memory does not grow with any of them.
 """
@@ -7,107 +7,16 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import ijson
 
-from neuroglot.data.example import Example
-from neuroglot.data.readers.ids import Ids
-from neuroglot.data.readers.layout import Layout, Record
+from neuroglot.data.readers.sources.rows import Fields, Numbered
 from neuroglot.errors import UserError
 
-Fields = Mapping[str, Any]
-Numbered = tuple[int, Fields | UserError]
-"""Line or record number, from 1, and its fields or what is wrong with it."""
-
 TEXTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
-SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")
-"""What lies in a folder that `save_to_disk` wrote."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One record of a source.
-
-    Attributes:
-        position: line or record number, from 1; over all files where there are several.
-        fields: name -> value, or what is wrong with the record.
-        folder: where image names are relative to.
-        split: ours, as the place of the record says it.
-        place: file and line for messages, where there are several files.
-        counts: what the position counts, `line` or `record`.
-    """
-
-    position: int
-    fields: Fields | UserError
-    folder: Path
-    split: str | None = None
-    place: str = ""
-    counts: str = "record"
-
-
-@dataclass(frozen=True)
-class Part:
-    """One of the files that make up a source.
-
-    Attributes:
-        name: for messages.
-        rows: its records.
-        folder: where image names are relative to.
-        split: ours.
-        counts: `line` or `record`.
-    """
-
-    name: str
-    rows: Iterable[Numbered]
-    folder: Path
-    split: str | None = None
-    counts: str = "line"
-
-
-def joined(parts: Iterable[Part], alone: bool = False) -> Iterator[Row]:
-    """Yield the records of all parts; those of a part that is alone keep their numbers."""
-    position = 0
-    for part in parts:
-        for number, fields in part.rows:
-            position = number if alone else position + 1
-            place = "" if alone else f"{part.name} {part.counts} {number}: "
-            yield Row(position, fields, part.folder, part.split, place, part.counts if alone else "record")
-
-
-def convert(rows: Iterable[Row], schema: Callable[[Row, Fields], Iterable[Example]]) -> Iterator[Record]:
-    """Yield the examples of every record, or what is wrong with it: all examples of a record or none.
-
-    A record with the id of an earlier one is wrong.
-
-    Args:
-        rows: the records.
-        schema: makes examples of the fields of a record, and raises a UserError where it cannot.
-    """
-    ids = Ids()
-    for row in rows:
-        try:
-            if isinstance(row.fields, UserError):
-                raise row.fields
-            found = list(schema(row, row.fields))
-            if found and "id" in found[0].meta:
-                _refuse_known(found[0].meta["id"], row, ids)
-        except UserError as error:
-            yield row.position, UserError(f"{row.place}{error}")
-        else:
-            yield from ((row.position, example) for example in found)
-
-
-def _refuse_known(name: str, row: Row, ids: Ids) -> None:
-    earlier = ids.earlier(name, row.position)
-    if earlier is not None:
-        raise UserError(f"the id {name!r} is that of {row.counts} {earlier} already; give each record its own")
-
-
-# ---- files ----------------------------------------------------------------------------------------------------------
 
 
 def text_rows(path: Path) -> Iterator[Numbered]:
@@ -208,27 +117,3 @@ def _csv_row(head: list[str], values: list[str]) -> Fields | UserError:
     if len(values) != len(head):
         return UserError(f"the row has {len(values)} values, expected {len(head)}: {', '.join(head[:6])}")
     return {name: value for name, value in zip(head, values, strict=True) if value}
-
-
-# ---- what a recipe names --------------------------------------------------------------------------------------------
-
-
-def source_rows(path: Path, layout: Layout, needs: Collection[str], uses: Collection[str]) -> Iterator[Row]:
-    """Yield the records of a file, a folder of parquet files, a saved dataset, or a dataset of the hub.
-
-    Args:
-        path: as the recipe names it.
-        layout: how the source is laid out.
-        needs: columns that a table must have.
-        uses: columns that are read, if a table has them.
-
-    Raises:
-        UserError: the source is missing, or a table lacks a column.
-    """
-    if str(path).startswith("hf:") or path.is_dir() or path.suffix.lower() == ".parquet":
-        from neuroglot.data.readers.records.tables import table_rows
-
-        return table_rows(path, layout, needs, uses)
-    if not path.is_file():
-        raise UserError(f"data file {path} does not exist; give a JSONL file, `signs` or `scenes`")
-    return joined([Part(path.name, text_rows(path), path.parent)], alone=True)
