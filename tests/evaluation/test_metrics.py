@@ -92,6 +92,7 @@ def test_perplexity_does_not_prefer_the_short_reading():
     assert metrics.costs({**row, "alternative_nll": [None]}) is None
     assert metrics.contrastive_signature([row]) == "tie:lost|perplexity:token"
     assert metrics.contrastive_signature([{**row, "tokens": None}]) == "tie:lost|likelihood:text"
+    assert metrics.contrastive_signature([{**row, "alternative_tokens": None}]) == "tie:lost|likelihood:text"
 
 
 @given(st.floats(0.1, 50), st.floats(0.1, 50), st.integers(1, 20), st.integers(1, 20))

@@ -118,6 +118,27 @@ def test_hypotheses_of_a_run_need_no_other_file(cli, tmp_path):
     assert list(one["results"][0]["pairs"]) == ["en-fr"]
 
 
+def test_items_of_one_file_do_for_both(cli, tmp_path):
+    own = [{"hypothesis": said, "reference": wanted} for said, wanted in zip(ONE, REFERENCES, strict=True)]
+    other = [{"hypothesis": said, "reference": wanted} for said, wanted in zip(TWO, REFERENCES, strict=True)]
+    named = [{**row, "item": f"i{n // 2}"} for n, row in enumerate(other)]
+    plain, items = objects(tmp_path / "plain.jsonl", own), objects(tmp_path / "items.jsonl", named)
+    for first, second in ((plain, items), (items, plain)):
+        code, out, err = cli("score", first, "--against", second, "--json", "--resamples", "50")
+        assert (code, err) == (0, "")
+        figures = figures_of(out)
+        assert figures["exact"]["difference"] == figures["exact"]["value"] - figures["exact"]["other"]
+    assert paired_bootstrap(*([{**row, "pair": "en-de", "index": n} for n, row in enumerate(rows)]
+                              for rows in (own, named)), metric="exact").items == 2  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "found"), [("en-zh_hans", "en-zh_Hans"), ("EN-DE", "en-de")])
+def test_a_pair_may_be_spelt_in_any_way(cli, files, given, found):
+    code, out, err = cli("score", files[0], files[1], "--pair", given, "--json", "--metrics", "exact")
+    assert (code, err) == (0, "")
+    assert list(json.loads(out)["results"][0]["pairs"]) == [found]
+
+
 def test_plain_text_against_a_run_takes_its_references(cli, tmp_path, files):
     rows = [row for row in run_rows() if row["system"] == "mnaft" and row["pair"] == "en-de"]
     path = objects(tmp_path / "hypotheses.jsonl", rows)
@@ -155,7 +176,20 @@ def broken(tmp_path, files):
     pair = objects(tmp_path / "pair.jsonl", [{"hypothesis": "a", "reference": "a", "pair": "en_de"}])
     twice = objects(tmp_path / "twice.jsonl", [{"hypothesis": "a", "reference": "a", "index": 1}] * 2)
     many = objects(tmp_path / "many.jsonl", run_rows())
+
+    def counted(name, **changes):
+        row = {"hypothesis": "a", "reference": "a", "nll": 1.0, "tokens": 2, "alternative_nll": [2.0, 3.0],
+               "alternative_tokens": [1, 2]}  # fmt: skip
+        return objects(tmp_path / f"{name}.jsonl", [row, {**row, **changes}])
+
     return [
+        ((counted("none", alternative_tokens=[0, 1]),), "line 2: alternative_tokens must be a list of whole numbers"),
+        ((counted("null", alternative_tokens=[None, 1]),), "above 0, got [None, 1]"),
+        ((counted("few", alternative_tokens=[1]),), "alternative_nll has 2 numbers and alternative_tokens 1"),
+        ((counted("zero", tokens=0),), "line 2: tokens must be a whole number above 0, got 0"),
+        ((counted("nan", nll=float("nan")),), "line 2: nll must be a finite number, got nan"),
+        ((counted("others", alternative_nll=[1.0, float("inf")]),), "alternative_nll must be a list of numbers"),
+        ((counted("text", alternative_tokens="12"),), "alternative_tokens must be a list of whole numbers"),
         ((one, short), "has 4 segments and"),
         ((latin, ref), "line 2 is not UTF-8 (byte 3)"),
         ((empty, ref), "is empty"),

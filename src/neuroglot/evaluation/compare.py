@@ -146,7 +146,7 @@ def _interval(before: Rows, after: Rows, metric: str, resamples: int) -> Differe
         return None
 
 
-def _aligned(a: Rows, b: Rows) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+def _aligned(a: Rows, b: Rows) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     keyed = [{(row["pair"], row["index"]): row for row in rows} for rows in (a, b)]
     if not keyed[0] or keyed[0].keys() != keyed[1].keys():
         raise UserError(
@@ -157,4 +157,7 @@ def _aligned(a: Rows, b: Rows) -> tuple[list[Mapping[str, Any]], list[Mapping[st
     for key in order:
         if keyed[0][key]["reference"] != keyed[1][key]["reference"]:
             raise UserError(f"the two systems have different references for example {key[1]} of {key[0]}")
-    return [keyed[0][key] for key in order], [keyed[1][key] for key in order]
+    # Both are drawn by the same items, so one file that names them does for both.
+    items = [keyed[0][key].get("item") or keyed[1][key].get("item") for key in order]
+    named = [[{**rows[key], "item": item} for key, item in zip(order, items, strict=True)] for rows in keyed]
+    return named[0], named[1]

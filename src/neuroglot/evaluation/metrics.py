@@ -168,7 +168,8 @@ def costs(row: Mapping[str, Any]) -> tuple[float, list[float]] | None:
 
 def contrastive_signature(rows: Iterable[Mapping[str, Any]]) -> str:
     """Return by what the rows' readings were ranked; empty where they have none."""
-    kinds = {"perplexity:token" if row.get("tokens") else "likelihood:text" for row in rows if costs(row) is not None}
+    by_token = [bool(row.get("tokens") and row.get("alternative_tokens")) for row in rows if costs(row) is not None]
+    kinds = {"perplexity:token" if counted else "likelihood:text" for counted in by_token}
     return "|".join(["tie:lost", *sorted(kinds)]) if kinds else ""
 
 

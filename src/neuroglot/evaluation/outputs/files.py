@@ -7,6 +7,7 @@ separator in it stays one segment, as for sacreBLEU.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +73,39 @@ def _row(text: str, field: str, path: Path, number: int) -> dict[str, Any]:
         wanted = (int, float) if kind is float else kind
         if row.get(name) is not None and (not isinstance(row[name], wanted) or isinstance(row[name], bool)):
             raise UserError(f"{path} line {number}: {name} must be a {_word(kind)}, got {row[name]!r}")
-    for name in LISTS:
-        others = row.get(name) or []
-        numbers = isinstance(others, list) and all(o is None or isinstance(o, int | float) for o in others)
-        if not numbers:
-            raise UserError(f"{path} line {number}: {name} must be a list of numbers, got {row[name]!r}")
+    wrong = _wrong_numbers(row)
+    if wrong:
+        raise UserError(f"{path} line {number}: {wrong}")
     if row.get("pair") is not None:
         try:
             row["pair"] = str(Pair.parse(row["pair"]))
         except UserError as error:
             raise UserError(f"{path} line {number}: {error}") from None
     return row
+
+
+def _wrong_numbers(row: dict[str, Any]) -> str:
+    """Return what is wrong with an object's nats and counts of tokens; nothing if they can be scored."""
+    nats, counts = (row.get(name) or [] for name in LISTS)
+    if not isinstance(nats, list) or not all(nat is None or _is_number(nat) for nat in nats):
+        return f"{LISTS[0]} must be a list of numbers, got {row[LISTS[0]]!r}"
+    if row.get("nll") is not None and not _is_number(row["nll"]):
+        return f"nll must be a finite number, got {row['nll']!r}; give null where it is not known"
+    if not isinstance(counts, list) or not all(_is_count(count) for count in counts):
+        return f"{LISTS[1]} must be a list of whole numbers above 0, got {row[LISTS[1]]!r}"
+    if row.get("tokens") is not None and not _is_count(row["tokens"]):
+        return f"tokens must be a whole number above 0, got {row['tokens']!r}"
+    if nats and counts and len(nats) != len(counts):
+        return f"{LISTS[0]} has {len(nats)} numbers and {LISTS[1]} {len(counts)}; expected one each for every reading"
+    return ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _word(kind: type) -> str:

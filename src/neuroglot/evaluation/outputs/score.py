@@ -72,7 +72,7 @@ class Options:
         if self.tokenise is not None:
             check_tokeniser(self.tokenise)
         if self.pair is not None:
-            Pair.parse(self.pair)
+            object.__setattr__(self, "pair", str(Pair.parse(self.pair)))  # as rows have theirs
         if self.resamples < 1:
             raise UserError(f"resamples must be 1 or more, got {self.resamples}")
 
@@ -214,8 +214,7 @@ def _text(row: Row, field: str, path: Path) -> str:
 
 def _chosen(rows: list[Row], options: Options, path: Path, system: str | None) -> list[Row]:
     """Return the rows of the pair, system and split that were asked for."""
-    pair = options.pair and str(Pair.parse(options.pair))
-    for field, wanted in (("pair", pair), ("system", system), ("split", options.split)):
+    for field, wanted in (("pair", options.pair), ("system", system), ("split", options.split)):
         if wanted is not None:
             known = dict.fromkeys(str(row.get(field)) for row in rows)
             rows = [row for row in rows if row.get(field) == wanted]
