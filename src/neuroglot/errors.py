@@ -10,8 +10,12 @@ class UserError(ValueError):
     """A mistake in what the user gave: its message says what, got, expected and what to try, on one line.
 
     The command line prints the message and exits with code 2; every other exception is a defect and keeps its
-    traceback.
+    traceback. Half surrogate pairs, which names in files and file systems may hold, are escaped, so that any terminal
+    and any file takes the message.
     """
+
+    def __init__(self, message: object) -> None:
+        super().__init__(str(message).encode("utf-8", "backslashreplace").decode())
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

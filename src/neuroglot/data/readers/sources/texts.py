@@ -5,7 +5,6 @@ A JSON array is parsed as a stream too (ijson), so that memory does not grow wit
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import ijson
 
 from neuroglot.data.readers.sources.rows import Fields, Numbered
+from neuroglot.data.readers.sources.separated import csv_rows
 from neuroglot.errors import UserError
 
 TEXTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
@@ -88,32 +88,3 @@ def _refuse_bytes(path: Path) -> None:
                 raise UserError(
                     f"{path} line {number}: the line is not UTF-8 (byte {error.start}); save the file as UTF-8"
                 ) from None
-
-
-def csv_rows(path: Path) -> Iterator[Numbered]:
-    """Yield the rows of a CSV or TSV file with a head, each with the line that it ends in.
-
-    Raises:
-        UserError: the file has no head.
-    """
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    # What is not UTF-8 is kept as half surrogate pairs, so that one bad row does not end the reading.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter)
-        try:
-            head = next(reader, None)
-            if not head:
-                raise UserError(f"{path} is empty; expected a first line with the names of the columns")
-            for values in reader:
-                if values:
-                    yield reader.line_num, _csv_row(head, values)
-        except csv.Error as error:
-            raise UserError(f"{path} line {reader.line_num}: the line is not CSV: {error}") from None
-
-
-def _csv_row(head: list[str], values: list[str]) -> Fields | UserError:
-    if any("\udc80" <= character <= "\udcff" for value in values for character in value if not value.isascii()):
-        return UserError("the line is not UTF-8; save the file as UTF-8")
-    if len(values) != len(head):
-        return UserError(f"the row has {len(values)} values, expected {len(head)}: {', '.join(head[:6])}")
-    return {name: value for name, value in zip(head, values, strict=True) if value}
