@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import random
 import warnings
 import zlib
@@ -175,6 +176,20 @@ def test_broken_files(name, data, reason, tmp_path):
 def test_missing_files_and_folders(tmp_path):
     one_line(tmp_path / "gone.png", str(tmp_path / "gone.png"), "does not exist", "relative to the data file")
     one_line(tmp_path, str(tmp_path), "is no file")
+
+
+@pytest.mark.parametrize("length", [300, 100_000])
+def test_a_name_that_no_file_can_have(length, tmp_path):
+    """Such as an image in base64 where its path should be."""
+    one_line(tmp_path / ("iVBORw0KGgo" * (length // 11)), "iVBORw0KGgo", "File name too long", "characters)")
+
+
+def test_a_folder_that_may_not_be_read(tmp_path):
+    (tmp_path / "shut").mkdir(mode=0)
+    try:
+        one_line(tmp_path / "shut/a.png", "shut/a.png", "Permission denied" if os.geteuid() else "does not exist")
+    finally:
+        (tmp_path / "shut").chmod(0o700)
 
 
 @pytest.mark.parametrize("side", [10_001, 20_000])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,23 @@ def test_defaults(write):
     assert absolute[0].images == (Path("/data/x.png"),)
 
 
+def test_an_image_in_the_line_itself(write):
+    url = "data:image/png;base64," + b64encode(b"pixels").decode()
+    one, two, path = read_jsonl(write({**GOOD, "image": url}, {**GOOD, "image": [url, "a.png"]}, GOOD))
+    assert one.images == (b"pixels",)
+    assert two.images == (b"pixels", *path.images)
+    assert len(one.item) < 40  # a hash, and not the image
+
+
+def test_an_id_of_a_question(write):
+    question = {"instruction": "q", "target": "a", "id": 7}
+    reader = read_jsonl(write({**question, "source_lang": None}, question))
+    first = next(reader)
+    assert (first.meta, str(first.pair)) == ({"instruction": "q", "id": "7"}, "en-en")
+    with pytest.raises(UserError, match="line 2: the id '7' is that of line 1 already"):
+        next(reader)
+
+
 def test_blank_lines_windows_line_ends_and_a_byte_order_mark(write):
     line = json.dumps(GOOD).encode()
     path = write(line + b"\r", b"", b"   \r", line, b"", prefix=b"\xef\xbb\xbf")
@@ -111,6 +129,14 @@ MISTAKES = {
     "image of a wrong type": ({**GOOD, "image": 7}, "image must be a path or a list of paths, got 7"),
     "empty image": ({**GOOD, "image": ""}, "image must be a path or a list of paths"),
     "image twice": ({**GOOD, "images": ["b.png"]}, "give either image or images, not both"),
+    "image at an address": ({**GOOD, "image": "https://x.org/a.png"}, "image 'https://x.org/a.png' is an address"),
+    "image in broken base64": ({**GOOD, "image": "data:image/png;base64,iV*"}, "'data:image/png;base64,iV.*cannot be"),
+    "no targets": ({"image": "a.png", "source_lang": "en", "targets": {}}, "targets holds no text; expected one for"),
+    "number for an answer's language": (
+        {"instruction": "q", "target": "a", "source_lang": 5},
+        "'source_lang' must be",
+    ),
+    "list for an answer's language": ({"instruction": "q", "target": "a", "target_lang": ["en"]}, "'target_lang' mus"),
     "source of a wrong type": ({**GOOD, "source": ["x"]}, "source must be a text"),
     "unknown split": ({**GOOD, "split": "valid"}, "split must be one of train, dev, test, got 'valid'"),
     "one alternative": ({**GOOD, "alternatives": "Eingang"}, "alternatives must be a list of texts, got 'Eingang'"),

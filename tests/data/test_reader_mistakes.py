@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import re
@@ -452,6 +453,63 @@ def test_places_of_images_are_counted(copy):
     assert read(folder)[1] == [(2, "the turns have 1 <image>, and the record has 2 images; expected as many")]
     source(folder).write_text(json.dumps(rows)[:-30], encoding="utf-8")
     refused(folder, r"signs\.json record 2: the JSON is broken: .*; mend the array")
+
+
+ASKED = {"role": "user", "content": "Translate."}
+ANSWER = {"role": "assistant", "content": "Ausgang"}
+TEXT = {"type": "text", "text": "Translate."}
+PLACES = "the messages have {} places for images (<image> or a part of type image), and the record has {} images; "
+
+
+@pytest.mark.parametrize(
+    ("content", "images", "message"),
+    [
+        ([{"type": "image"}, TEXT], None, PLACES.format(1, 0)),
+        ("<image>\nTranslate.", None, PLACES.format(1, 0)),
+        ([{"type": "image"}, {"type": "image"}, TEXT], ["a.png"], PLACES.format(2, 1)),
+        ([{"type": "image"}, {"type": "image", "image": "a.png"}, TEXT, {"type": "image"}], None, PLACES.format(2, 1)),
+        ([{"type": "image", "image": "a.png"}, TEXT], ["b.png"], "images stand both in the messages and in the field"),
+        ([{"type": "video", "video": "a.mp4"}, TEXT], None, "a part of type 'video' in the content of a message"),
+        ([{"content": "x"}], None, "a part of type None in the content of a message cannot be read; "),
+        ([{"type": "image_url", "image_url": {"url": "https://x.org/a.png"}}, TEXT], None,
+         "image 'https://x.org/a.png' is an address; fetch it, and give the path of the file"),
+        ([{"type": "image_url", "image_url": {}, "image": {}}, TEXT], None, PLACES.format(1, 0)),
+        ([{"type": "image_url", "image_url": {"detail": "low"}}, TEXT], None, "image must be a path or a list of "),
+    ],
+)  # fmt: skip
+def test_no_image_of_a_message_is_lost(content, images, message, tmp_path):
+    """It became text translation, with the instruction as its source."""
+    row = {"messages": [{**ASKED, "content": content}, ANSWER], **({"images": images} if images else {})}
+    (tmp_path / "x.jsonl").write_text(json.dumps(row))
+    ((_, record),) = read_source(tmp_path / "x.jsonl", Layout(pairs=("en-de",)))
+    assert isinstance(record, UserError)
+    assert str(record).startswith(message)
+
+
+PIXEL = base64.b64encode(b"not really an image").decode()
+
+
+@pytest.mark.parametrize(
+    ("content", "images", "found"),
+    [
+        ([{"type": "image"}, TEXT], ["a.png"], "a.png"),
+        ("<image>\nTranslate.", ["a.png"], "a.png"),
+        ("Translate.", ["a.png"], "a.png"),  # TRL puts it before the text
+        ([{"type": "image", "text": None}, {**TEXT, "image": None}], "a.png", "a.png"),
+        ([{"type": "image", "url": "a.png"}, TEXT], None, "a.png"),
+        ([{"type": "image", "image": "a.png"}, TEXT], ["a.png"], "a.png"),
+        ([{"type": "image_url", "image_url": {"url": "a.png", "detail": "low"}}, TEXT], None, "a.png"),
+        ([{"type": "image_url", "image_url": "a.png"}, TEXT], None, "a.png"),
+        ([{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}}, TEXT], None, None),
+    ],
+)
+def test_images_of_messages(content, images, found, tmp_path):
+    row = {"messages": [{**ASKED, "content": content}, ANSWER], **({"images": images} if images else {})}
+    (tmp_path / "x.jsonl").write_text(json.dumps(row))
+    ((_, record),) = read_source(tmp_path / "x.jsonl", Layout(pairs=("en-de",)))
+    assert isinstance(record, Example)
+    assert (record.task, record.source) == ("image_translation", None)
+    assert record.images == ((tmp_path / found) if found else b"not really an image",)
 
 
 # ---- folders that are something else --------------------------------------------------------------------------------

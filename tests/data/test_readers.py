@@ -346,6 +346,23 @@ def test_mit10m():
     assert sum(e.task == "ocr" for e in both) == 9  # a photograph is transcribed once
 
 
+def test_mit10m_transcribes_each_photograph_once(tmp_path):
+    """With the first of its directions that is kept, whatever the pairs, and whichever of them it has."""
+    rows = {"EN": [(1, "ZH"), (1, "JA"), (1, "FR"), (2, "FR"), (3, "IT")], "DE": [(1, "FR")]}
+    (tmp_path / "train").mkdir()
+    for source, held in rows.items():
+        lines = [{"id": f"{k}_{source}-{target}", "img": f"{source}{k}.jpg", "src_lang": source, "tgt_lang": target,
+                  "src_text": "Exit", "tgt_text": " " if target == "ZH" else "x"} for k, target in held]  # fmt: skip
+        (tmp_path / f"train/{source}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+    def transcribed(**layout) -> list[str]:
+        records = read_source(tmp_path, Layout(tasks=("image_translation", "ocr"), **layout))
+        return [e.images[0].name for _, e in records if isinstance(e, Example) and e.task == "ocr"]
+
+    assert transcribed() == ["DE1.jpg", "EN1.jpg", "EN2.jpg", "EN3.jpg"]
+    assert transcribed(pairs=("en-ja", "en-fr")) == ["EN1.jpg", "EN2.jpg"]
+
+
 def test_ocrmt30k():
     found = examples("ocrmt30k")
     assert [(e.source, e.target, e.meta["split"]) for e in found] == [

@@ -20,11 +20,11 @@ def read_image(source: Path | bytes) -> Image.Image:
     Raises:
         UserError: the file is missing, empty, truncated, no image, or larger than 100 million pixels.
     """
-    name = str(source) if isinstance(source, Path) else f"of {len(source)} bytes"
-    if isinstance(source, Path) and not source.is_file():
-        what = "is no file" if source.exists() else "does not exist"
-        raise UserError(f"image {name} {what}; paths are taken relative to the data file")
+    name = _shortened(str(source)) if isinstance(source, Path) else f"of {len(source)} bytes"
     try:
+        if isinstance(source, Path) and not source.is_file():
+            what = "is no file" if source.exists() else "does not exist"
+            raise UserError(f"image {name} {what}; paths are taken relative to the data file")
         with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(
@@ -37,10 +37,16 @@ def read_image(source: Path | bytes) -> Image.Image:
     except Image.DecompressionBombError:
         raise UserError(f"image {name} has too many pixels; at most {MAX_PIXELS:,} are read; scale it down") from None
     except (UnidentifiedImageError, OSError, EOFError, SyntaxError, ValueError, RuntimeError) as error:
-        detail = "no known image format" if isinstance(error, UnidentifiedImageError) else str(error)
+        said = error.strerror if isinstance(error, OSError) else None  # without the name, which may be of any length
+        detail = "no known image format" if isinstance(error, UnidentifiedImageError) else said or str(error)
         raise UserError(
             f"image {name} cannot be read: {detail}; expected a whole {', '.join(IMAGE_SUFFIXES[:4])} file"
         ) from None
+
+
+def _shortened(name: str) -> str:
+    """Return a name that fits a message: what was meant to be an image itself may stand where a path should."""
+    return name if len(name) <= 200 else f"{name[:80]}...{name[-40:]} ({len(name):,} characters)"
 
 
 def _as_seen(image: Image.Image) -> Image.Image:

@@ -1,8 +1,10 @@
 """Conversations: one question with its images, and the answer, which is the target.
 
 TRL: `prompt` and `completion`, or `messages`, lists of `{role, content}` whose content is a text or a list of parts,
-and `images`. LLaMA-Factory (sharegpt): `conversations` of `{from, value}` with an `<image>` in the text for each of
-`images`. Either as JSONL, a JSON array, parquet, a saved dataset or a dataset of the hub.
+and `images`. A part is a text, an image (`image`, `url` or `path`, or OpenAI's `image_url`), or else the place of one
+of `images`, as is an `<image>` in a text; there must be as many places as images, or none. LLaMA-Factory
+(sharegpt): `conversations` of `{from, value}` with an `<image>` in the text for each of `images`. Either as JSONL, a
+JSON array, parquet, a saved dataset or a dataset of the hub.
 
 How to obtain: whatever was prepared for TRL's SFTTrainer or for LLaMA-Factory (without its dataset_info.json).
 
@@ -38,12 +40,14 @@ TRL = ("prompt", "completion", "messages")
 SHAREGPT = ("conversations",)
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 PLACE = "<image>"
+IMAGE_KEYS = ("image", "image_url", "url", "path")
 
 
 class _Turn(NamedTuple):
     role: str
     text: str
     images: Sequence[Any] = ()
+    places: int = 0
 
 
 def read_trl(path: Path, layout: Layout) -> Iterator[Record]:
@@ -77,7 +81,22 @@ def _trl(layout: Layout, row: Row, fields: Fields) -> Iterator[Example]:
         turns = [*_messages(values.get("prompt"), "prompt"), *_messages(values["completion"], "completion")]
     else:
         turns = _messages(values.get("messages"), "messages")
-    return _examples(layout, row, values, turns, [image for turn in turns for image in turn.images])
+    inside = [image for turn in turns for image in turn.images]
+    given = _listed(values)
+    if inside and given and inside != given:
+        raise UserError("images stand both in the messages and in the field images; give them in one of the two")
+    places, count = sum(turn.places for turn in turns), len(given or inside)
+    if places not in (0, count):
+        raise UserError(
+            f"the messages have {places} places for images ({PLACE} or a part of type image), and the record has "
+            f"{count} images; expected as many in the field images"
+        )
+    return _examples(layout, row, values, turns, inside)
+
+
+def _listed(values: Mapping[str, Any]) -> list[Any]:
+    given = values.get("images", values.get("image"))
+    return [] if given is None else given if isinstance(given, list) else [given]
 
 
 def _messages(value: Any, name: str) -> list[_Turn]:
@@ -91,11 +110,31 @@ def _messages(value: Any, name: str) -> list[_Turn]:
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
         if not isinstance(parts, list) or not all(isinstance(part, Mapping) for part in parts):
             raise UserError(f"the content of a message must be a text or a list of parts, got {_shown(content)}")
-        texts = [str(part["text"]) for part in parts if part.get("text")]
-        images = [part.get("image") for part in parts if part.get("image")]
-        text = "\n".join(texts).replace(PLACE, "").strip()  # LLaMA-Factory's messages have places too
-        turns.append(_Turn(_role(message["role"]), text, images))
+        turns.append(_turn(message["role"], parts))
     return turns
+
+
+def _turn(role: Any, parts: Sequence[Mapping[str, Any]]) -> _Turn:
+    texts: list[str] = []
+    images: list[Any] = []
+    places = 0
+    for part in parts:
+        held = next((part[key] for key in IMAGE_KEYS if part.get(key)), None)
+        kind = part.get("type") or ("text" if part.get("text") else "image" if held else None)
+        if kind not in ("text", "image", "image_url"):
+            raise UserError(
+                f"a part of type {_shown(kind)} in the content of a message cannot be read; expected text, image or "
+                "image_url"
+            )
+        if kind == "text":
+            texts.append(str(part.get("text") or ""))
+        elif held:  # OpenAI's address is an object, which may hold how closely to look besides
+            images.append(held.get("url") if kind == "image_url" and isinstance(held, Mapping) else held)
+        else:
+            places += 1
+    text = "\n".join(text for text in texts if text)
+    # LLaMA-Factory's messages have places in the text.
+    return _Turn(_role(role), text.replace(PLACE, "").strip(), images, places + text.count(PLACE))
 
 
 def _sharegpt(layout: Layout, row: Row, fields: Fields) -> Iterator[Example]:
@@ -109,8 +148,7 @@ def _sharegpt(layout: Layout, row: Row, fields: Fields) -> Iterator[Example]:
             raise UserError(f"a turn of 'conversations' must have from and value, got {_shown(turn)}")
         places += turn["value"].count(PLACE)
         turns.append(_Turn(_role(turn["from"]), turn["value"].replace(PLACE, "").strip()))
-    given = values.get("images", values.get("image"))
-    count = 0 if given is None else len(given) if isinstance(given, list) else 1
+    count = len(_listed(values))
     if places != count:
         raise UserError(f"the turns have {places} {PLACE}, and the record has {count} images; expected as many")
     return _examples(layout, row, values, turns, [])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,10 @@ OPTIONAL = ("image", "images", "source", "task", "split", "item", "alternatives"
             "instruction")  # fmt: skip
 KNOWN = (*REQUIRED, *OPTIONAL)
 PICTURED = ("image_translation", "ocr", "describe", "multimodal_translation")
+
+
+_DATA = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
+_ADDRESS = re.compile(r"(https?|ftp|s3|gs|data):", re.IGNORECASE)
 
 
 # ---- columns --------------------------------------------------------------------------------------------------------
@@ -78,10 +84,10 @@ def directed(values: Mapping[str, Any], layout: Layout) -> Pair:
 
 
 def images_of(value: Any, folder: Path) -> tuple[ImageSource, ...]:
-    """Return images given as a path, as bytes, as `datasets` stores them, or as a list of these.
+    """Return images given as a path, as a data URL, as bytes, as `datasets` stores them, or as a list of these.
 
     Raises:
-        UserError: they are something else.
+        UserError: they are something else, such as the address of a page.
     """
     found: list[ImageSource] = []
     for one, held in _held(value):
@@ -90,13 +96,28 @@ def images_of(value: Any, folder: Path) -> tuple[ImageSource, ...]:
             raise UserError(f"image must be a path or a list of paths, got {shown}")
         if isinstance(held, str):
             check_surrogates(held)
+            if _ADDRESS.match(held):
+                raise UserError(f"image {held[:80]!r} is an address; fetch it, and give the path of the file")
         found.append(folder / held if isinstance(held, str) else held)
     return tuple(found)
 
 
 def _held(value: Any) -> Iterator[tuple[Any, Any]]:
     for one in [] if value is None else value if isinstance(value, list) else [value]:
-        yield one, (one.get("bytes") or one.get("path")) if isinstance(one, Mapping) else one
+        held = (one.get("bytes") or one.get("path")) if isinstance(one, Mapping) else one
+        yield one, _decoded(held) if isinstance(held, str) and _DATA.match(held) else held
+
+
+def _decoded(address: str) -> bytes:
+    """Return the bytes of a data URL."""
+    head, _, content = address.partition(",")
+    try:
+        return b64decode("".join(content.split()), validate=True)
+    except ValueError as error:
+        raise UserError(
+            f"image {head[:40] + ',' + content[:20]!r}... cannot be decoded: {error}; expected data:image/png;base64, "
+            "and base64 after it"
+        ) from None
 
 
 def names_of(value: Any) -> str:
@@ -167,7 +188,7 @@ def record_examples(row: Row, values: Mapping[str, Any], layout: Layout) -> Iter
         pictured=images,
         alternatives=alternatives,
         split=split,
-        meta={"id": str(values["id"])} if values.get("id") is not None else {},
+        meta=_id(values),
     )
     for one in [task] if task else layout.tasks:
         _check_task(one, piece, layout)
@@ -178,8 +199,11 @@ def _asked(row: Row, values: Mapping[str, Any], layout: Layout) -> Example:
     """Return a question of the user's own with its answer; English where the record does not say its languages."""
     for key in ("instruction", "target"):
         _require(values, key)
-    if values.get("task", INSTRUCT) != INSTRUCT:
+    if values.get("task") not in (None, INSTRUCT):
         raise UserError(f"task {values['task']} has instructions of its own; leave out the field task or instruction")
+    for key in ("source_lang", "target_lang"):
+        if values.get(key) is not None:
+            _require(values, key)
     languages = [language_code(values.get(key) or "en") for key in ("source_lang", "target_lang")]
     source = values.get("source")
     if source is not None and not isinstance(source, str):
@@ -190,9 +214,13 @@ def _asked(row: Row, values: Mapping[str, Any], layout: Layout) -> Example:
     split = split_named(values.get("split"), row, layout)
     item = values.get("item")
     named = f"{names_of(given)}|{source or ''}|{values['instruction']}"
-    meta = {"instruction": values["instruction"], **({} if split is None else {"split": split})}
+    meta = {"instruction": values["instruction"], **({} if split is None else {"split": split}), **_id(values)}
     return Example(images, source, values["target"], languages[0], languages[1], INSTRUCT,
                    item=named if item is None else str(item), meta=meta)  # fmt: skip
+
+
+def _id(values: Mapping[str, Any]) -> dict[str, str]:
+    return {} if values.get("id") is None else {"id": str(values["id"])}
 
 
 def _require(values: Mapping[str, Any], key: str) -> None:
@@ -210,6 +238,8 @@ def _targets(values: Mapping[str, Any], layout: Layout) -> tuple[dict[Pair, str]
         return {pair: values["target"]}, {pair: wrong}
     if not isinstance(values["targets"], Mapping):
         raise UserError(f"targets must be an object of texts by language, got {values['targets']!r}")
+    if all(text is None for text in values["targets"].values()):
+        raise UserError('targets holds no text; expected one for each language, such as {"de": "Ausgang"}')
     sources = {p.source for p in layout.directions}
     if values.get("source_lang") is None and len(sources) == 1:
         source = sources.pop()

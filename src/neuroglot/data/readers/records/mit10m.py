@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from neuroglot.data.example import Example
+from neuroglot.data.readers.ids import Ids
 from neuroglot.data.readers.layout import Layout, Record, splits_of
 from neuroglot.data.readers.make import Piece, checked_text, examples
 from neuroglot.data.readers.sources.rows import Fields, Part, Row, convert, joined
@@ -52,7 +53,7 @@ def read_mit10m(path: Path, layout: Layout) -> Iterator[Record]:
         for ours, theirs in splits_of(files, layout, path).items()
         for file in files[theirs]
     ]
-    return convert(joined(parts), partial(_examples, _Finder(path, layout.images), layout))
+    return convert(joined(parts), partial(_examples, _Finder(path, layout.images), Ids(), layout))
 
 
 class _Finder:
@@ -65,14 +66,21 @@ class _Finder:
     def find(self, name: str) -> Path:
         for number, (root, whole) in enumerate(self._ways):
             place = root / (name if whole else Path(name).name)
-            if place.is_file():
+            if _is_file(place):
                 self._ways.insert(0, self._ways.pop(number))  # the next one is likely to lie there too
                 return place
         root, whole = self._ways[0]
         return root / (name if whole else Path(name).name)
 
 
-def _examples(finder: _Finder, layout: Layout, row: Row, fields: Fields) -> Iterator[Example]:
+def _is_file(place: Path) -> bool:
+    try:
+        return place.is_file()
+    except OSError:  # a name that is too long, a folder that may not be read: which is said when it is opened
+        return False
+
+
+def _examples(finder: _Finder, readings: Ids, layout: Layout, row: Row, fields: Fields) -> Iterator[Example]:
     for key in TEXTS:
         if not isinstance(fields.get(key), str):
             raise UserError(f"field {key!r} must be a text, got {fields.get(key)!r}")
@@ -81,13 +89,17 @@ def _examples(finder: _Finder, layout: Layout, row: Row, fields: Fields) -> Iter
         return
     fenced = _FENCE.fullmatch(fields["tgt_text"])
     target = checked_text(fenced[1] if fenced else fields["tgt_text"], "field 'tgt_text'")
+    source = checked_text(fields["src_text"], "field 'src_text'")
+    tasks = list(layout.made)
     # A photograph comes once for each of its languages: what stays in its own language is made with the first.
-    mine = next((p for p in layout.directions if p.source == pair.source), pair)
-    tasks = [task for task in layout.made if pair == mine or task.endswith("translation")]
+    if not all(task.endswith("translation") for task in tasks):
+        photograph = f"{row.split}|{pair.source}|{fields['img']}"
+        if readings.earlier(photograph, row.position) is not None:
+            tasks = [task for task in tasks if task.endswith("translation")]
     meta = {"id": fields["id"], **_kept(fields), **({"fenced": True} if fenced else {})}
     yield from examples(
         Piece(
-            source=checked_text(fields["src_text"], "field 'src_text'"),
+            source=source,
             targets={pair: target},
             item=fields["id"].rpartition("_")[0] or fields["id"],  # 10596673_EN-ZH: the image is the item
             number=row.position,
