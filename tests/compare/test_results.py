@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from neuroglot.artefact import LOSSES, TRAINING, write_json
+from neuroglot.compare.ablation.table import legend as ablation_legend
 from neuroglot.compare.grid import Contender
 from neuroglot.compare.picture import draw
-from neuroglot.compare.results import compare_all, holm, interval, matched, p_value, summarise
+from neuroglot.compare.results import compare_all, figures_of, holm, interval, matched, p_value, summarise, wins
 from neuroglot.compare.runner import Grid, Outcome, cell_folder
-from neuroglot.compare.table import against_lora, at_matched_quality, markdown, quality, won
+from neuroglot.compare.table import against_lora, at_matched_quality, lora_title, markdown, quality, won
 from neuroglot.evaluation.resample import Draws, resample
 from neuroglot.recipes import load_recipe
 
@@ -102,7 +103,9 @@ def test_the_difference_to_lora_is_a_table_of_its_own():
     values[Contender("mnaft", 0.1)] = {"nll": values[Contender("lora", 0.1)]["nll"] - 0.2,
                                        "retention": 60 + rng.normal(0, 1, 400)}  # fmt: skip
     values[Contender("random", 0.1)] = {"nll": 1.5 + rng.normal(0, 0.01, 400)}
-    comparison = {"comparisons": compare_all(values, 6)}
+    counts = {"lora 10 %": 1000, "mnaft 10 %": 1050, "random 10 %": 990}
+    entries = [{"name": name, "cost": {"trainable_parameters": count}} for name, count in counts.items()]
+    comparison = {"comparisons": compare_all(values, 6), "contenders": [*entries, {"name": "base", "cost": None}]}
     head, *rows = against_lora(comparison)
     of = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
     assert of.keys() == {"mnaft 10 %", "random 10 %"}
@@ -110,6 +113,11 @@ def test_the_difference_to_lora_is_a_table_of_its_own():
     assert of["random 10 %"]["nll"].endswith("▼")
     assert not of["mnaft 10 %"]["kept, exact"].endswith(("▲", "▼"))
     assert of["random 10 %"]["kept, exact"] == ""
+    assert [of[name]["parameters"] for name in of] == ["× 1.05", "× 0.99"]
+    assert "as many parameters" in lora_title(comparison)
+    entries[1]["cost"]["trainable_parameters"] = 1300
+    assert "as many" not in lora_title(comparison)
+    assert against_lora(comparison)[1][1] == "× 1.30"
 
 
 def test_matched_quality_is_read_off_the_lines():
@@ -174,12 +182,34 @@ def test_the_whole_summary(finished, tmp_path):
     assert len(at_matched_quality(found)) == 3
     text = markdown(found)
     assert "0.003*" in text
+    for name, label in (("bleu", "BLEU"), ("chrf", "chrF++")):
+        assert "version:" in found["signatures"][name]
+        assert f"{label} `{found['signatures'][name]}`" in text
+    assert found["signatures"]["bleu"] in ablation_legend(found | {"reference": "mnaft"})
     assert all(line.startswith("|") == line.endswith("|") for line in text.splitlines())
     draw(found, tmp_path / "a.svg")
     draw(found, tmp_path / "b.svg")
     svg = (tmp_path / "a.svg").read_bytes()
     assert svg == (tmp_path / "b.svg").read_bytes()
     assert b"<svg" in svg
+
+
+def test_figures_that_recipes_and_references_ask_for_are_in_the_table():
+    row = {"split": "s", "pair": "en-de", "item": "i", "index": 0, "reference": "ein\nzwei", "nll": 1.0}
+    said = {0.2: ["zwei\nein"], 0.1: ["ein\nzwei"]}
+    runs = {Contender("random", 0.1): [[{**row, "hypothesis": text}] for text in said[0.2]],
+            Contender("mnaft", 0.1): [[{**row, "hypothesis": text}] for text in said[0.1]]}  # fmt: skip
+    (rows,) = runs[Contender("random", 0.1)]
+    plain = ["bleu", "chrf", "exact", "nll"]
+    assert list(figures_of(rows, "s", moses=True)) == [*plain, "bleu_moses", "ter", "lines", "bleu_lines"]
+    assert list(figures_of([{**row, "reference": "ein zwei"}], "s")) == plain  # nothing that only widens the table
+    figures = figures_of(rows, "s")
+    draws = Draws.make(rows, 1, 20)
+    values = {c: {n: resample(own, m, splits, draws) for n, (m, splits) in figures.items()} for c, own in runs.items()}
+    assert values[Contender("random", 0.1)]["lines"][0] == 100  # whatever their order
+    assert values[Contender("random", 0.1)]["ter"][0] > values[Contender("mnaft", 0.1)]["ter"][0] == 0
+    won_by = {entry["figure"]: entry["won"] for entry in wins(runs, figures)}
+    assert (won_by["ter"], won_by["lines"], won_by["exact"]) == (1, 0, 1)  # of TER less is better
 
 
 def test_an_interval_holds_the_data_and_the_draws():

@@ -33,7 +33,7 @@ def compare(
         recipe: what the cells have in common.
         runs: the folder that holds runs.
         methods: names of methods, `base`, `cascade`.
-        budgets: shares of trainable neurons; LoRA gets the rank of as many parameters.
+        budgets: shares of trainable neurons; LoRA gets the rank of as many parameters as that share of all rows.
         seeds: how many.
         sweep: choose the learning rate per contender on dev; otherwise the recipe's, or the method's default.
         rates: to sweep; none to search from each method's own.

@@ -21,6 +21,8 @@ from neuroglot.artefact import TRAINING, read_json
 from neuroglot.compare.cells import SAID, mean_of, read_losses
 from neuroglot.compare.grid import Contender
 from neuroglot.compare.runner import Grid, Outcome, cell_folder
+from neuroglot.evaluation import metrics
+from neuroglot.evaluation.figures.lines import has_lines
 from neuroglot.evaluation.resample import Array, Draws, Row, resample
 
 CHANCE = ("random", "random-layers")
@@ -28,15 +30,27 @@ CHANCE = ("random", "random-layers")
 LEVEL = 0.05
 FEWEST = 6
 """Seeds from which on p-values are given."""
-LOWER_IS_BETTER = ("nll", "retention_nll", "heldout_nll")
+LOWER_IS_BETTER = ("nll", "retention_nll", "heldout_nll", "ter")
 
 
-def figures_of(rows: Sequence[Row], task: str) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Return figure -> (metric, splits): quality on the test split and the held-out one, retention on the others."""
+def figures_of(rows: Sequence[Row], task: str, moses: bool = False) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Return figure -> (metric, splits): quality on the test split and the held-out one, retention on the others.
+
+    Args:
+        rows: of a system that was scored on everything.
+        task: the test split.
+        moses: whether the recipe asks for lower-cased, Moses-tokenised BLEU.
+
+    TER and what is said of lines are of references with several lines; elsewhere they would only widen the table.
+    """
     splits = tuple(dict.fromkeys(row["split"] for row in rows))
     heldout = f"{task}_heldout"
     kept = tuple(split for split in splits if split not in (task, heldout))
     figures: dict[str, tuple[str, tuple[str, ...]]] = {n: (n, (task,)) for n in ("bleu", "chrf", "exact", "nll")}
+    if moses:
+        figures[metrics.MOSES] = (metrics.MOSES, (task,))
+    if any(has_lines(row["reference"]) for row in rows if row["split"] == task):
+        figures |= {name: (name, (task,)) for name in ("ter", "lines", "bleu_lines")}
     if any(row.get("alternative_nll") for row in rows):
         figures["contrastive"] = ("contrastive", (task,))
     if heldout in splits:
@@ -53,7 +67,7 @@ def summarise(grid: Grid, folder: Path, outcomes: Sequence[Outcome], draws: int 
     runs = {o.contender: [_rows(cell_folder(folder, o.contender, o.chosen, s)) for s in seeds[o.contender]]
             for o in outcomes}  # fmt: skip
     widest = max((rows[0] for rows in runs.values()), key=len)
-    figures = figures_of(widest, task)
+    figures = figures_of(widest, task, grid.recipe.evaluate.moses)
     drawn = Draws.make(widest, grid.seeds, draws)
     values: dict[Contender, dict[str, Array]] = {}
     for contender, rows in runs.items():
@@ -91,12 +105,19 @@ def summarise(grid: Grid, folder: Path, outcomes: Sequence[Outcome], draws: int 
         "retain": grid.retain,
         "draws": draws,
         "kept": list(figures.get("retention", ("", ()))[1]),
+        "signatures": _signatures(figures, [row for row in widest if row["split"] == task]),
         "contenders": entries,
         "comparisons": comparisons,
         "wins": wins({c: rows for c, rows in runs.items() if c.trained}, figures),
         "base": start,
         "matched": matched(entries, start),
     }
+
+
+def _signatures(figures: Mapping[str, tuple[str, tuple[str, ...]]], rows: Sequence[Row]) -> dict[str, str]:
+    """Return how the figures of the test split can be computed again."""
+    found = {metric: metrics.signature_of(metric, rows) for metric in dict.fromkeys(m for m, _ in figures.values())}
+    return {metric: text for metric, text in found.items() if text}
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
@@ -189,21 +210,24 @@ def holm(ps: Sequence[float | None], level: float = LEVEL) -> list[bool]:
 def wins(runs: Mapping[Contender, Sequence[Sequence[Row]]], figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return in how many seeds a contender was ahead of the chance control of its budget and seed, per figure."""
     found, chance = [], chance_of(runs)
-    for contender, own in runs.items():
-        other = Contender(chance, contender.budget)
-        if contender.method == chance or contender.budget is None or other not in runs:
-            continue
-        for name, (metric, splits) in figures.items():
-            ahead = []
-            for a, b in zip(own, runs[other], strict=True):
-                one = Draws.make(a, 1, draws=1)
-                mine, theirs = resample([a], metric, splits, one), resample([b], metric, splits, one)
-                if mine is not None and theirs is not None:
-                    ahead.append((mine[0] < theirs[0]) if name in LOWER_IS_BETTER else (mine[0] > theirs[0]))
-            if ahead:
-                found.append({"of": contender.name, "than": chance, "figure": name, "won": int(sum(ahead)),
-                              "seeds": len(ahead)})  # fmt: skip
-    return found
+    held = {c: Contender(chance, c.budget) for c in runs if c.method != chance and c.budget is not None}
+    held = {contender: other for contender, other in held.items() if other in runs}
+    needed = dict.fromkeys((*held, *held.values()))
+    for name, (metric, splits) in figures.items():
+        at = {c: [_figure(rows, metric, splits) for rows in runs[c]] for c in needed}
+        for contender, other in held.items():
+            pairs = [(a, b) for a, b in zip(at[contender], at[other], strict=True) if a is not None and b is not None]
+            won = sum(a < b if name in LOWER_IS_BETTER else a > b for a, b in pairs)
+            if pairs:
+                found.append({"of": contender.name, "than": chance, "figure": name, "won": won, "seeds": len(pairs)})
+    order = [contender.name for contender in held]
+    return sorted(found, key=lambda entry: order.index(entry["of"]))
+
+
+def _figure(rows: Sequence[Row], metric: str, splits: Sequence[str]) -> float | None:
+    """Return a figure of one cell; None where it lacks it."""
+    found = resample([rows], metric, splits, Draws.make(rows, 1, draws=1))
+    return None if found is None else float(found[0])
 
 
 def matched(entries: Sequence[Mapping[str, Any]], base: Mapping[str, Any] | None) -> list[dict[str, Any]]:

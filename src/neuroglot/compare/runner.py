@@ -6,21 +6,21 @@ seed, then with the third. Cells that are done and unchanged are skipped, like t
 
 from __future__ import annotations
 
-import json
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neuroglot.compare.cells import mean_of, read_losses
+from neuroglot.compare.estimate import estimate, finished
 from neuroglot.compare.grid import Cell, Contender, contenders, first_steps, next_steps, rate, recipe_of, variants
-from neuroglot.compare.workers import Task, drain
+from neuroglot.compare.processes.workers import Task, drain
 from neuroglot.errors import UserError
 from neuroglot.recipe import Recipe
 from neuroglot.run import execute
 from neuroglot.stages import Context, Stage, Track, quiet, stages
 from neuroglot.stages.keeping.files import held
+from neuroglot.stages.keeping.memory import release
 
 SWEPT = 3.5
 """Cells of a sweep, for the estimate; it is three or a few more."""
@@ -143,9 +143,9 @@ def run_grid(
     with held(folder / "cells"):
         widths = _widths(grid.recipe, trust_remote_code)
         planned, left = _planned(grid, folder)
-        say(
-            f"{planned} cells, {planned - left} of them done; {_estimate(grid, folder, left, jobs, trust_remote_code)}"
-        )
+        takes = estimate(grid.recipe, folder, left, jobs, trust_remote_code)
+        say(f"{planned} cells, {planned - left} of them done; {takes}")
+        release()  # what profile and trial had of the accelerator's memory is the cells' now
         return _Sweeps(grid, folder, widths, track("cells", planned)).run(jobs, trust_remote_code)
 
 
@@ -176,45 +176,7 @@ def _planned(grid: Grid, folder: Path) -> tuple[int, int]:
     trained = sum(c.trained for c in grid.contenders)
     swept = (len(grid.rates) or SWEPT) if grid.sweep else 1
     planned = len(grid.contenders) - trained + round(trained * (swept + grid.seeds - 1))
-    return planned, max(0, planned - len(_finished(folder)))
-
-
-def _finished(folder: Path) -> list[Path]:
-    """Return the folders of cells that have a loss on dev."""
-    return [place.parent.parent for place in (folder / "cells").glob("*/.stages/develop.json")]
-
-
-def _estimate(grid: Grid, folder: Path, left: int, jobs: int, trust: bool) -> str:
-    """Say how long the cells will take: as long as those that are done, or as a few trial steps tell."""
-    own = ("select", "train", "develop", "examine")
-    records = [[cell / ".stages" / f"{name}.json" for name in own] for cell in _finished(folder)]
-    past = [sum(json.loads(r.read_text())["seconds"] for r in cell if r.exists()) for cell in records]
-    each = sum(past) / len(past) if past else _trial(grid.recipe, folder, trust)
-    minutes = left * each / 60 / jobs
-    return f"about {minutes:.0f} minutes ({each:.0f} s a cell, {jobs} at a time)"
-
-
-def _trial(recipe: Recipe, folder: Path, trust: bool) -> float:
-    """Time one training step of everything and one scored batch, and count how many of them a cell has."""
-    import torch
-
-    context = Context(recipe, folder, lambda label, total: lambda done: None, lambda text: None, trust)
-    corpus, model = context.corpus, context.model()
-    first = str(corpus.train[0].pair)
-    batch = context.batcher.encode([e for e in corpus.train if str(e.pair) == first][: recipe.train.batch_size])
-    batch = {k: v.to(model.device) if torch.is_tensor(v) else v for k, v in batch.items()}
-    model.train().requires_grad_(True)
-    for _ in range(2):  # the first one pays for what is made once
-        began = time.perf_counter()
-        model(**batch).loss.backward()
-        step = time.perf_counter() - began
-    model.zero_grad()
-    examples = list(corpus.dev or corpus.train)[: recipe.evaluate.batch_size]
-    began = time.perf_counter()
-    context.system(model.eval(), "trial").translate(examples)
-    answered = (time.perf_counter() - began) / len(examples)
-    tested = sum(map(len, (*corpus.splits.values(), *corpus.retention.values())))
-    return step * recipe.train.steps * recipe.train.accumulation + answered * (1.3 * tested + 0.3 * len(corpus.dev))
+    return planned, max(0, planned - len(finished(folder)))
 
 
 class _Sweeps:

@@ -9,10 +9,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 LABELS = {
-    "bleu": "BLEU", "chrf": "chrF++", "exact": "exact", "nll": "nll", "contrastive": "contrastive",
+    "bleu": "BLEU", "bleu_moses": "BLEU, Moses", "chrf": "chrF++", "ter": "TER", "exact": "exact",
+    "lines": "lines, F1", "bleu_lines": "BLEU, lines matched", "nll": "nll", "contrastive": "contrastive",
     "heldout_bleu": "held-out BLEU", "heldout_nll": "held-out nll", "retention": "kept, exact",
     "retention_nll": "kept, nll",
 }  # fmt: skip
+EQUAL = 0.1
+"""What numbers of parameters may differ by and still be called as many, as a share."""
 NLL = ("nll", "retention_nll", "heldout_nll")
 MARKS = {("chance", "better"): "▲", ("chance", "worse"): "▼", ("full", "better"): "△", ("full", "worse"): "▽"}
 LEGEND = (
@@ -58,6 +61,7 @@ def against_lora(comparison: Mapping[str, Any]) -> list[list[str]]:
     """Return each contender's difference to LoRA of its budget, header first; only the header where there is none."""
     found = {(c["of"], c["figure"]): c for c in comparison["comparisons"] if _of_lora(c)}
     names = [n for n in LABELS if any(figure == n for _, figure in found)]
+    shares = _shares(comparison)
 
     def cell(own: Mapping[str, Any] | None, name: str) -> str:
         if own is None:
@@ -67,8 +71,23 @@ def against_lora(comparison: Mapping[str, Any]) -> list[list[str]]:
         return text + ({"better": "▲", "worse": "▼"}[own["survives"]] if own["survives"] else "")
 
     systems = dict.fromkeys(of for of, _ in found)
-    return [["less lora", *(LABELS[name] for name in names)],
-            *([system, *(cell(found.get((system, name)), name) for name in names)] for system in systems)]  # fmt: skip
+    return [["less lora", "parameters", *(LABELS[name] for name in names)],
+            *([system, f"× {shares[system]:.2f}" if system in shares else "",
+               *(cell(found.get((system, name)), name) for name in names)] for system in systems)]  # fmt: skip
+
+
+def lora_title(comparison: Mapping[str, Any]) -> str:
+    """Return what the differences to LoRA are between: as many parameters only where that is so."""
+    if all(abs(share - 1) <= EQUAL for share in _shares(comparison).values()):
+        return "Difference to LoRA with as many parameters (within 10 %)"
+    return "Difference to LoRA of the same budget, beside how many parameters are trained (× LoRA's)"
+
+
+def _shares(comparison: Mapping[str, Any]) -> dict[str, float]:
+    """Return how many parameters each contender that is held against LoRA trains, as a multiple of LoRA's."""
+    costs = {entry["name"]: entry["cost"] for entry in comparison["contenders"] if entry["cost"]}
+    both = {c["of"]: c["to"] for c in comparison["comparisons"] if _of_lora(c)}
+    return {of: costs[of]["trainable_parameters"] / costs[to]["trainable_parameters"] for of, to in both.items()}
 
 
 def _of_lora(comparison: Mapping[str, Any]) -> bool:
@@ -108,7 +127,14 @@ def legend(comparison: Mapping[str, Any]) -> str:
     text = LEGEND.format(seeds=comparison["seeds"], kept=kept, chance=_chance(comparison))
     if comparison.get("retain") is not None:
         text += f" Rates were chosen among those that keep what should be kept at {comparison['retain']:g} nll on dev."
-    return text
+    return text + signed(comparison)
+
+
+def signed(comparison: Mapping[str, Any]) -> str:
+    """Return sacreBLEU's signatures of the figures that have one, as a sentence; empty where none is known."""
+    known = comparison.get("signatures", {})
+    texts = [f"{LABELS[name]} `{known[name]}`" for name in LABELS if "version:" in known.get(name, "")]
+    return f" Signatures: {', '.join(texts)}." if texts else ""
 
 
 def said(comparison: Mapping[str, Any]) -> list[str]:
@@ -125,7 +151,7 @@ def markdown(comparison: Mapping[str, Any]) -> str:
     """Return the whole comparison as Markdown."""
     parts = [as_markdown(quality(comparison)), legend(comparison), *said(comparison), as_markdown(cost(comparison))]
     if any(map(_of_lora, comparison["comparisons"])):
-        parts += ["Difference to LoRA with as many parameters; ▲ better, ▼ worse where it survives the correction:",
+        parts += [f"{lora_title(comparison)}; ▲ better, ▼ worse where it survives the correction:",
                   as_markdown(against_lora(comparison))]  # fmt: skip
     if comparison["wins"]:
         parts += [f"How many seeds a contender was ahead of `{_chance(comparison)}` of the same budget and seed:",
@@ -148,7 +174,7 @@ def show(comparison: Mapping[str, Any], console: Console) -> None:
 
     titles = {"quality and retention on test": quality, "cost of training": cost}
     if any(map(_of_lora, comparison["comparisons"])):
-        titles["difference to LoRA of as many parameters"] = against_lora
+        titles[lora_title(comparison)] = against_lora
     if comparison["wins"]:
         titles[f"seeds ahead of {_chance(comparison)}"] = won
     if comparison["matched"]:

@@ -251,6 +251,18 @@ def signature(metric: str, target_lang: str, tokenise: str | None = None) -> str
     return moses_signature(target_lang, text) if metric == MOSES else text
 
 
+def signature_of(figure: str, rows: Iterable[Mapping[str, Any]], tokenise: str | None = None) -> str:
+    """Return how to compute a figure of hypothesis rows again; several signatures where the pairs differ in theirs."""
+    if figure == "contrastive":
+        return contrastive_signature(rows)
+    if figure not in ("bleu", "chrf", "ter", "bleu_lines", MOSES):
+        return {"exact": "norm:nfc+strip", "lines": "f1|norm:nfc+blanks", "nll": "nats|unit:character"}[figure]
+    kind = "bleu" if figure == "bleu_lines" else figure
+    targets = dict.fromkeys(row["pair"].split("-")[1] for row in rows)
+    said = dict.fromkeys(signature(kind, target, tokenise if kind == "bleu" else None) for target in targets)
+    return "; ".join(said) + ("|lines:best-match" if figure == "bleu_lines" else "")
+
+
 def bleu_statistics(hypotheses: Sequence[str], references: Sequence[str], metric: BLEU) -> NDArray[np.int64]:
     """Return what BLEU is made of, per segment: (N, 10) = 4 matches, 4 totals, hypothesis and reference length.
 

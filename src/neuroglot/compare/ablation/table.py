@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from neuroglot.compare.table import as_markdown, cost, quality
+from neuroglot.compare.table import as_markdown, cost, quality, signed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +20,8 @@ LEGEND = (
 def legend(found: Mapping[str, Any]) -> str:
     """Return what the marks mean."""
     kept = ", ".join(found["kept"]) or "nothing"
-    return LEGEND.format(seeds=found["seeds"], reference=repr(found["reference"]), kept=kept)
+    text = LEGEND.format(seeds=found["seeds"], reference=repr(found["reference"]), kept=kept)
+    return text + signed(found)
 
 
 def figures(found: Mapping[str, Any]) -> list[list[str]]:
@@ -46,4 +47,4 @@ def show(found: Mapping[str, Any], console: Console) -> None:
         for row in body:
             table.add_row(*row)
         console.print(table)
-    console.print(legend(found), highlight=False, markup=False)
+    console.print(legend(found).replace("`", ""), highlight=False, markup=False)

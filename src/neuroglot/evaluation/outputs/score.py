@@ -140,7 +140,7 @@ def _figures(rows: list[Row], other: list[Row] | None, options: Options, comet_s
             "value": float(drawn[0]),
             "low": float(low),
             "high": float(high),
-            "signature": comet_signature if name == "comet" else _signature(name, rows, options.tokenise),
+            "signature": comet_signature if name == "comet" else metrics.signature_of(name, rows, options.tokenise),
         }
         if other is not None:
             gap = paired_bootstrap(other, rows, name, options.resamples, seed=options.seed, tokenise=options.tokenise)
@@ -167,18 +167,6 @@ def _usual(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if all(metrics.costs(row) is not None for row in rows):
         found.append("contrastive")
     return found
-
-
-def _signature(name: str, rows: Sequence[Mapping[str, Any]], tokenise: str | None) -> str:
-    """Return how to compute a figure again; several signatures where the pairs differ in theirs."""
-    if name == "contrastive":
-        return metrics.contrastive_signature(rows)
-    if name in ("bleu", "chrf", "ter", "bleu_lines", metrics.MOSES):
-        kind = "bleu" if name == "bleu_lines" else name
-        targets = dict.fromkeys(row["pair"].split("-")[1] for row in rows)
-        said = dict.fromkeys(metrics.signature(kind, t, tokenise if kind == "bleu" else None) for t in targets)
-        return "; ".join(said) + ("|lines:best-match" if name == "bleu_lines" else "")
-    return {"exact": "norm:nfc+strip", "lines": "f1|norm:nfc+blanks", "nll": "nats|unit:character"}[name]
 
 
 def _read(path: Path) -> list[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,14 @@ def watch() -> Callable[[], int]:
         return lambda: max(0, _peak() - start)
     start = _status("VmRSS")
     return lambda: max(0, _status("VmHWM") - start)
+
+
+def release() -> None:
+    """Let go of what earlier work of this process still holds, models in cycles of references included."""
+    gc.collect()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
+    _hand_back()
 
 
 def _hand_back() -> None:

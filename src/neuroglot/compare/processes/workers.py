@@ -1,7 +1,7 @@
 """Cells in processes of their own, several at a time: each starts fresh, so that its memory is its own.
 
 Processes are forked from a server that has imported the libraries once. A worker whose parent is gone stops too, so
-that a killed comparison does not keep its cells locked.
+that a killed comparison does not keep its cells locked. A cell that runs out of memory does not end the others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -21,6 +21,9 @@ from typing import Any
 
 from neuroglot.errors import UserError
 from neuroglot.recipe import Recipe
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""What torch says, on accelerators and processors, beside types that tell."""
 
 
 @dataclass(frozen=True, order=True)
@@ -53,14 +56,14 @@ def drain(
         done: called after each task; returns the tasks that follow from it.
 
     Raises:
-        UserError: a cell's, with its name.
+        UserError: a cell's, with its name; or, once all others are done, that some ran out of memory.
         RuntimeError: a cell failed otherwise.
     """
     context: Any = mp.get_context("spawn" if sys.platform == "win32" else "forkserver")
     if sys.platform != "win32":
-        context.set_forkserver_preload(["neuroglot.compare.preload"])
+        context.set_forkserver_preload(["neuroglot.compare.processes.preload"])
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    ready, running = list(tasks), dict[Any, tuple[Any, Any, Task]]()
+    ready, running, short = list(tasks), dict[Any, tuple[Any, Any, Task]](), dict[str, str]()
     heapq.heapify(ready)
     try:
         while ready or running:
@@ -75,7 +78,10 @@ def drain(
             for sentinel in wait(list(running)):
                 process, ours, task = running.pop(sentinel)
                 process.join()
-                _check(task, process.exitcode, ours)
+                lacked = _check(task, process.exitcode, ours)
+                if lacked is not None:
+                    short[task.recipe.name] = lacked
+                    continue
                 for follower in done(task):
                     heapq.heappush(ready, follower)
     finally:
@@ -83,18 +89,45 @@ def drain(
             process.terminate()
             process.join()
 
+    if short:
+        raise UserError(complaint(short))
 
-def _check(task: Task, code: int, message: Any) -> None:
+
+def _check(task: Task, code: int, message: Any) -> str | None:
+    """Return what torch said of a cell that ran out of memory; None if the cell is done."""
     if code == 0:
-        return
+        return None
     said = message.recv() if message.poll() else None
     if said is None:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         raise UserError(f"cell {task.recipe.name} {how}; the same command goes on from here")
-    mistake, text = said
-    if mistake:
+    kind, text = said
+    if kind == "memory":
+        return str(text)
+    if kind == "mistake":
         raise UserError(f"cell {task.recipe.name}: {text}")
     raise RuntimeError(f"cell {task.recipe.name} failed:\n{text}")
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether memory was too small.
+
+    >>> ran_out(RuntimeError("CUDA error: out of memory"))
+    True
+    """
+    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def complaint(short: Mapping[str, str]) -> str:
+    """Return the line about cells that ran out of memory: cell -> what was said there."""
+    name, said = next(iter(short.items()))
+    first = ". ".join(" ".join(said.split()).split(". ")[:2]).rstrip(".")
+    which = f"cell {name}" if len(short) == 1 else f"{len(short)} cells ({', '.join(short)})"
+    return (
+        f"{which} ran out of memory ({first or 'nothing more was said'}), what could be done without is done; leave "
+        "the method out of --methods, or try a smaller train.batch_size with more train.accumulation, "
+        "train.gradient_checkpointing=true or fewer --jobs; what is done and unchanged is not done again"
+    )
 
 
 def _do(task: Task, folder: Path, threads: int, trust: bool, message: Any) -> None:
@@ -110,10 +143,10 @@ def _do(task: Task, folder: Path, threads: int, trust: bool, message: Any) -> No
     try:
         work(task.recipe, task.system, folder, task.examined, trust)
     except UserError as error:
-        message.send((True, str(error)))
+        message.send(("mistake", str(error)))
         sys.exit(2)
-    except Exception:
-        message.send((False, traceback.format_exc()))
+    except Exception as error:
+        message.send(("memory", str(error)) if ran_out(error) else ("bug", traceback.format_exc()))
         sys.exit(1)
 
 
