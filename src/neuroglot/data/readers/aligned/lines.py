@@ -10,6 +10,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from babel import Locale
+from babel.core import get_global
+
 from neuroglot.data.example import Example
 from neuroglot.data.readers.layout import Layout
 from neuroglot.data.readers.make import Piece, examples
@@ -20,7 +23,9 @@ Line = tuple[int, str | UserError]
 """Number of the line in its file, from 1, and its text without white space around it, or what is wrong with it."""
 
 _SEGMENT = re.compile(r"<seg[^>]*>(.*?)</seg>")
-_NO_LANGUAGE = {"txt", "md", "json", "jsonl", "csv", "tsv", "py", "sh", "png", "jpg", "zip", "tar", "log"}
+_NO_LANGUAGE = {"txt", "md", "json", "jsonl", "csv", "tsv", "py", "sh", "png", "jpg", "zip", "tar", "log",
+                "bak", "tmp"}  # fmt: skip
+"""Endings of other files; the last two are old codes of languages as well."""
 
 
 # ---- one file -------------------------------------------------------------------------------------------------------
@@ -85,12 +90,13 @@ class Aligned:
     wrong: UserError | None = None
 
 
-def together(files: Mapping[str, Path], root: Path) -> Iterator[Aligned]:
+def together(files: Mapping[str, Path], root: Path, optional: Collection[str] = ()) -> Iterator[Aligned]:
     """Yield the records of aligned files; records that are blank in all of them are left out.
 
     Args:
         files: role (a language, `image` ...) -> file.
         root: messages name the files relative to it.
+        optional: roles that may have a blank line where the others have a text.
 
     Raises:
         UserError: the files have different numbers of lines, which is seen before any is used.
@@ -103,12 +109,14 @@ def together(files: Mapping[str, Path], root: Path) -> Iterator[Aligned]:
         found = dict(zip(files, row, strict=True))
         if not all(line == "" for _, line in found.values()):
             texts = {role: line if isinstance(line, str) else "" for role, (_, line) in found.items()}
-            yield Aligned(number, texts, _wrong(found, files, root))
+            yield Aligned(number, texts, _wrong(found, files, root, optional))
 
 
-def _wrong(found: Mapping[str, Line], files: Mapping[str, Path], root: Path) -> UserError | None:
+def _wrong(
+    found: Mapping[str, Line], files: Mapping[str, Path], root: Path, optional: Collection[str]
+) -> UserError | None:
     for role, (number, line) in found.items():
-        if isinstance(line, UserError) or not line:
+        if isinstance(line, UserError) or not (line or role in optional):
             what = line or "the line is blank, and other files have a text there; fill it in"
             return UserError(f"{_name(files[role], root)} line {number}: {what}")
     return None
@@ -130,9 +138,8 @@ def language_files(folder: Path) -> dict[str, dict[str, Path]]:
     found: dict[str, dict[str, Path]] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         stem, dot, ending = path.name.removesuffix(".gz").removesuffix(".xml").rpartition(".")
-        if dot and stem and path.is_file() and re.fullmatch(r"[a-z]{2,3}([_-]\w+)?", ending):
+        if dot and stem and path.is_file() and _like_a_code(ending):
             found.setdefault(stem, {})[ending] = path
-    found = {stem: {e: p for e, p in by.items() if e not in _NO_LANGUAGE} for stem, by in found.items()}
     together = {stem: by for stem, by in found.items() if len(by) > 1}
     for by in together.values():
         for ending, path in by.items():
@@ -141,6 +148,14 @@ def language_files(folder: Path) -> dict[str, dict[str, Path]]:
             except UserError as error:
                 raise UserError(f"{path}: {error}; the file's ending is its language") from None
     return {stem: {language_code(e): p for e, p in by.items()} for stem, by in together.items()}
+
+
+def _like_a_code(ending: str) -> bool:
+    """Whether an ending is meant as a code: of three letters only those that are one, in this spelling or another."""
+    if ending in _NO_LANGUAGE or not re.fullmatch(r"[a-z]{2,3}([_-]\w+)?", ending):
+        return False
+    first = re.split("[_-]", ending)[0]
+    return len(first) == 2 or first in Locale("en").languages or first in get_global("language_aliases")
 
 
 def pairs_of(layout: Layout, languages: Collection[str], where: Path | str) -> list[Pair]:

@@ -16,12 +16,14 @@ ocr}` what the OCR read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 from neuroglot.data.readers.aligned.lines import Aligned, first_folder, together
+from neuroglot.data.readers.ids import Ids
 from neuroglot.data.readers.layout import Layout, Record, splits_of
 from neuroglot.data.readers.make import Piece, examples
 from neuroglot.errors import UserError
@@ -72,19 +74,47 @@ def read_ocrmt30k(path: Path, layout: Layout) -> Iterator[Record]:
             "target": folder / f"ocr_en_{theirs}.txt",
         }
         place = _Place(split, theirs, layout.images or _images(path, folder), source)
-        for _, group in groupby(together(files, path), lambda record: record.texts["image"]):
+        optional = [role for role in SOURCES if role != source]
+        later = _later(together(files, path, optional))
+        waiting: dict[str, list[Aligned]] = {}
+        for name, group in groupby(together(files, path, optional), _photograph):
             lines = list(group)
-            yield from _of_image(lines, place, position + 1, layout)
+            every = [*waiting.pop(name, []), *lines]
+            if later[name]:  # its other texts come further down
+                later[name] -= 1
+                waiting[name], every = every, []
+            yield from _of_image(lines, every, place, position + 1, layout)
             position += len(lines)
 
 
-def _of_image(lines: Sequence[Aligned], place: _Place, first: int, layout: Layout) -> Iterator[Record]:
-    """Yield the examples of a photograph, then those of its texts, each with the number of its line."""
-    wrong = [(position, line.wrong) for position, line in enumerate(lines, first) if line.wrong is not None]
+def _photograph(record: Aligned) -> str:
+    return record.texts["image"]
+
+
+def _later(records: Iterable[Aligned]) -> Counter[str]:
+    """Return how often photographs come again after others; none does where all lines of each lie together."""
+    known, found = Ids(), Counter[str]()
+    for name, _ in groupby(records, _photograph):
+        found.update([name] if known.earlier(name, 0) is not None else [])
+    return found
+
+
+def _of_image(
+    lines: Sequence[Aligned], every: Sequence[Aligned], place: _Place, first: int, layout: Layout
+) -> Iterator[Record]:
+    """Yield the examples of a photograph, then those of its texts, each with the number of its line.
+
+    Args:
+        lines: those that lie together.
+        every: all of the photograph; none where more of them follow.
+        place: where they are from.
+        first: number of the first of `lines`.
+        layout: how the source is laid out.
+    """
     whole = [task for task in layout.made if task in WHOLE]
     alone = [task for task in layout.made if task not in WHOLE]
-    if not wrong and whole:
-        yield from ((first, example) for example in examples(_piece(lines, place, first), layout, whole))
+    if every and whole and not any(line.wrong for line in every):
+        yield from ((first, example) for example in examples(_piece(every, place, first), layout, whole))
     for position, line in enumerate(lines, first):
         if line.wrong is not None:
             yield position, line.wrong
@@ -94,6 +124,7 @@ def _of_image(lines: Sequence[Aligned], place: _Place, first: int, layout: Layou
 
 def _piece(lines: Sequence[Aligned], place: _Place, position: int) -> Piece:
     photograph = place.images / lines[0].texts["image"]
+    read = "\n".join(line.texts["ocr"] for line in lines if line.texts["ocr"])
     return Piece(
         source="\n".join(line.texts[place.source] for line in lines),
         targets={PAIR: "\n".join(line.texts["target"] for line in lines)},
@@ -102,7 +133,7 @@ def _piece(lines: Sequence[Aligned], place: _Place, position: int) -> Piece:
         written=(photograph,),
         pictured=(photograph,),
         split=place.split,
-        meta={} if place.source == "ocr" else {"ocr": "\n".join(line.texts["ocr"] for line in lines)},
+        meta={} if place.source == "ocr" or not read else {"ocr": read},
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neuroglot.data.readers.layout import Layout, split_of, splits_of
+from neuroglot.data.readers.layout import Layout, check_left_out, split_of, splits_of
 from neuroglot.data.readers.sources.rows import SAVED, Fields, Numbered, Part, Row, joined
 from neuroglot.errors import UserError
 
@@ -54,9 +54,9 @@ def _folder(
         parent = file.parent.name if file.parent != path else ""
         own = file.stem.split("-")[0]
         named.setdefault(parent if _names_split(parent, layout) else own, []).append(file)
-    splits: dict[str | None, list[Path]] = {}
-    for ours, theirs in splits_of(named, layout, path).items():
-        splits[ours] = named[theirs]
+    found = splits_of(named, layout, path)
+    check_left_out({name: str(of[0].relative_to(path)) for name, of in named.items()}, found, layout, path)
+    splits: dict[str | None, list[Path]] = {ours: named[theirs] for ours, theirs in found.items()}
     for split, members in (splits or {None: list(files)}).items():
         for file in members:
             rows = _parquet(file, needs, uses)
@@ -139,6 +139,7 @@ def _chosen(names: Sequence[str], layout: Layout, where: Path | str) -> dict[str
         raise UserError(
             f"{where} has the splits {', '.join(names)}; say with data.splits which is train, dev and test"
         )
+    check_left_out({name: f"split {name}" for name in names}, found, layout, where)
     return {ours: theirs for ours, theirs in found.items()}
 
 
