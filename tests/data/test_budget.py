@@ -73,9 +73,9 @@ def test_images_are_scaled_until_their_tokens_fit(family):
             least = tuple(int(side * min(1.0, SMALLEST / min(size))) for side in size)
             if needed > most and made_of(family.free, least) > most:
                 with pytest.raises(UserError, match="however small it is scaled"):
-                    batcher._budget.fit(size)
+                    batcher.budget.fit(size)
                 continue
-            fitted = batcher._budget.fit(size)
+            fitted = batcher.budget.fit(size)
             took = made_of(batcher, size)
             assert took == made_of(family.free, size) if needed <= most else took < needed
             assert took <= most
@@ -94,7 +94,7 @@ def test_several_images_share_the_budget(family):
     batcher = Batcher(family.processor, max_image_tokens=most)
     two, three = (made_of(batcher, *[(64, 64)] * count) for count in (2, 3))
     assert max(two, three) <= most
-    assert batcher._budget.fit((64, 64), 3) <= batcher._budget.fit((64, 64), 2)
+    assert batcher.budget.fit((64, 64), 3) <= batcher.budget.fit((64, 64), 2)
 
 
 def test_what_fits_is_not_touched(family):

@@ -36,6 +36,8 @@ def character_tokenizer() -> PreTrainedTokenizerFast:
 class CharacterBatcher:
     """Prompt = image tokens + task and language + source; images are noise that follows from their spec."""
 
+    marks, max_length = ("<pad>", "</s>", "<image>"), 0
+
     def __init__(self) -> None:
         self.tokenizer = character_tokenizer()
         self.prompt_batches: list[list[Example]] = []

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from neuroglot.data.batch import Batcher
+from neuroglot.data.budget import Budget, within
 from neuroglot.data.example import Example, RenderSpec
 from neuroglot.errors import UserError
 from neuroglot.pair import Pair
@@ -187,6 +192,60 @@ def test_a_model_is_loaded_when_it_is_asked_and_let_go_when_it_is_closed():
     assert len(made) == 2
 
 
+def test_a_lazy_system_counts_and_reads_as_the_one_behind_it():
+    class Counting(Echo):
+        def tokens(self, examples):
+            return [len(e.target) + 1 for e in examples]
+
+        def readable(self, example):
+            return replace(example, source=example.source.lower())
+
+    base = Counting()
+    base.batch_size = 3
+    recipe = settings({"kind": "cascade", "reader": "base", "translator": "base"})
+    borrowed = builder(recipe, base).build("x", recipe.systems["x"]).translator
+    assert borrowed.batch_size == 3
+    assert borrowed.tokens([sign("a")]) == [2]
+    assert borrowed.readable(replace(sign("a"), source="A")).source == "a"
+    plain = Lazy("m", Echo)
+    assert plain.tokens([sign("a")]) is None
+    assert plain.readable(sign("a")) == sign("a")
+    assert plain.batch_size == 0
+
+
+def test_a_model_beside_the_methods_gets_their_settings():
+    """The size of images, the room of its own context, batch size and search."""
+    recipe = settings(
+        {"kind": "model", "path": "embedded", "batch_size": 5, "beams": 3},
+        evaluate={"beams": 2, "length_penalty": 0.5},
+    )
+    budget = Budget(5000, 0, lambda size: 0)
+    lazy = Builder(Echo(), recipe.evaluate, print, budget=budget, max_length=64).build("x", recipe.systems["x"])
+    assert lazy.batch_size == 5
+    made = lazy.system
+    assert (made.batch_size, made.num_beams, made.length_penalty) == (5, 3, 0.5)
+    assert made.batcher.max_length == 512, "data.max_length is in tokens of another model"
+    assert made.batcher.budget is budget
+    shown = made.batcher.prompts([sign("Monday")])["pixel_values"]
+    blurred = Batcher(made.batcher.processor, max_pixels=5000).prompts([sign("Monday")])["pixel_values"]
+    assert shown.equal(blurred)
+    assert made.tokens([sign("Monday")]) == lazy.tokens([sign("Monday")])
+
+
+def test_an_endpoint_is_sent_images_of_the_size_that_the_model_is_shown():
+    pytest.importorskip("httpx2")
+    recipe = settings(ENDPOINT)
+
+    def sent(budget):
+        made = Builder(Echo(), recipe.evaluate, print, budget=budget).build("x", recipe.systems["x"])
+        (image, _) = made.request(sign("Monday"))["messages"][0]["content"]
+        return Image.open(io.BytesIO(base64.b64decode(image["image_url"]["url"].partition(",")[2])))
+
+    whole, small = sent(None), sent(Budget(2500, 0, lambda size: 0))
+    assert whole.width * whole.height > 2500 >= small.width * small.height > 2000
+    assert small.size == within(whole.size, 2500)
+
+
 def test_another_model_answers_as_it_would_by_itself():
     """The embedded model by its path, asked the usual instruction in the user's own words."""
     same = settings({"kind": "model", "path": "embedded", "prompt": "Translate the text in the image to {target}."})
@@ -275,6 +334,40 @@ def test_a_run_scores_its_systems_beside_base_and_method(own_run, tmp_path, monk
     page = (folder / "report.html").read_text()
     assert "gpt" in page
     assert "joined" in page
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_an_endpoint_ends_goes_on_with_what_was_said(own_run, tmp_path, monkeypatch):
+    """What base has said is not asked again, though the endpoint gave up at its first request."""
+    pytest.importorskip("httpx2")
+    pytest.importorskip("tenacity")
+    from endpoint_stub import reply, serving
+
+    from neuroglot.run import execute
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    recipe = load_recipe(own_run / "recipe.yaml")
+    said, begun = [], own_run / ".stages" / "evaluate.begun"
+    silent = lambda label, total: lambda done: None  # noqa: E731
+    before = {path: path.read_bytes() for path in own_run.rglob("*") if path.is_file() and path.name != ".lock"}
+    with serving() as stub:
+        stub.plan, stub.answer = [(429, {"Retry-After": "3600"}, "{}")], lambda body: reply("Montag")
+        tree = {"gpt": {**ENDPOINT, "url": stub.url, "cache": str(tmp_path / "answers"), "concurrency": 1}}
+        given = {**recipe.model_dump(mode="json"), "systems": tree}
+        given["evaluate"] |= {"cascade": False}
+        asked = check(given, "test")
+        with pytest.raises(UserError, match="what was answered is kept"):
+            execute(asked, own_run.parent, silent, said.append, only="evaluate")
+        assert before == {path: path.read_bytes() for path in before}, "what was made before is as it was"
+        partial = own_run / ".evaluate" / "said.jsonl"
+        kept = [json.loads(line)["row"] for line in partial.read_text(encoding="utf-8").splitlines()]
+        assert {row["system"] for row in kept} == {"base"}
+        execute(asked, own_run.parent, silent, said.append, only="evaluate")
+    rows = [json.loads(line) for line in (own_run / "hypotheses.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert f"evaluate: {len(kept)} of {len(rows)} answers were there already" in said
+    assert [row for row in rows if row["system"] == "base"] == sorted(kept, key=lambda row: rows.index(row))
+    assert not partial.exists()
+    assert not begun.exists()
 
 
 def test_a_run_refuses_a_system_that_lacks_something_before_it_trains(own_run, monkeypatch):

@@ -6,8 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from neuroglot.data.batch import Batcher
 from neuroglot.data.example import Example, RenderSpec
+from neuroglot.errors import UserError
+from neuroglot.models.load import load_model, load_processor
 from neuroglot.systems import Cascade, HFSystem, System
+from neuroglot.systems.lines import known, unmarked
 
 LANGUAGES = ("fr", "cs", "de", "lv", "hi", "tr")
 
@@ -101,3 +105,49 @@ def test_with_a_real_model(model, batcher, mixed):
         asked = replace(one, images=(), task="text_translation", source=read)
         by_hand.append(system.translate([asked])[0] if read else "")
     assert answers == by_hand
+
+
+# ---- what a machine has read and no user can mend -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def embedded() -> HFSystem:
+    batcher = Batcher(load_processor("embedded"), max_length=96)
+    return HFSystem(load_model("embedded"), batcher, "base", max_new_tokens=8)
+
+
+def test_an_odd_or_a_long_text_is_translated_as_far_as_the_model_can_be_shown_it(embedded):
+    odd = ["Exit 一", "Ex★it", "Ex<pad>it", "Ex<p<image>ad>it", "Ex<pa★d>it", "Exit"]
+    nothing = ["一", " ★ <pad>", "<unk>" * 3]
+    asked = Recorder(lambda example: embedded.translate([example])[0])
+    asked.readable = embedded.readable
+    reader = Recorder(lambda example: example.images[0].text)
+    answers = Cascade(reader, asked).translate([sign(text) for text in (*odd, *nothing, "Exit " * 200)])
+    assert answers[0]
+    assert answers[: len(odd)] == answers[:1] * len(odd)
+    assert [example.source for example in asked.asked[: len(odd)]] == ["Exit"] * len(odd)
+    assert answers[len(odd) : -1] == [""] * len(nothing)
+    assert len(asked.asked) == len(odd) + 1, "where nothing is left there is nothing to ask"
+    cut = asked.asked[-1]
+    assert ("Exit " * 200).startswith(cut.source)
+    assert 96 - 8 - 5 <= embedded.batcher.lengths(cut)[0] <= 96 - 8, "as much as leaves room for the answer"
+
+
+def test_the_users_own_text_is_still_refused(embedded):
+    for text, why in (("Exit 一", "has no token for"), ("Ex<pad>it", "special token"), ("Exit " * 200, "at most 96")):
+        own = replace(sign("x"), images=(), task="text_translation", source=text)
+        with pytest.raises(UserError, match=why):
+            Cascade(embedded, embedded).translate([own])
+
+
+def test_words_are_left_out_where_characters_do_not_help():
+    class Words:
+        """Knows single letters, spaces and one word."""
+
+        unk_token_id = 0
+
+        def __call__(self, text, add_special_tokens=False):
+            return {"input_ids": [int(len(word) < 2 or word == "exit") for word in text.split()]}
+
+    assert known("exit there a", Words()) == "exit  a"
+    assert unmarked("a<s>b<<s>s>", ["<s>"]) == "ab"

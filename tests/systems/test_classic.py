@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +17,12 @@ from neuroglot.artefact import MANIFEST, read_json
 from neuroglot.data.example import Example, RenderSpec
 from neuroglot.data.scenes.examples import scene_examples
 from neuroglot.errors import UserError
+from neuroglot.evaluation import evaluate
 from neuroglot.pair import Pair
+from neuroglot.recipe import check
 from neuroglot.recipe.methods import CLASSIC as METHODS
+from neuroglot.stages import Context
+from neuroglot.stages.classic import HOME, load_classic
 from neuroglot.systems import System
 from neuroglot.systems.classic import KINDS, ClassicSystem, Settings, TowerFeatures, load, train
 from neuroglot.systems.classic.fusion import LanguageAwarePrompt, Vision
@@ -100,6 +105,37 @@ def test_nll_is_the_sum_over_tokens_given_those_before(trained: Any, kind: str) 
         by_hand.append(total)
     assert min(by_hand[: len(examples) - 2], default=9) > 1  # these were never learnt
     assert system.nll(examples) == pytest.approx(by_hand, rel=1e-4, abs=1e-4)  # in one batch, padded
+
+
+def test_tokens_are_those_that_the_nats_are_of(trained: Any) -> None:
+    system, _ = trained["text-transformer"]
+    source, vision = system.inputs(PLAIN)
+    targets = [system.vocabulary.target(e.target) for e in PLAIN]
+    assert system.tokens(PLAIN) == [len(target) for target in targets]
+    assert max(system.tokens(PLAIN)) < max(len(e.target) for e in PLAIN), "pieces, not characters"
+    _, rows = evaluate(system, {"x": [replace(e, alternatives=(e.target[::-1],)) for e in PLAIN]})
+    assert all(len(row["alternative_tokens"]) == 1 and row["tokens"] for row in rows)
+
+
+def test_beams_are_searched_with_the_length_penalty_that_is_asked_for(trained: Any) -> None:
+    folder, given = trained["text-transformer"][1], []
+    system = load(folder, Noise(), num_beams=3, max_new_tokens=4, length_penalty=-2.0)
+    own = system.network.translator.generate
+    system.network.translator.generate = lambda **options: given.append(options) or own(**options)
+    system.translate(PLAIN)
+    assert (given[0]["num_beams"], given[0]["max_new_tokens"], given[0]["length_penalty"]) == (3, 4, -2.0)
+
+
+def test_a_run_searches_as_it_does_with_every_system(trained: Any, tmp_path: Any) -> None:
+    recipe = check(
+        {"task": "multimodal_translation", "data": {"source": "scenes", "pairs": ["en-de"]},
+         "evaluate": {"beams": 3, "max_new_tokens": 7, "length_penalty": 0.5, "batch_size": 5}}, "test"
+    )  # fmt: skip
+    shutil.copytree(trained["gated-fusion"][1], tmp_path / HOME)
+    context = Context(recipe, tmp_path, lambda label, total: lambda done: None, print)
+    system = load_classic(context, tmp_path / "features")
+    found = (system.num_beams, system.max_new_tokens, system.length_penalty, system.batch_size)
+    assert found == (3, 7, 0.5, 5)
 
 
 @pytest.mark.parametrize("kind", FUSIONS)
@@ -273,6 +309,18 @@ def test_the_embedded_tower_gives_what_its_connector_reads() -> None:
     assert torch.allclose(TowerFeatures(tokens=100)([image]), seen, atol=2e-2, rtol=1e-2)  # half precision
     grid = seen.reshape(1, 10, 10, -1)[:, :5, :5].mean((1, 2))
     assert torch.allclose(TowerFeatures(tokens=4)([image])[:, 0], grid, atol=2e-2, rtol=1e-2)
+
+
+def test_of_a_whole_model_only_the_tower_is_kept() -> None:
+    features = TowerFeatures(tokens=4)
+    assert features([scenes(4)[0].images[0]]).device.type == "cpu"
+    tower = features._tower
+    assert tower is not None
+    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    assert {p.device.type for p in tower.model.parameters()} == {here.type}
+    assert {name.partition(".")[0] for name, _ in tower.model.named_parameters()} == {
+        "vision_tower", "multi_modal_projector"
+    }  # fmt: skip
 
 
 def test_a_vision_model_by_folder_is_a_tower_too(tmp_path: Any) -> None:

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -177,14 +178,37 @@ def test_a_server_that_only_fails_is_given_up_after_so_many_attempts(stub, endpo
     assert len(stub.requests) == 4, "nobody goes on when one gave up"
 
 
-def test_a_retry_after_is_honoured_by_all_threads(stub, endpoint):
-    waited = []
-    stub.plan = [(429, {"Retry-After": "3"}, "{}")]
-    system = endpoint(concurrency=2)
-    system.client._sleep = waited.append  # the test does not wait
+@pytest.mark.parametrize("asked", [0, 3])
+def test_a_retry_after_is_honoured_and_never_less_than_the_growing_wait(stub, endpoint, asked):
+    stub.plan = [(429, {"Retry-After": str(asked)}, "{}")] * 3
+    system = endpoint(patience=Patience(attempts=4, timeout=5, first=1.0, longest=60))
+    clock, waited = Clock(), []
+
+    def sleep(seconds):
+        waited.append(seconds)
+        clock.now += seconds  # the test does not wait
+
+    system.client.pace, system.client._sleep = Pace(clock=clock), sleep
     assert system.translate([text("a")]) == ["A"]
-    assert system.translate([text("b")]) == ["B"]
-    assert [seconds > 2.5 for seconds in waited if seconds > 0.02] == [True, True], "the other request waits too"
+    backoff = [seconds for seconds in waited if seconds > 0.5]
+    least = [max(asked, wait) for wait in (1, 2, 4)]
+    assert len(backoff) == 3
+    assert all(low <= seconds <= low + 1 for seconds, low in zip(backoff, least, strict=True))
+
+
+def test_who_had_a_place_before_a_pause_waits_too(stub, endpoint):
+    """The second request has its place 0.2 seconds after the first, which is told to wait for 0.6."""
+    stub.plan, answered = [(429, {"Retry-After": "0.6"}, "{}")], []
+
+    def answer(body):
+        answered.append(time.monotonic() - began)
+        return reply(said(body).upper())
+
+    stub.answer = answer
+    began = time.monotonic()
+    assert endpoint(requests_per_minute=300, concurrency=2).translate([text("a"), text("b")]) == ["A", "B"]
+    assert min(answered) >= 0.6
+    assert max(answered) - min(answered) >= 0.15, "and nobody goes on together with another"
 
 
 def test_waits_grow_and_differ_by_chance(stub, endpoint):

@@ -110,7 +110,8 @@ def _system(context: Context, system: str, say: Callable[[str], None] = lambda t
     from neuroglot.systems import Cascade, Lazy
 
     if system in context.recipe.systems:
-        untrained = Lazy("base", lambda: context.system(context.model(), "base"))
+        size = context.recipe.evaluate.batch_size
+        untrained = Lazy("base", lambda: context.system(context.model(), "base"), batch_size=size)
         return context.builder(untrained, say).build(system, context.recipe.systems[system])
     if system in CLASSIC:
         return load_classic(context, _features(context))

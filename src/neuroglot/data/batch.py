@@ -49,6 +49,7 @@ class Batcher:
         prompt: what to ask instead, with {source} and {target} for the languages' English names.
         max_pixels: to which an image is scaled down; 0 for no limit.
         max_image_tokens: the most that the images of an example may take, which are scaled down to it; 0 for no limit.
+        as_shown: how another batcher scales images, instead of the two; so that two models are shown the same.
     """
 
     processor: Any
@@ -57,6 +58,7 @@ class Batcher:
     prompt: str | None = None
     max_pixels: int = 0
     max_image_tokens: int = 0
+    as_shown: Budget | None = None
 
     @property
     def tokenizer(self) -> Any:
@@ -69,7 +71,7 @@ class Batcher:
         return int(self.tokenizer.eos_token_id if pad is None else pad)
 
     @cached_property
-    def _marks(self) -> tuple[str, ...]:
+    def marks(self) -> tuple[str, ...]:
         """The texts of the special tokens and of the image's place, which some tokenizers do not call special."""
         special = [str(t) for t in self.tokenizer.added_tokens_decoder.values() if t.special]
         image = getattr(self.processor, "image_token", None)
@@ -105,7 +107,7 @@ class Batcher:
         for example in examples:
             self._check_text(example)
         texts = [self._prompt_text(e, p) for e, p in zip(examples, paraphrases, strict=True)]
-        images = [[self._budget.scaled(open_image(i), len(e.images)) for i in e.images] for e in examples]
+        images = [[self.budget.scaled(open_image(i), len(e.images)) for i in e.images] for e in examples]
         # The chat template has written the special tokens already.
         options = {"return_tensors": "pt", "padding": True, "padding_side": "left", "add_special_tokens": False}
         if any(images):
@@ -125,7 +127,7 @@ class Batcher:
         """Refuse a text that would be read as the model's own marks, such as the place of an image."""
         shown = example.source if shows_source(example.task) else None
         for text in (shown or "", example.target):
-            for mark in self._marks:
+            for mark in self.marks:
                 if mark in text:
                     raise UserError(
                         f"the text {text[:60]!r} holds {mark!r}, which is a special token of the model's tokenizer; "
@@ -164,7 +166,7 @@ class Batcher:
         shown = 0
         if self.max_length or self.max_image_tokens:
             count = len(example.images) or len(sizes)
-            shown = sum(self._image_tokens(self._budget.fit(size, count)) for size in sizes)
+            shown = sum(self._image_tokens(self.budget.fit(size, count)) for size in sizes)
         for turn in range(paraphrases):
             prompt = self.tokenizer(self._prompt_text(example, turn), add_special_tokens=False)["input_ids"]
             asked = f"{example.source or ''} {instruction(example, turn)}"
@@ -174,7 +176,7 @@ class Batcher:
         """Return how many tokens `encode` makes of the prompt's text, of images of some sizes, and of the target."""
         texts = (self._prompt_text(example, self.paraphrase), example.target)
         prompt, target = (len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
-        fitted = [self._budget.fit(size, len(sizes)) for size in sizes]
+        fitted = [self.budget.fit(size, len(sizes)) for size in sizes]
         shown = sum(self._image_tokens(size) + 1 for size in fitted)  # one stands for the image in the prompt
         return prompt - len(sizes), shown, target + 1
 
@@ -194,8 +196,11 @@ class Batcher:
         return self._measured[size]
 
     @cached_property
-    def _budget(self) -> Budget:
-        return Budget(self.max_pixels, self.max_image_tokens, lambda size: self._image_tokens(size) + 1)
+    def budget(self) -> Budget:
+        """How images are scaled."""
+        return self.as_shown or Budget(
+            self.max_pixels, self.max_image_tokens, lambda size: self._image_tokens(size) + 1
+        )
 
     def check_budget(self) -> None:
         """Refuse a budget of tokens that no image fits into.
@@ -203,7 +208,7 @@ class Batcher:
         Raises:
             UserError: the processor makes more of the smallest image.
         """
-        self._budget.check()
+        self.budget.check()
 
     @cached_property
     def _measured(self) -> dict[tuple[int, int], int]:

@@ -73,7 +73,9 @@ def load_classic(context: Context, cache: Path) -> Any:
         context.path(HOME),
         _features(context, cache),
         batch_size=settings.batch_size,
+        max_new_tokens=settings.max_new_tokens,
         num_beams=settings.beams,
+        length_penalty=settings.length_penalty,
     )
     if context.recipe.task == "multimodal_translation":
         return system

@@ -21,7 +21,8 @@ class System(Protocol):
     scores it.
 
     A system may have more, which evaluation uses where it is: `batch_size`, and `tokens(examples)`, how many tokens
-    the nats of each target are of, by which a contrastive score compares perplexities instead of likelihoods.
+    the nats of each target are of, by which a contrastive score compares perplexities instead of likelihoods. A
+    translator that refuses some texts may have `readable(example)`, which gives back what it would take of one.
     """
 
     name: str

@@ -20,6 +20,7 @@ from neuroglot.systems.base import System, check, close
 from neuroglot.systems.cascade import Cascade
 
 if TYPE_CHECKING:
+    from neuroglot.data.budget import Budget
     from neuroglot.recipe import EvaluateSection
     from neuroglot.recipe.sections.systems import EndpointSection, OtherModelSection, SystemSettings
 
@@ -31,12 +32,20 @@ class Lazy:
         name: the key of the system in the scores.
         make: makes it.
         look: refuses what it can refuse without making it.
+        batch_size: the system's; 0 where it has none. It is asked for where all answers may be there already.
+        borrowed: whether the system is somebody else's, which is not closed here.
     """
 
     def __init__(
-        self, name: str, make: Callable[[], System], look: Callable[[Pair], None] = lambda pair: None
+        self,
+        name: str,
+        make: Callable[[], System],
+        look: Callable[[Pair], None] = lambda pair: None,
+        batch_size: int = 0,
+        borrowed: bool = False,
     ) -> None:
         self.name, self._make, self.check = name, make, look
+        self.batch_size, self._borrowed = batch_size, borrowed
         self._made: System | None = None
 
     @property
@@ -54,9 +63,19 @@ class Lazy:
         """Let the system score the targets."""
         return self.system.nll(examples)
 
+    def tokens(self, examples: Sequence[Example]) -> list[int] | None:
+        """Return how many tokens the targets have, where the system counts them."""
+        count = getattr(self.system, "tokens", None)
+        return count(examples) if count is not None else None
+
+    def readable(self, example: Example) -> Example:
+        """Return what the system would take of a text, where it refuses some."""
+        take = getattr(self.system, "readable", None)
+        return take(example) if take is not None else example
+
     def close(self) -> None:
         """Close the system and let go of it."""
-        if self._made is not None:
+        if self._made is not None and not self._borrowed:
             close(self._made)
         self._made = None
 
@@ -70,12 +89,16 @@ class Builder:
         evaluate: batch sizes and lengths where a system's settings leave them out.
         say: prints a line, such as what an endpoint cost.
         trust_remote_code: let code that comes with a model run.
+        budget: how the recipe's own model is shown images, so that other models and endpoints are shown the same.
+        max_length: tokens that another model takes at least, whatever it says of its context.
     """
 
     base: System
     evaluate: EvaluateSection
     say: Callable[[str], None] = lambda text: None
     trust_remote_code: bool = False
+    budget: Budget | None = None
+    max_length: int = 0
 
     def build(self, name: str, settings: SystemSettings) -> System:
         """Return the system of a name.
@@ -112,9 +135,10 @@ class Builder:
             translator = reader if alike else self._build(f"{name}, translating", settings.translator)
             return Cascade(reader, translator, name, settings.lines)
         if kind == "base":
-            return Lazy(name, lambda: _Borrowed(self.base))
+            return Lazy(name, lambda: self.base, batch_size=getattr(self.base, "batch_size", 0), borrowed=True)
         if kind == "model":
-            return Lazy(name, partial(self._model, name, settings), lambda pair: _look(settings, trust))
+            size = settings.batch_size or self.evaluate.batch_size
+            return Lazy(name, partial(self._model, name, settings), lambda pair: _look(settings, trust), size)
         if kind == "endpoint":
             return self._endpoint(name, settings)
         options = settings.model_dump(exclude={"kind"}, exclude_none=True)
@@ -140,11 +164,16 @@ class Builder:
         from neuroglot.data.batch import Batcher
         from neuroglot.models.load import load_model, load_processor
         from neuroglot.systems.hf import HFSystem
+        from neuroglot.systems.mt.loaded import longest
 
         model = load_model(settings.path, settings.dtype, self.trust_remote_code)
         if torch.accelerator.is_available():
             model = model.to(torch.accelerator.current_accelerator())
-        batcher = Batcher(load_processor(settings.path, self.trust_remote_code), prompt=settings.prompt)
+        processor = load_processor(settings.path, self.trust_remote_code)
+        context = longest(processor.tokenizer, model.config.get_text_config(), unknown=0)
+        # data.max_length counts the tokens of the recipe's own model, so it does not make another's context shorter.
+        most = max(context, self.max_length) if context else 0
+        batcher = Batcher(processor, most, prompt=settings.prompt, as_shown=self.budget)
         given, own = self.evaluate, settings
         return HFSystem(
             model,
@@ -153,6 +182,7 @@ class Builder:
             own.batch_size or given.batch_size,
             own.max_new_tokens or given.max_new_tokens,
             num_beams=own.beams or given.beams,
+            length_penalty=given.length_penalty,
         )
 
     def _endpoint(self, name: str, settings: EndpointSection) -> System:
@@ -182,14 +212,8 @@ class Builder:
             None if settings.price is None else Price(**settings.price.model_dump()),
             None if settings.cache is None else Path(settings.cache),
             self.say,
+            self.budget,
         )
-
-
-class _Borrowed:
-    """Somebody else's system, which is not closed here."""
-
-    def __init__(self, system: System) -> None:
-        self.name, self.translate, self.nll = system.name, system.translate, system.nll
 
 
 def _look(settings: OtherModelSection, trust_remote_code: bool) -> None:

@@ -1,6 +1,7 @@
 """The yardstick: read the image first, translate what was read second.
 
-Notable: an image is read once, however many languages it is then translated into.
+Notable: an image is read once, however many languages it is then translated into. What was read may be anything: the
+translator is shown what it can take of it, and where that is nothing the answer is empty.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Cascade:
         asked: list[tuple[int, Example]] = []  # where nothing was read there is nothing to translate
         for index, example in enumerate(examples):
             if index in read:
-                asked += [(index, _as_text(example, piece)) for piece in pieces(read[index], self.lines)]
+                asked += [(index, shown) for shown in self._shown(example, read[index])]
             elif not example.images:
                 asked.append((index, example))
         said = self.translator.translate([example for _, example in asked]) if asked else []
@@ -71,6 +72,13 @@ class Cascade:
         if fresh:
             self._read.update(zip(fresh, self.reader.translate(list(fresh.values())), strict=True))
         return [self._read[key] for key in keys]
+
+    def _shown(self, example: Example, transcription: str) -> list[Example]:
+        """Return what the translator is asked: nothing of a piece that leaves nothing it could read."""
+        texts = [_as_text(example, piece) for piece in pieces(transcription, self.lines)]
+        if hasattr(self.translator, "readable"):
+            texts = [self.translator.readable(text) for text in texts]
+        return [text for text in texts if text.source]
 
     def nll(self, examples: Sequence[Example]) -> None:
         """A chain through a hard transcription has no likelihood of its own."""

@@ -19,14 +19,11 @@ from torch.nn.functional import cross_entropy
 from neuroglot.data.example import Example
 from neuroglot.errors import UserError
 from neuroglot.systems.base import Progress, length_sorted_batches
+from neuroglot.systems.lines import Writer, readable
 
 
-class Batching(Protocol):
+class Batching(Writer, Protocol):
     """What is needed of a batcher; `neuroglot.data.batch.Batcher` has it."""
-
-    @property
-    def tokenizer(self) -> Any:
-        """The tokenizer that decodes what the model generates."""
 
     def prompts(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Return left-padded inputs for generation."""
@@ -107,6 +104,10 @@ class HFSystem:
         """Return per example how many tokens its nats are of: the target's, end of sequence included."""
         ids = self.batcher.tokenizer([example.target for example in examples], add_special_tokens=False)["input_ids"]
         return [len(own) + 1 for own in ids]
+
+    def readable(self, example: Example) -> Example:
+        """Return a text example whose source a machine wrote as the model can be shown it."""
+        return readable(example, self.batcher, self.max_new_tokens)
 
     def _generate(self, examples: Sequence[Example]) -> list[str]:
         inputs = self._to_model(self.batcher.prompts(examples))

@@ -87,7 +87,9 @@ class Network(nn.Module):
             use_cache=False,
         ).logits
 
-    def generate(self, source_BL: Tensor, vision: Vision, beams: int, most: int) -> Tensor:
+    def generate(
+        self, source_BL: Tensor, vision: Vision, beams: int, most: int, length_penalty: float = 1.0
+    ) -> Tensor:
         """Return tokens, the start among them: (B, at most `most` + 1)."""
         states, mask = self.encode(source_BL, vision)
         translator: Any = self.translator
@@ -97,6 +99,8 @@ class Network(nn.Module):
             num_beams=beams,
             max_new_tokens=most,
             do_sample=False,
+            # Greedy decoding has no use for it, and transformers says so.
+            **({"length_penalty": length_penalty} if beams > 1 else {}),
         )
         return found
 

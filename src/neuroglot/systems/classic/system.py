@@ -43,6 +43,7 @@ class ClassicSystem:
         max_new_tokens: a longer answer is cut.
         num_beams: 1 is greedy.
         progress: called with the number of examples finished since the last call.
+        length_penalty: of beams, as that of `HFSystem`.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class ClassicSystem:
         max_new_tokens: int = 96,
         num_beams: int = 1,
         progress: Progress | None = None,
+        length_penalty: float = 1.0,
     ) -> None:
         for field, value in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens), ("num_beams", num_beams)):
             if value < 1:
@@ -65,7 +67,7 @@ class ClassicSystem:
         self.network, self.vocabulary, self.features = network.eval(), vocabulary, features
         self.settings, self.image_width = settings, image_width
         self.batch_size, self.max_new_tokens, self.num_beams = batch_size, max_new_tokens, num_beams
-        self.progress = progress
+        self.progress, self.length_penalty = progress, length_penalty
 
     @property
     def sees(self) -> bool:
@@ -83,8 +85,8 @@ class ClassicSystem:
         with torch.inference_mode():
             for batch in length_sorted_batches(examples, self.batch_size):
                 source, vision = self.inputs([examples[index] for index in batch])
-                rows = self.network.generate(source, vision, self.num_beams, self.max_new_tokens).tolist()
-                for index, text in zip(batch, self.vocabulary.texts(rows), strict=True):
+                rows = self.network.generate(source, vision, self.num_beams, self.max_new_tokens, self.length_penalty)
+                for index, text in zip(batch, self.vocabulary.texts(rows.tolist()), strict=True):
                     answers[index] = text
                 self._advance(len(batch))
         return answers
@@ -100,6 +102,10 @@ class ClassicSystem:
                     totals[index] = loss
                 self._advance(len(batch))
         return totals
+
+    def tokens(self, examples: Sequence[Example]) -> list[int]:
+        """Return per example how many tokens its nats are of: the target's, end included."""
+        return [len(self.vocabulary.target(example.target)) for example in examples]
 
     def losses(self, examples: Sequence[Example]) -> Tensor:
         """Return the nats of each target: (B,)."""
@@ -172,7 +178,8 @@ def load(folder: Path | str, features: Features | None = None, **options: Any) -
     Args:
         folder: what `train` or `ClassicSystem.save` wrote.
         features: of images; made again as they were in training by default.
-        options: of `ClassicSystem`: `batch_size`, `max_new_tokens`, `num_beams`, `progress`.
+        options: of `ClassicSystem`: `batch_size`, `max_new_tokens`, `num_beams`, `progress`,
+            `length_penalty`.
 
     Raises:
         UserError: the folder holds no such system, or was damaged.
@@ -189,6 +196,8 @@ def load(folder: Path | str, features: Features | None = None, **options: Any) -
             raise KeyError(f"weights do not fit: {(missing + wrong.unexpected_keys)[0]}")
     except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise CLASSIC.damaged(folder / MANIFEST, error) from None
+    if torch.accelerator.is_available():
+        network.to(torch.accelerator.current_accelerator())
     made = features or TowerFeatures(**manifest["features"])
     return ClassicSystem(manifest["kind"], network, vocabulary, made, settings, manifest["image_width"], **options)
 

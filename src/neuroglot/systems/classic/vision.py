@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool1d, adaptive_avg_pool2d
 
 from neuroglot.artefact import fresh
@@ -169,21 +169,36 @@ class TowerFeatures:
 
 
 class _Tower:
-    """From images to rows of vectors."""
+    """From images to rows of vectors, on the accelerator where there is one.
 
-    def __init__(self, images: Any, forward: Any, together: bool) -> None:
+    Args:
+        images: the image processor.
+        model: what holds the tower.
+        forward: from the processor's tensors and how many images they are of to rows of vectors, by the model.
+        together: whether several images may be in one forward.
+    """
+
+    def __init__(self, images: Any, model: nn.Module, forward: Any, together: bool) -> None:
         self.images, self.forward, self.together = images, forward, together
+        self.device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+        self.model = model.to(self.device)
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[ImageSource]) -> Tensor:
         """Return (N, T, D): as many vectors an image as the tower makes, without a class token."""
         opened = [open_image(image) for image in images]
         groups = [opened] if self.together else [[image] for image in opened]
-        rows = [self.forward(dict(self.images(images=group, return_tensors="pt")), len(group)) for group in groups]
+        rows = [self._rows(group) for group in groups]
         if len({row.shape[1] for row in rows}) > 1:  # images of different sizes
             least = min(row.shape[1] for row in rows)
             rows = [_pooled(row, least) for row in rows]
         return torch.cat(rows)
+
+    def _rows(self, group: Sequence[Any]) -> Tensor:
+        inputs = self.images(images=group, return_tensors="pt")
+        placed = {name: value.to(self.device) if torch.is_tensor(value) else value for name, value in inputs.items()}
+        rows: Tensor = self.forward(placed, len(group))
+        return rows.cpu()
 
 
 def _load(features: TowerFeatures) -> _Tower:
@@ -210,6 +225,9 @@ def _vision_part(features: TowerFeatures) -> _Tower:
         caught.append(args[0] if args else next(v for v in kwargs.values() if torch.is_tensor(v)))
 
     connector.register_forward_pre_hook(catch, with_kwargs=True)
+    for prefix in family.language:  # nearly all of the memory, and nothing of what the tower makes
+        if isinstance(getattr(inner, prefix, None), nn.Module):
+            setattr(inner, prefix, nn.Identity())
 
     def forward(inputs: dict[str, Any], count: int) -> Tensor:
         caught.clear()
@@ -218,7 +236,7 @@ def _vision_part(features: TowerFeatures) -> _Tower:
         # one image may have become several tiles, or rows without a batch axis
         return rows if even and rows.dim() == 3 and len(rows) == count else rows.reshape(count, -1, rows.shape[-1])
 
-    return _Tower(processor.image_processor, forward, even)
+    return _Tower(processor.image_processor, inner, forward, even)
 
 
 def _vision_model(features: TowerFeatures) -> _Tower:
@@ -245,7 +263,7 @@ def _vision_model(features: TowerFeatures) -> _Tower:
         side = math.isqrt(rows.shape[1])
         return rows[:, 1:] if side * side != rows.shape[1] == math.isqrt(rows.shape[1] - 1) ** 2 + 1 else rows
 
-    return _Tower(images, forward, True)
+    return _Tower(images, model, forward, True)
 
 
 def _pooled(rows_NTD: Tensor, most: int) -> Tensor:

@@ -110,8 +110,8 @@ class Client:
         )
 
         def wait(state: Any) -> float:
-            asked = state.outcome.exception().wait
-            return float(chance(state) if asked is None else asked)
+            # a server that asks for no time at all has not mended anything by then
+            return max(float(chance(state)), state.outcome.exception().wait or 0.0)
 
         attempts = kit.Retrying(
             stop=kit.stop_after_attempt(self.patience.attempts),
@@ -131,6 +131,8 @@ class Client:
 
     def _attempt(self, body: Mapping[str, Any], tokens: int) -> dict[str, Any]:
         self._sleep(self.pace.reserve(tokens))
+        while self.pace.paused():  # since then: the place is of no use, and all at once after the pause is no pace
+            self._sleep(self.pace.reserve(tokens))
         self.bill.attempt()
         status, headers, content = self._post(body)
         if status in AGAIN or status >= 500:
@@ -184,7 +186,7 @@ class Client:
                 "same command again then, or raise longest_wait; what was answered is kept"
             )
         self.pace.pause(seconds)
-        return 0.0  # the pace waits
+        return seconds
 
     def _sleep(self, seconds: float) -> None:
         if self.stopping.wait(max(0.0, seconds)):

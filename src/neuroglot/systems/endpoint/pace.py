@@ -21,6 +21,7 @@ class Pace:
     def __init__(self, requests: float = 0, tokens: float = 0, clock: Callable[[], float] = time.monotonic) -> None:
         self.requests, self.tokens, self.clock = requests, tokens, clock
         self._free = {"requests": clock(), "tokens": clock()}
+        self._paused = clock()
         self._lock = threading.Lock()
 
     def reserve(self, tokens: int) -> float:
@@ -41,4 +42,9 @@ class Pace:
     def pause(self, seconds: float) -> None:
         """Let nobody send for a while: the server said so."""
         with self._lock:
-            self._free["requests"] = max(self._free["requests"], self.clock() + seconds)
+            self._paused = max(self._paused, self.clock() + seconds)
+            self._free["requests"] = max(self._free["requests"], self._paused)
+
+    def paused(self) -> bool:
+        """Whether nobody may send now, whoever has a place: it was given before."""
+        return self.clock() < self._paused

@@ -13,7 +13,10 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from neuroglot.data.example import Example
+from PIL import Image
+
+from neuroglot.data.budget import Budget
+from neuroglot.data.example import Example, ImageSource
 from neuroglot.data.image import open_image
 from neuroglot.data.instructions import filled, instruction, shows_source
 from neuroglot.errors import UserError
@@ -52,6 +55,7 @@ class Endpoint:
         price: of tokens, for the bill.
         cache: folder of the answers.
         say: prints the bill.
+        budget: scales images down before they are sent; None sends them as they are.
 
     Raises:
         UserError: a library is missing.
@@ -72,7 +76,9 @@ class Endpoint:
         price: Price | None = None,
         cache: Path | None = None,
         say: Callable[[str], None] = lambda text: None,
+        budget: Budget | None = None,
     ) -> None:
+        self.budget = budget
         self.name, self.url, self.model, self.prompt = name, url, model, prompt
         self.options, self.concurrency, self.say = dict(options or {}), concurrency, say
         self.bill = Bill(price)
@@ -138,10 +144,16 @@ class Endpoint:
                 raise UserError(f"a {example.task} example needs a source text, got none")
             asked = f"{asked}\n\n{example.source}"
         content: list[dict[str, Any]] = [
-            {"type": "image_url", "image_url": {"url": data_url(image)}} for image in example.images
+            {"type": "image_url", "image_url": {"url": data_url(self._shown(image, len(example.images)))}}
+            for image in example.images
         ]
         content.append({"type": "text", "text": asked})
         return {"model": self.model, "messages": [{"role": "user", "content": content}], **self.options}
+
+    def _shown(self, source: ImageSource, images: int) -> Image.Image:
+        """Return an image as it is sent."""
+        image = open_image(source)
+        return image if self.budget is None else self.budget.scaled(image, images)
 
     def _ask(self, bodies: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any] | None]:
         """Send requests, several at a time; each answer is kept as soon as it is there."""
@@ -175,10 +187,10 @@ class Endpoint:
         return found
 
 
-def data_url(source: Any) -> str:
+def data_url(image: Image.Image) -> str:
     """Return an image as it is seen, as PNG in a data URL: no metadata of the user's file is sent."""
     buffer = io.BytesIO()
-    open_image(source).save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

@@ -71,7 +71,7 @@ def generate(model: Any, inputs: Any, max_new_tokens: int, beams: int, **options
     return tokens
 
 
-def longest(tokenizer: Any, config: Any) -> int:
+def longest(tokenizer: Any, config: Any, unknown: int = 1024) -> int:
     """Return the most tokens that a text may take: what the tokenizer says, or the model's positions."""
     limits = (getattr(tokenizer, "model_max_length", 0), getattr(config, "max_position_embeddings", 0))
-    return min((int(limit) for limit in limits if limit and limit < 10**9), default=1024)
+    return min((int(limit) for limit in limits if limit and limit < 10**9), default=unknown)
