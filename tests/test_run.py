@@ -350,6 +350,33 @@ def test_unfinished_work_is_kept_for_the_same_recipe_only(tmp_path, monkeypatch)
     assert seen == [False, True, False, True, False]
 
 
+@pytest.mark.usefixtures("hollow")
+def test_an_error_leaves_what_a_kill_leaves_where_a_stage_can_go_on(tmp_path, monkeypatch):
+    seen, leaves = [], [False, True, True]
+    table = neuroglot.run.stages
+
+    def failing(context):
+        work = context.path(".profile")
+        seen.append(work.exists())
+        if leaves.pop(0):
+            work.mkdir(exist_ok=True)
+            (work / "half").write_text("")
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(
+        neuroglot.run,
+        "stages",
+        lambda recipe: [replace(s, function=failing) if s.name == "profile" else s for s in table(recipe)],
+    )
+    folder = tmp_path / "smoke"
+    for there in (False, True, True):
+        with pytest.raises(UserError, match="the disk is full"):
+            run(tmp_path)
+        assert folder.exists() is there, "a new folder with nothing to go on from is taken away"
+        assert (folder / ".stages" / "profile.begun").exists() is there
+    assert seen == [False, False, True]
+
+
 def test_user_mistakes_leave_no_folder_behind(tmp_path):
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"image": "a.png", "target": "x"\n')

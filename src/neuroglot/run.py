@@ -43,8 +43,8 @@ def execute(
         The run's folder.
 
     Raises:
-        UserError: whatever the user can mend. What a stage made before is then as it was, and a folder in which no
-            stage was ever finished is not left behind.
+        UserError: whatever the user can mend. What a stage made before is then as it was, what it can go on from is
+            kept, and a folder in which nothing was ever finished or can be gone on from is not left behind.
     """
     every = (table or stages)(recipe)
     chosen = every if only is None else [stage for stage in every if stage.name == only]
@@ -95,7 +95,7 @@ def _work(stage: Stage, context: Context, mark: str, force: bool) -> None:
     try:
         stage.function(context)
     except UserError:
-        if not goes_on:
+        if not _left(stage.name, context.folder):
             _forget(stage.name, context.folder)
         raise
     seconds = time.perf_counter() - began
@@ -109,6 +109,11 @@ def _work(stage: Stage, context: Context, mark: str, force: bool) -> None:
 def _begun(stage: str, folder: Path) -> Path:
     """The file that says under which fingerprint a stage was begun."""
     return folder / ".stages" / f"{stage}.begun"
+
+
+def _left(stage: str, folder: Path) -> bool:
+    """Whether an interrupted stage, killed or ended by an error, left anything to go on from."""
+    return any(path.is_file() for path in (folder / f".{stage}").rglob("*"))
 
 
 def _forget(stage: str, folder: Path) -> None:
@@ -161,7 +166,7 @@ def _as_it_was(folder: Path, made: Sequence[Path], every: Sequence[Stage]) -> It
     try:
         yield
     except UserError:
-        if folder in made and not _done(folder, every):
+        if folder in made and not _done(folder, every) and not any(_left(stage.name, folder) for stage in every):
             shutil.rmtree(folder, ignore_errors=True)
             for place in made[1:]:
                 with suppress(OSError):  # something else is in it by now
