@@ -20,10 +20,11 @@ from PIL import Image
 from neuroglot.data.batch import Batcher
 from neuroglot.data.checking import KINDS, Plan, Record, check
 from neuroglot.data.checking.looks import difference_hash
-from neuroglot.data.checking.repeats import alike, normalised
+from neuroglot.data.checking.repeats import alike
 from neuroglot.data.checking.texts import scripts_of
 from neuroglot.data.example import Example, RenderSpec
 from neuroglot.data.image import open_image
+from neuroglot.data.store.keys import normalised
 from neuroglot.errors import UserError
 
 PLAN = Plan("planted", "image_translation")

@@ -127,7 +127,7 @@ def test_nothing_to_replay_is_said():
     with pytest.raises(UserError, match=r"data\.replay: f\.jsonl holds nothing to replay: it has no examples of"):
         replay_of("f.jsonl", sizes=MUTE, examples=silent)
     kept = [record("r", "en", "ocr", "test")]
-    with pytest.raises(UserError, match="all its examples of other tasks are tested, or share an item or an image"):
+    with pytest.raises(UserError, match="all its examples of other tasks are tested, or share an item, an image or"):
         replay_of("f.jsonl", sizes=MUTE, examples=[*silent, *kept])
 
 

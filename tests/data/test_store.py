@@ -52,13 +52,20 @@ def test_records_come_back_as_they_were():
     assert (view[-1], view[1:3]) == (RECORDS[4][1], [RECORDS[2][1], RECORDS[3][1]])
     assert view[1:3] != [RECORDS[2][1], RECORDS[4][1]]
     assert view.column("item")[1] == view.column("item")[3] != view.column("item")[0]
-    assert view.column("shown").tolist() == [1, 1, 0, 1]
+    assert (view.column("image") > 0).tolist() == [True, True, False, True]
+    assert (view.column("text") > 0).tolist() == [True, False, True, True], "a reading says what it reads"
+    rows, keys = view.images()
+    assert rows.tolist() == [0, 1, 3, 0, 1, 1], "first images, and what comes after them"
+    assert len(set(keys.tolist())) == 6
+    turned = View(store, view.places[::-1][:3])
+    assert [keys.tolist() for _, keys in [turned.images()]] == [keys[[2, 1, 4, 5]].tolist()]
     assert view.column("files").tolist() == [2, 1, 0, 0]
     assert list(view.first_items(2)) == [view[0], view[1], view[3]], "all examples of the first two items"
 
 
 def write(path: Path, count: int) -> Path:
-    lines = (json.dumps({"source": f"text {k}", "target": f"Text {k} " + "ü" * 40, "source_lang": "en",
+    lines = (json.dumps({"images": ["a.png", f"{k}.png"], "source": f"text {k}",
+                         "target": f"Text {k} " + "ü" * 40, "source_lang": "en",
                          "target_lang": "de"}) for k in range(count))  # fmt: skip
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
@@ -88,6 +95,8 @@ def test_what_is_large_is_kept_and_read_once(tmp_path, cache):
     for store in (first, again):
         assert list(store) == expected
         assert (store.index == first.index).all()
+        assert (store.further == first.further).all()
+        assert len(store.further) == 100
     changed = open_store("a", [2], read)
     assert (len(reads), len(list(cache.iterdir()))) == (2, 1), "the older one is replaced"
     assert list(changed) == list(first), "and whoever still has it open reads on"

@@ -100,6 +100,30 @@ def test_a_tenth_of_every_hundred_batches() -> None:
         assert sum(batch[0] >= 900 for batch in batches[start : start + 10]) == 1
 
 
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.5])
+@pytest.mark.parametrize("items", [1, 3, 4, 11])
+@pytest.mark.parametrize("world", [1, 2])
+def test_few_batches_replay_their_share_too(share: float, items: int, world: int) -> None:
+    pairs, kinds = ["en-de"] * (items + 5), ["image"] * items + ["ocr image"] * 5
+    sampler = OnePairBatchSampler(pairs, 1, seed=3, world=world, mix=Mix(kinds, 1.0, 5, share))
+    found, lengths = [], set()
+    while len(found) < 400 * world:
+        epoch = list(sampler)
+        sampler.set_epoch(sampler.epoch + 1)
+        found += epoch
+        lengths.add(len(epoch))
+        assert len(epoch) == len(sampler)
+        seen = Counter(index for batch in epoch for index in batch if index < items)
+        assert max(seen.values()) - min(seen.values()) <= sampler.passes * (world > 1 and items % 2)
+        assert world > 1 or set(seen.values()) == {sampler.passes}
+    assert len(lengths) == 1, "the Trainer finds its place by the length of an epoch"
+    replayed = [batch[0] >= items for batch in found[::world]]
+    assert abs(sum(replayed) / len(replayed) - share) < 0.011 * share + 1 / len(replayed)
+    again = OnePairBatchSampler(pairs, 1, seed=3, world=world, mix=Mix(kinds, 1.0, 5, share))
+    again.set_epoch(sampler.epoch - 1)
+    assert list(again) == found[-len(again) :], "a function of seed and epoch alone"
+
+
 def test_replayed_batches_are_full_and_of_one_task_and_pair() -> None:
     sampler = OnePairBatchSampler(MIXED, 8, seed=1, mix=Mix(KINDS, 1.0, len(REPLAYED), 0.4))
     batches = [batch for batch in epochs(sampler, 3) if max(batch) >= len(PAIRS)]

@@ -83,10 +83,9 @@ def _source(recipe: Recipe) -> tuple[Read, Plan]:
     """Return what reads the recipe's records, each with the split that a run puts it in, and the recipe's plan."""
     from neuroglot.data.checking import Plan, Record
     from neuroglot.data.corpus import EMBEDDED, Sizes, load_corpus
-    from neuroglot.data.corpus.files import _bucket
-    from neuroglot.data.example import Example
-    from neuroglot.data.readers import read_source
-    from neuroglot.data.store import SPLITS
+    from neuroglot.data.corpus.division import splits_of
+    from neuroglot.data.store import SPLITS, View
+    from neuroglot.stages.data import Data
 
     data = recipe.data
     if data.source in EMBEDDED:
@@ -101,14 +100,14 @@ def _source(recipe: Recipe) -> tuple[Read, Plan]:
             Plan(data.source, recipe.task, data.pairs, data.train, data.max_bad, made=True),
         )
 
-    def read() -> Iterator[Record]:
-        for position, content in read_source(Path(data.source), data.layout(recipe.task)):
-            split = ""
-            if isinstance(content, Example):
-                split = content.meta.get("split") or str(SPLITS[_bucket(content.item, data.seed)])
-            yield Record(position, content, split)
+    records = Data(Path(data.source), Path(), data.layout(recipe.task)).records
+    split = splits_of(View(records), recipe.task, data.pairs, data.seed)  # as numbers, of which a million are small
 
-    return read, Plan(data.source, recipe.task, data.pairs, data.train, data.max_bad)
+    def read() -> Iterator[Record]:
+        for (position, content), number in zip(records, split, strict=True):
+            yield Record(position, content, SPLITS[number] or "")
+
+    return read, Plan(data.source, recipe.task, data.pairs, data.train, data.max_bad, replays=data.replay > 0)
 
 
 def _page(out: Path, report: Report, read: Read, plan: Plan, batcher: Any, size: int) -> None:

@@ -55,7 +55,9 @@ def stages(recipe: Recipe) -> list[Stage]:
     looks = ("every", "items")
     scored = tuple(f"evaluate.{name}" for name in EvaluateSection.model_fields if name not in looks)
     watched = ("data.dev", "evaluate.every", "evaluate.items", "evaluate.max_new_tokens")
-    mixed = ("data.temperature", "data.replay", *(watched if recipe.evaluate.every else ()))
+    kept = ("data.dev", "data.retention", "evaluate.retention", "evaluate.retention_items")  # which is not replayed
+    mixed = ("data.temperature", "data.replay", *(kept if recipe.data.replay else ()),
+             *(watched if recipe.evaluate.every else ()))  # fmt: skip
     machine = ("train.optimizer", "train.bf16", "train.gradient_checkpointing")
     trained = home(recipe)
 

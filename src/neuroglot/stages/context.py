@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,11 @@ class Context:
         sizes = Sizes(data.train, data.dev, data.test, data.heldout, data.retention)
         describes = self.recipe.model.path == "embedded"
         return load_corpus(data.source, self.recipe.task, data.pairs, sizes, data.seed, describes, self.examples,
-                           data.domains, data.replay > 0)  # fmt: skip
+                           data.domains, data.replay > 0, self._also_tested)  # fmt: skip
+
+    def _also_tested(self, pairs: Sequence[str]) -> list[Example]:
+        """Return the examples of all sources that `evaluate.retention` names."""
+        return list(chain.from_iterable(self._named(tuple(pairs)).values()))
 
     @cached_property
     def kept(self) -> dict[str, Sequence[Example]]:
@@ -154,6 +159,11 @@ class Context:
         Raises:
             UserError: a record of such a source cannot be used.
         """
+        return {**self.corpus.retention, **self._named(self.corpus.pairs)}
+
+    @cached_property
+    def _named(self) -> Callable[[tuple[str, ...]], dict[str, Sequence[Example]]]:
+        """Reads the sources that the recipe names, of some pairs; once."""
         from neuroglot.data.image import open_image
         from neuroglot.evaluation.kept import read_kept
 
@@ -161,10 +171,7 @@ class Context:
             self.batcher.check(example, [open_image(image).size for image in example.images])
 
         settings = self.recipe.evaluate
-        return {
-            **self.corpus.retention,
-            **read_kept(settings.retention, settings.retention_items, fits, self.corpus.pairs),
-        }
+        return cache(lambda pairs: read_kept(settings.retention, settings.retention_items, fits, pairs))
 
     def system(self, model: Any, name: str) -> Any:
         """Return a model as a System."""
@@ -185,9 +192,7 @@ class Context:
         """
         from neuroglot.systems.build import Builder
 
-        data = self.recipe.data
-        budget = self.batcher.budget if data.max_pixels or data.max_image_tokens else None
-        return Builder(base, self.recipe.evaluate, say or self.say, self.trust_remote_code, budget, data.max_length)
+        return Builder(base, self.recipe.evaluate, say or self.say, self.trust_remote_code)
 
     def check_systems(self) -> None:
         """Refuse systems that lack a package, a program or a key, or do not know a pair of the data.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
 
 import numpy as np
 import torch
@@ -52,8 +54,10 @@ class OnePairBatchSampler(Sampler[list[int]]):
     than it has draws others every epoch; one that gets more goes through all its items again and again.
 
     Batches of replayed items are full and evenly spread: after any number of batches of an epoch, those that were
-    replayed are the share of them, to within one; and an epoch's are the share to within half a batch. The share is
-    therefore the same in a training of less than an epoch.
+    replayed are the share of them, to within one. The share is therefore the same in a training of less than an epoch.
+    Few batches have no whole number of replayed ones as their share. An epoch then is several passes over the items,
+    as few as make the share right to a hundredth of it; all epochs stay of one length, by which a resumed training
+    finds its place.
 
     With several processes the batches come in runs of `world` batches of one pair, one for each process: accelerate
     gives the i-th batch to process i modulo `world`. It also drops or refills runs that end in a short batch, so here
@@ -68,6 +72,7 @@ class OnePairBatchSampler(Sampler[list[int]]):
         mix: what an epoch is made of.
 
     Attributes:
+        passes: how often an epoch visits every item.
         replays: batches (of each process) that are replayed in an epoch.
 
     Raises:
@@ -94,7 +99,8 @@ class OnePairBatchSampler(Sampler[list[int]]):
         self._replayed = _divided(pairs, mix.kinds, range(own, len(pairs)))
         self._counts = quotas({key: len(index) for key, index in self._index.items()}, mix.temperature)
         self._runs = sum(-(-count // self._run) for count in self._counts.values())
-        self.replays = round(self._runs * mix.share / (1 - mix.share))
+        share = Fraction(mix.share).limit_denominator(10**6)
+        self.passes, self.replays = _whole(self._runs * share / (1 - share))
 
     @property
     def _run(self) -> int:
@@ -106,10 +112,26 @@ class OnePairBatchSampler(Sampler[list[int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return (self._runs + self.replays) * self.world
+        return (self._runs * self.passes + self.replays) * self.world
 
     def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        generator = self._generator(0)
+        first, replays = self._pass(generator), self._replay(generator)
+        later = (self._pass(self._generator(number)) for number in range(1, self.passes))
+        own = chain(first, chain.from_iterable(later))
+        done, total = 0, len(self) // self.world
+        for number in range(total):
+            due = (number + 1) * self.replays // total
+            run = next(replays if due > done else own)
+            done = due
+            yield from (batch.tolist() for batch in run.split(self.batch_size))
+
+    def _generator(self, number: int) -> torch.Generator:
+        """Return what draws a pass of the epoch."""
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch * self.passes + number)
+
+    def _pass(self, generator: torch.Generator) -> list[Tensor]:
+        """Return the runs of one pass over the items, in order."""
         runs: list[Tensor] = []
         for key, index in self._index.items():
             count = self._counts[key]
@@ -119,14 +141,7 @@ class OnePairBatchSampler(Sampler[list[int]]):
                 full = -(-count // self._run) * self._run
                 shuffled = shuffled.repeat(-(-full // count))[:full]
             runs += shuffled.split(self._run) if count else ()
-        order = torch.randperm(len(runs), generator=generator).tolist()
-        replays = self._replay(generator)
-        done = 0
-        for number in range(len(runs) + self.replays):
-            due = (number + 1) * self.replays // (len(runs) + self.replays)
-            run = next(replays) if due > done else runs[order[number - done]]
-            done = due
-            yield from (batch.tolist() for batch in run.split(self.batch_size))
+        return [runs[number] for number in torch.randperm(len(runs), generator=generator).tolist()]
 
     def _replay(self, generator: torch.Generator) -> Iterator[Tensor]:
         """Yield runs of replayed items, full ones, the kinds in turn."""
@@ -149,6 +164,14 @@ class OnePairBatchSampler(Sampler[list[int]]):
                 runs += shuffled.repeat(-(-full // len(index)))[:full].split(self._run)
             for position in torch.randperm(len(runs), generator=generator).tolist():
                 yield runs[position]
+
+
+def _whole(exact: Fraction) -> tuple[int, int]:
+    """Return the fewest passes, and their replayed batches, of which one pass has so many to within a hundredth."""
+    passes = 1
+    while abs(round(exact * passes) - exact * passes) > exact * passes / 100:
+        passes += 1
+    return passes, round(exact * passes)
 
 
 def quotas(sizes: dict[tuple[str, str], int], temperature: float) -> dict[tuple[str, str], int]:

@@ -9,13 +9,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from neuroglot.data.checking.conclusions import Cell, Plan, counts, leaks, repeats, splits
+from neuroglot.data.checking.conclusions import Cell, Plan, counts, leaks, repeats, replayed, splits
 from neuroglot.data.checking.findings import KINDS, SEVERITIES, Finding, Tally
 from neuroglot.data.checking.lengths import Histogram, Lengths
 from neuroglot.data.checking.looks import Look, Looks, missing_font
-from neuroglot.data.checking.repeats import Columns, hash_text
+from neuroglot.data.checking.repeats import Columns
 from neuroglot.data.checking.texts import faults
 from neuroglot.data.example import Example, ImageSource, RenderSpec
+from neuroglot.data.store.keys import hash_text
 from neuroglot.errors import UserError
 
 if TYPE_CHECKING:
@@ -129,7 +130,8 @@ def check(
 
     findings = [*splits(table, plan), *_unusable(run, plan.max_bad)]
     findings += [t.finding(kind, len(run.columns)) for kind, t in run.tallies.items() if kind not in _UNUSABLE]
-    findings += _with_texts([*repeats(run.columns), *leaks(run.cells, run.columns)], read)
+    drawn = [*repeats(run.columns), *leaks(run.cells, run.columns), *replayed(run.cells, run.columns, plan)]
+    findings += _with_texts(drawn, read)
     kinds = list(KINDS)
     return Report(
         source=plan.source,

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot.data.checking.findings import SHOWN, Finding, finding
-from neuroglot.data.checking.repeats import Columns, alike, mixed, repeated, shared
+from neuroglot.data.checking.repeats import Columns, alike, mixed, repeated, rows_of, shared
+from neuroglot.data.corpus.parts import RETAINED
 from neuroglot.errors import nearest
 
 Rows = NDArray[np.intp]
@@ -35,6 +36,7 @@ class Plan:
         train: source items that are taken.
         max_bad: records that may be left out.
         made: whether the examples are made here, so that none of them can be missing.
+        replays: whether other tasks are trained, too.
     """
 
     source: str
@@ -43,6 +45,7 @@ class Plan:
     train: int = 10**9
     max_bad: int = 0
     made: bool = False
+    replays: bool = False
 
 
 class Cell(NamedTuple):
@@ -87,11 +90,9 @@ def leaks(cells: Sequence[Cell], columns: Columns) -> Iterator[Finding]:
     An example counts once: for its whole input, else for its source text, else for its image, else for an image that
     looks alike.
     """
-    cell = columns["cell"]
 
     def rows(task: str, split: str) -> Rows:
-        numbers = [number for number, c in enumerate(cells) if (c.task, c.split) == (task, split)]
-        return np.flatnonzero(np.isin(cell, np.array(numbers, dtype=np.uint64)))
+        return rows_of(columns["cell"], [n for n, c in enumerate(cells) if (c.task, c.split) == (task, split)])
 
     for task in dict.fromkeys(c.task for c in cells):
         for earlier, later in ORDER:
@@ -110,6 +111,25 @@ def leaks(cells: Sequence[Cell], columns: Columns) -> Iterator[Finding]:
                 yield from _found(kind, hits, first, len(after), columns, **options)
             hits, first = alike(columns["look"], rest, before)
             yield from _found("leaked_near_image", hits, first, len(after), columns, where=where)
+
+
+def replayed(cells: Sequence[Cell], columns: Columns, plan: Plan) -> Iterator[Finding]:
+    """Yield what other tasks, where they are trained too, share with what a different task tests."""
+    if not plan.replays:
+        return
+    for task in dict.fromkeys(c.task for c in cells if c.task in RETAINED and c.task != plan.task):
+        numbers = [number for number, c in enumerate(cells) if (c.task, c.split) == (task, "train")]
+        others = [number for number, c in enumerate(cells) if c.task != task and c.split not in ("train", "")]
+        trained, tested = rows_of(columns["cell"], numbers), rows_of(columns["cell"], others)
+        found: dict[int, int] = {}
+        for name in ("item", "source", "image"):
+            key = columns[name]
+            hits, first = shared(key, trained[key[trained] != 0], tested)
+            for hit, other in zip(hits.tolist(), first.tolist(), strict=True):
+                found.setdefault(hit, other)
+        later = np.array(sorted(found), dtype=np.intp)
+        first = np.array([found[row] for row in later.tolist()], dtype=np.intp)
+        yield from _found("leaked_replay", later, first, len(trained), columns, where=f"{task}, replayed")
 
 
 _LEAKS = {

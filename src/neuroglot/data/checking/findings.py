@@ -32,8 +32,10 @@ KINDS: dict[str, Kind] = {
     "bad_image": Kind("error", "name an image that is missing or cannot be opened",
                       "repair them, or allow them with data.max_bad"),
     "missing_font": Kind("error", "hold a character that no installed font can draw",
-                         "install a font (Debian: apt-get install fonts-noto-core fonts-noto-cjk)"),
-    "cannot_render": Kind("error", "hold a text that cannot be drawn", "shorten the text, or leave the example out"),
+                         "install a font (Debian: apt-get install fonts-noto-core fonts-noto-cjk), or allow them with "
+                         "data.max_bad"),
+    "cannot_render": Kind("error", "hold a text that cannot be drawn",
+                          "shorten them, render them larger, or allow them with data.max_bad"),
     "refused": Kind("error", "would be refused by the model's processor",
                     "leave them out, raise data.max_length, or allow them with data.max_bad"),
     "no_examples": Kind("error", "the recipe's task and pairs have no example", "change task or data.pairs"),
@@ -64,6 +66,8 @@ KINDS: dict[str, Kind] = {
                          "report such images apart"),
     "leaked_near_image": Kind("warning", "show an image that looks like one of an earlier split",
                               "look at some of them, and remove what is the same picture"),
+    "leaked_replay": Kind("warning", "of another task share an item, an image or a source text with what is tested",
+                          "remove them: data.replay leaves out what it can tell by names and texts"),
     "unused": Kind("note", "are more than the recipe takes", "raise data.train to use them"),
 }  # fmt: skip
 

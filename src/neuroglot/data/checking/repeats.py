@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import unicodedata
 from array import array
 from collections.abc import Iterator, Sequence
-from functools import cache
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot.data.example import Example
+from neuroglot.data.store.keys import hash_text, text_key
 
 Keys = NDArray[np.uint64]
 
@@ -21,27 +19,6 @@ NEAR = 3
 """Bits in which the hashes of two images that look alike may differ, of 64."""
 
 _BLOCK = 256
-
-
-def hash_text(text: str) -> int:
-    """Return 64 bits of a text's BLAKE2 hash."""
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
-
-
-@cache
-def _punctuation() -> dict[int, str]:
-    return {code: " " for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code))[0] == "P"}
-
-
-def normalised(text: str) -> str:
-    """Return a text without what does not make it another one: case, spacing, punctuation, compatibility forms.
-
-    >>> normalised("  Open  daily!")
-    'open daily'
-    """
-    folded = text if text.isascii() else unicodedata.normalize("NFKC", text)
-    words = " ".join(folded.casefold().translate(_punctuation()).split())
-    return words or text.strip()
 
 
 class Columns:
@@ -62,7 +39,7 @@ class Columns:
             image: hash of its images' content.
             look: perceptual hash of its image.
         """
-        source = hash_text(f"{example.source_lang}|{normalised(example.source)}") if example.source else 0
+        source = text_key(example)
         # What the model is given to go by: of an image with text its pixels, of a text itself, or both.
         if not example.images:
             shown = source

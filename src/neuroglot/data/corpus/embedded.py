@@ -40,6 +40,7 @@ def embedded_corpus(
     seed: int,
     describes: bool,
     replays: bool,
+    kept: Callable[[Sequence[str]], Sequence[Example]],
 ) -> Corpus:
     """Make an embedded corpus; `made` makes the examples of a split. See `load_corpus` for the rest."""
     splits = {task: made("test", sizes.test, pairs, seed)}
@@ -53,7 +54,9 @@ def embedded_corpus(
         splits=splits,
         retention=sign_retention(pairs, sizes.retention, seed, describes),
         dev_retention=sign_retention(pairs, min(sizes.dev, sizes.retention), seed, describes, "dev"),
-        replay=embedded_replay(sign_retention(pairs, sizes.train, seed, describes, "train"), pairs, seed)
+        replay=embedded_replay(
+            sign_retention(pairs, sizes.train, seed, describes, "train"), pairs, seed, kept(list(map(str, pairs)))
+        )
         if replays
         else {},
     )

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroglot.data.corpus.division import DEV, TEST, TRAIN, divided
 from neuroglot.data.corpus.embedded import sign_retention
 from neuroglot.data.corpus.parts import RETAINED, Corpus, Sizes
-from neuroglot.data.corpus.replay import file_replay
+from neuroglot.data.corpus.replay import Replayed, file_replay
 from neuroglot.data.embedded.signs import Sign, signs
 from neuroglot.data.example import Example
 from neuroglot.data.rendering.fonts import MONOSPACED, font_file
-from neuroglot.data.store import SPLITS, View, held
+from neuroglot.data.store import SPLITS, View, viewed
 from neuroglot.errors import UserError
 from neuroglot.pair import Pair
 
 _log = logging.getLogger(__name__)
-
-_TRAIN, _DEV, _TEST = (SPLITS.index(split) for split in ("train", "dev", "test"))
 
 
 def file_corpus(
@@ -35,8 +33,9 @@ def file_corpus(
     seed: int,
     describes: bool,
     replays: bool,
+    kept: Callable[[Sequence[str]], Sequence[Example]],
 ) -> Corpus:
-    """Divide a file's examples.
+    """Divide a file's examples; see `load_corpus`.
 
     Raises:
         UserError: no example of the task or of a pair, an empty split, or nothing to replay where that is wanted.
@@ -53,42 +52,45 @@ def file_corpus(
     pairs = pairs or found
     wanted = [number for number, kind in enumerate(kinds) if kind.task == task and kind.pair in pairs]
     ours = ours.where(np.isin(ours.column("kind"), wanted))
-    split = _splits(ours, seed)
+    split = divided(ours, seed)
     for name in ("train", "test"):
         held = ours.column("kind")[split == SPLITS.index(name)]
         for pair in pairs:
             if not any(kinds[number].pair == pair for number in np.unique(held)):
                 raise UserError(
-                    f"{path}: the {name} split is empty for {pair} ({len(ours)} examples in all); "
-                    f'add examples, or mark some with "split": "{name}"'
+                    f"{path}: the {name} split is empty for {pair} ({len(ours)} examples in all); examples that share "
+                    f'an item, an image or a text are put in one; add examples, or mark some with "split": "{name}"'
                 )
-    train = ours.where(split == _TRAIN).first_of_pairs(sizes.train)
-    kept = min(sizes.dev, sizes.retention)
+    train = ours.where(split == TRAIN).first_of_pairs(sizes.train)
+    fewer = min(sizes.dev, sizes.retention)
     usable = [number for number, kind in enumerate(kinds) if kind.task != task and kind.task in RETAINED
               and (kind.task != "text_translation" or kind.pair in pairs)]  # fmt: skip
     others = examples.where(np.isin(code, usable))
     retention: dict[str, Any]
     dev_retention: dict[str, Any]
     marked = others.column("split")
-    if (marked != _TRAIN).any():  # what is marked for training may be replayed, and is no test
-        retention = _by_task(others.where((marked != _TRAIN) & (marked != _DEV)), sizes.retention)
-        dev_retention = _by_task(others.where(marked == _DEV), kept)
+    if (marked != TRAIN).any():  # what is marked for training may be replayed, and is no test
+        retention = _by_task(others.where((marked != TRAIN) & (marked != DEV)), sizes.retention)
+        dev_retention = _by_task(others.where(marked == DEV), fewer)
     else:
         sample = signs("test", 100) if sizes.retention else []
         possible = [pair for pair in map(Pair.parse, pairs) if _can_write(sample, pair)]
         retention = sign_retention(possible, sizes.retention, seed, describes)
-        dev_retention = sign_retention(possible, kept, seed, describes, "dev")
-    tested = [ours.where(split != _TRAIN), others.where(others.column("split") >= _DEV)]
-    tested += [part for part in (*retention.values(), *dev_retention.values()) if isinstance(part, View)]
+        dev_retention = sign_retention(possible, fewer, seed, describes, "dev")
+    replay: dict[str, Replayed] = {}
+    if replays:
+        tested = [ours.where(split != TRAIN), others.where(marked >= DEV)]
+        tested += map(viewed, (*retention.values(), *dev_retention.values(), kept(pairs)))
+        replay = file_replay(path, train, others, tested, task, pairs)
     return Corpus(
         pairs=tuple(pairs),
         train=train,
         profile=train,
-        dev=ours.where(split == _DEV).first_of_pairs(sizes.dev),
-        splits={task: ours.where(split == _TEST).first_of_pairs(sizes.test)},
+        dev=ours.where(split == DEV).first_of_pairs(sizes.dev),
+        splits={task: ours.where(split == TEST).first_of_pairs(sizes.test)},
         retention=retention,
         dev_retention=dev_retention,
-        replay=file_replay(path, train, others, tested, task, pairs) if replays else {},
+        replay=replay,
     )
 
 
@@ -96,23 +98,6 @@ def _in_order(code: NDArray[Any]) -> list[int]:
     """Return which numbers there are, in the order in which they first come."""
     numbers, first = np.unique(code, return_index=True)
     return [int(number) for number in numbers[np.argsort(first)]]
-
-
-def _splits(examples: View, seed: int) -> NDArray[np.uint8]:
-    """Return the split of every example: its own, or what its item decides."""
-    split = examples.column("split").copy()
-    free = np.flatnonzero(split == 0)
-    if len(free):
-        _, first, item = np.unique(examples.column("item")[free], return_index=True, return_inverse=True)
-        drawn = np.array([_bucket(examples[int(free[at])].item, seed) for at in first], np.uint8)
-        split[free] = drawn[item]
-    return split
-
-
-def _bucket(item: str, seed: int) -> int:
-    """Four fifths train, a tenth dev, a tenth test, decided by the item so that its languages stay together."""
-    share = hashlib.sha256(f"{seed}:{item}".encode()).digest()[0] / 256
-    return _TRAIN if share < 0.8 else _DEV if share < 0.9 else _TEST
 
 
 def _by_task(examples: View, count: int) -> dict[str, View]:
@@ -138,8 +123,3 @@ def _can_write(sample: Sequence[Sign], pair: Pair) -> bool:
         _log.warning("retention is not measured for %s: %s", pair, error)
         return False
     return True
-
-
-def viewed(examples: Sequence[Example]) -> View:
-    """Return examples as a view of a store."""
-    return examples if isinstance(examples, View) else View(held(enumerate(examples, start=1)))

@@ -60,7 +60,7 @@ def _pairs(examples: Sequence[Example]) -> list[str]:
 def _shown(examples: Sequence[Example], before: str) -> list[str]:
     names = (before, f"{before}image")
     if isinstance(examples, View):
-        return [names[shown] for shown in (examples.column("shown") > 0).tolist()]
+        return [names[shown] for shown in (examples.column("image") > 0).tolist()]
     if isinstance(examples, Replayed):
         return [names[shown] for shown in examples.shown]
     return [names[bool(example.images)] for example in examples]

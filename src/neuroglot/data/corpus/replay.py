@@ -6,17 +6,19 @@ describing, which no pair of the run is, the pairs of the same source language i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neuroglot.data.corpus.parts import RETAINED, as_task, as_text
 from neuroglot.data.embedded import pictures
 from neuroglot.data.example import Example, RenderSpec
-from neuroglot.data.store import View
+from neuroglot.data.store import View, viewed
 from neuroglot.errors import UserError
 from neuroglot.pair import Pair
 
@@ -58,31 +60,55 @@ class Replayed(Sequence[Example]):
         if self._made is as_text:
             return [False] * len(self)
         if isinstance(self._examples, View):
-            found: list[bool] = (self._examples.column("shown") > 0).tolist()
+            found: list[bool] = (self._examples.column("image") > 0).tolist()
             return found
         return [bool(example.images) for example in self._examples]
 
 
-def embedded_replay(kept: dict[str, list[Example]], pairs: Sequence[Pair], seed: int) -> dict[str, Replayed]:
+def embedded_replay(
+    made: dict[str, list[Example]], pairs: Sequence[Pair], seed: int, tested: Sequence[Example]
+) -> dict[str, Replayed]:
     """Return what embedded training items are in other tasks.
 
     Args:
-        kept: task -> examples made of training signs.
+        made: task -> examples made of training signs.
         pairs: those of the run.
         seed: of the corpus.
+        tested: what is tested beside the embedded corpus, which never tests what it trains.
+
+    Raises:
+        UserError: all of it is tested.
     """
-    if "describe" in kept:  # by other names than those that are tested
-        kept["describe"] = [
+    if "describe" in made:  # by other names than those that are tested
+        made["describe"] = [
             Example((RenderSpec(name, seed, k, kind="picture"),), None, name, "en", "en", "describe",
                     item=f"picture-{k}")
             for k, name in enumerate(pictures.names("pretrain"), start=2_000_000)
         ]  # fmt: skip
     texts = [str(pair) for pair in pairs]
-    return {task: Replayed(found, _routes([str(e.pair) for e in found], texts)) for task, found in kept.items()}
+    if tested:
+        known = [viewed(tested)]
+        made = {task: list(compress(found, untested(viewed(found), known))) for task, found in made.items()}
+    if made and not any(made.values()):
+        raise UserError("data.replay: every embedded sign is tested by evaluate.retention; name fewer sources there, "
+                        "or set data.replay to 0")  # fmt: skip
+    return {
+        task: Replayed(found, _routes([str(e.pair) for e in found], texts)) for task, found in made.items() if found
+    }
+
+
+def untested(examples: View, tested: Sequence[View]) -> NDArray[np.bool_]:
+    """Return which examples share no item, no image and no source text with anything that is tested."""
+    items, texts = (np.concatenate([part.column(name) for part in tested]) for name in ("item", "text"))
+    images = np.concatenate([part.images()[1] for part in tested])
+    seen = np.isin(examples.column("item"), items) | np.isin(examples.column("text"), texts[texts > 0])
+    rows, shown = examples.images()
+    seen[rows[np.isin(shown, images)]] = True
+    return ~seen
 
 
 def file_replay(
-    path: Path, train: View, others: View, tested: Iterable[View], task: str, pairs: Sequence[str]
+    path: Path, train: View, others: View, tested: Sequence[View], task: str, pairs: Sequence[str]
 ) -> dict[str, Replayed]:
     """Return what a file has of other tasks, or, of a file without any, its training items in other tasks.
 
@@ -90,45 +116,45 @@ def file_replay(
         path: the file.
         train: the items that train.
         others: examples of other tasks.
-        tested: what is tested, of whatever task; its items and its images are left out.
+        tested: what is tested, of whatever task and source; see `untested`.
         task: the run's.
         pairs: the run's.
 
     Raises:
         UserError: there is nothing to replay.
     """
-    tested = list(tested)
-    items = np.unique(np.concatenate([part.column("item") for part in tested]))
-    images = np.unique(np.concatenate([part.column("image") for part in tested]))
-
-    def untested(part: View) -> View:
-        seen = np.isin(part.column("item"), items)
-        return part.where(~(seen | np.isin(part.column("image"), images[images > 0])))
-
     if len(others):
         found = {}
-        free = untested(others)
+        free = others.where(untested(others, tested))
         for other in RETAINED:
             numbers = [number for number, kind in enumerate(free.store.kinds) if kind.task == other]
             part = free.where(np.isin(free.column("kind"), numbers))
             if len(part):
                 found[other] = Replayed(part, _routes(part.pairs, pairs))
-        why = "all its examples of other tasks are tested, or share an item or an image with what is"
+        why = "all its examples of other tasks are tested, or share an item, an image or a source text with what is"
     else:
-        known = untested(train.where(train.column("source") > 0))
-        read = _readings(known.where(known.column("shown") > 0) if task == "image_translation" else known[:0])
+        # Of what only reads or describes no translation is known.
+        known = train.where(train.column("text") > 0) if task.endswith("translation") else train[:0]
+        texts, known = len(known), known.where(untested(known, tested))
+        read = _readings(known.where(known.column("image") > 0) if task == "image_translation" else known[:0])
         found = {
-            "ocr": Replayed(read, read.pairs, _as_read),
+            "ocr": Replayed(read, _routes([_reading(pair) for pair in read.pairs], pairs), _as_read),
             "text_translation": Replayed(known, known.pairs, as_text),
         }
         found = {name: part for name, part in found.items() if len(part)}
-        why = (
-            "it has no examples of other tasks, and its training items have no source text to transcribe or translate"
-        )
+        why = "it has no examples of other tasks, and its training items "
+        why += "share what they show or say with what is tested" if texts else (
+            "have no source text to transcribe or translate")  # fmt: skip
     if not found:
         raise UserError(f"data.replay: {path} holds nothing to replay: {why}; add some with \"split\": \"train\", or "
                         "set data.replay to 0")  # fmt: skip
     return found
+
+
+def _reading(pair: str) -> str:
+    """Return the pair of transcribing what a pair translates."""
+    source, _ = pair.split("-")
+    return f"{source}-{source}"
 
 
 def _as_read(example: Example) -> Example:

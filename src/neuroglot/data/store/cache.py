@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neuroglot.artefact import Format, sealed
 from neuroglot.data.example import Example
-from neuroglot.data.store.records import INDEX, Kind, Store, cache_folder
+from neuroglot.data.store.records import FURTHER, INDEX, Kind, Store, cache_folder
 from neuroglot.data.store.writing import Writer
 from neuroglot.errors import UserError
 
-STORE = Format("store", 1, "run")
+STORE = Format("store", 2, "run")
 IN_MEMORY = 64 * 2**20
 """Bytes of records up to which a store stays in memory."""
 
@@ -53,18 +54,19 @@ def _made(cached: Path, identity: Any, records: Callable[[], Iterable[tuple[int,
             writer.add(line, record)
             if part is None and writer.size > IN_MEMORY:
                 part = _spill(writer, cached.parent)
-        index = writer.index()
+        index, further = writer.index(), writer.further()
         if part is None:
-            return Store(writer.file, index, list(writer.kinds))
+            return Store(writer.file, index, list(writer.kinds), further)
         foot = sealed(STORE, {"identity": identity, "kinds": list(writer.kinds), "records": len(index),
-                              "index": hashlib.sha256(index.tobytes()).hexdigest()})  # fmt: skip
+                              "further": len(further), "index": _digest(index, further)})  # fmt: skip
         text = json.dumps(foot).encode()
         with writer.file as file:
             file.write(index.tobytes())
+            file.write(further.tobytes())
             file.write(text)
             file.write(_TAIL.pack(_MARK, len(text)))
         part.replace(cached)  # a process that still reads the older one goes on reading it
-        return Store(cached.open("rb"), index, list(writer.kinds))
+        return Store(cached.open("rb"), index, list(writer.kinds), further)
     except OSError as error:
         if error.filename is not None and not Path(error.filename).is_relative_to(cached.parent):
             raise  # the source's own
@@ -102,11 +104,18 @@ def _open(cached: Path, identity: Any) -> Store | None:
         body = {key: value for key, value in foot.items() if key not in ("format", "checksum")}
         if mark != _MARK or foot != sealed(STORE, body) or foot["identity"] != identity:
             raise ValueError
-        file.seek(end - foot["records"] * INDEX.itemsize)
-        raw = file.read(foot["records"] * INDEX.itemsize)
-        if hashlib.sha256(raw).hexdigest() != foot["index"]:
+        sizes = foot["records"] * INDEX.itemsize, foot["further"] * FURTHER.itemsize
+        file.seek(end - sum(sizes))
+        index, further = np.frombuffer(file.read(sizes[0]), INDEX), np.frombuffer(file.read(sizes[1]), FURTHER)
+        if _digest(index, further) != foot["index"]:
             raise ValueError
-        return Store(file, np.frombuffer(raw, INDEX), [Kind(*kind) for kind in foot["kinds"]])
+        return Store(file, index, [Kind(*kind) for kind in foot["kinds"]], further)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
         file.close()
         return None
+
+
+def _digest(index: NDArray[Any], further: NDArray[Any]) -> str:
+    digest = hashlib.sha256(index.tobytes())
+    digest.update(further.tobytes())
+    return digest.hexdigest()

@@ -1,8 +1,7 @@
-"""A record as bytes and back, and the hashes that tell items and images apart."""
+"""A record as bytes and back."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -51,15 +50,3 @@ def decoded(raw: bytes) -> Example | UserError:
             shown, seed, index, kind, style = name
             images.append(RenderSpec(shown, seed, index, kind, tuple((key, value) for key, value in style)))
     return Example(tuple(images), source, target, source_lang, target_lang, task, tuple(alternatives), item, meta)
-
-
-def image_key(image: ImageSource) -> bytes:
-    """Return what tells an image from others, without opening it."""
-    if isinstance(image, bytes):
-        return image
-    return (str(image) if isinstance(image, Path) else repr(image)).encode("utf-8", "surrogatepass")
-
-
-def hashed(raw: bytes) -> int:
-    """Return 64 bits of a hash: two of a million differ in what they hash with a chance of 3 in 10^8."""
-    return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little")

@@ -21,12 +21,15 @@ from neuroglot.errors import UserError
 SPLITS = (None, "train", "dev", "test")
 """What the index has for the split that a record names; others are not known."""
 
-COLUMNS = {"end": "Q", "line": "Q", "kind": "H", "split": "B", "files": "B", "shown": "B", "source": "B", "item": "Q",
-            "image": "Q", "check": "I"}  # fmt: skip
+COLUMNS = {"end": "Q", "line": "Q", "kind": "H", "split": "B", "files": "B", "item": "Q", "image": "Q", "text": "Q",
+            "check": "I"}  # fmt: skip
 INDEX = np.dtype([(name, array(code).typecode) for name, code in COLUMNS.items()])
 """Of every record: the end of its bytes, its line, its kind (of `Store.kinds`; BAD if it holds no example), its split,
-how many of its images are files, whether it has images, whether it has a source text, the hashes, and the
-checksum of its bytes."""
+how many of its images are files, the hashes of its item, of its first image and of its text in the source language (0
+for none), and the checksum of its bytes."""
+
+FURTHER = np.dtype([("place", np.uint64), ("image", np.uint64)])
+"""Of every image after a record's first one: the place of the record, and the hash."""
 
 BAD = 2**16 - 1
 
@@ -50,14 +53,18 @@ class Store:
     Attributes:
         index: (records,) of `INDEX`.
         kinds: of the records, by number.
+        further: (images after the first of their record,) of `FURTHER`, by place.
     """
 
-    def __init__(self, file: IO[bytes], index: NDArray[Any], kinds: Sequence[Kind]) -> None:
+    def __init__(
+        self, file: IO[bytes], index: NDArray[Any], kinds: Sequence[Kind], further: NDArray[Any] | None = None
+    ) -> None:
         self._file = file
         self._memory = file.getbuffer() if isinstance(file, io.BytesIO) else None
         self._lock = threading.Lock()
         self.index = index
         self.kinds = tuple(kinds)
+        self.further: NDArray[Any] = np.empty(0, FURTHER) if further is None else further
 
     def __len__(self) -> int:
         return len(self.index)

@@ -10,6 +10,12 @@ from numpy.typing import NDArray
 
 from neuroglot.data.example import Example
 from neuroglot.data.store.records import Store
+from neuroglot.data.store.writing import held
+
+
+def viewed(examples: Sequence[Example]) -> View:
+    """Return examples as a view of a store: themselves, or of one in memory."""
+    return examples if isinstance(examples, View) else View(held(enumerate(examples, start=1)))
 
 
 class View(Sequence[Example]):
@@ -53,6 +59,20 @@ class View(Sequence[Example]):
     def column(self, name: str) -> NDArray[Any]:
         """Return what the index has for every example: see `INDEX`."""
         return self.store.index[name][self.places]
+
+    def images(self) -> tuple[NDArray[np.intp], NDArray[np.uint64]]:
+        """Return the hash of every image of every example, and before them the numbers of their examples."""
+        first, further = self.column("image"), self.store.further
+        rows = np.flatnonzero(first)
+        keys = first[rows]
+        if len(further):
+            order = np.argsort(self.places, kind="stable")
+            places = np.asarray(self.places[order], np.uint64)
+            at = np.searchsorted(places, further["place"]).clip(max=max(0, len(places) - 1))
+            mine = places[at] == further["place"] if len(places) else np.zeros(len(further), bool)
+            rows = np.concatenate([rows, order[at[mine]]])
+            keys = np.concatenate([keys, further["image"][mine]])
+        return rows, keys
 
     @property
     def pairs(self) -> list[str]:

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot.data.example import Example
-from neuroglot.data.store.encoding import encoded, hashed, image_key
-from neuroglot.data.store.records import BAD, COLUMNS, INDEX, SPLITS, Kind, Store
+from neuroglot.data.store.encoding import encoded
+from neuroglot.data.store.keys import hash_text, image_key, text_key
+from neuroglot.data.store.records import BAD, COLUMNS, FURTHER, INDEX, SPLITS, Kind, Store
 from neuroglot.errors import UserError
 
 
@@ -25,13 +26,14 @@ class Writer:
         self.file = file
         self.kinds: dict[Kind, int] = {}
         self._columns = {name: array(code) for name, code in COLUMNS.items()}
+        self._further = array("Q")
         self.size = 0
 
     def add(self, line: int, record: Example | UserError) -> None:
         raw = encoded(record)
         self.file.write(raw)
         self.size += len(raw)
-        row: tuple[int, ...] = (self.size, line, BAD, 0, 0, 0, 0, 0, 0, zlib.crc32(raw))
+        row: tuple[int, ...] = (self.size, line, BAD, 0, 0, 0, 0, 0, zlib.crc32(raw))
         if isinstance(record, Example):
             kind = Kind(record.task, record.source_lang, record.target_lang)
             number = self.kinds.setdefault(kind, len(self.kinds))
@@ -41,10 +43,11 @@ class Writer:
                 )
             images = record.images
             files = min(255, sum(isinstance(image, Path) for image in images))
-            first = hashed(image_key(images[0])) if images else 0
+            first = image_key(images[0]) if images else 0
+            for image in images[1:]:
+                self._further.extend((len(self._columns["end"]), image_key(image)))
             split = SPLITS.index(record.meta.get("split"))
-            row = (self.size, line, number, split, files, bool(images), bool(record.source),
-                   hashed(record.item.encode("utf-8", "surrogatepass")), first, row[-1])  # fmt: skip
+            row = (self.size, line, number, split, files, hash_text(record.item), first, text_key(record), row[-1])
         for column, value in zip(self._columns.values(), row, strict=True):
             column.append(value)
 
@@ -54,10 +57,13 @@ class Writer:
             found[name] = np.frombuffer(column, column.typecode) if len(column) else []
         return found
 
+    def further(self) -> NDArray[Any]:
+        return np.frombuffer(self._further, FURTHER) if len(self._further) else np.empty(0, FURTHER)
+
 
 def held(records: Iterable[tuple[int, Example | UserError]]) -> Store:
     """Return a store in memory."""
     writer = Writer(io.BytesIO())
     for record in records:
         writer.add(*record)
-    return Store(writer.file, writer.index(), list(writer.kinds))
+    return Store(writer.file, writer.index(), list(writer.kinds), writer.further())
