@@ -192,7 +192,9 @@ class Context:
         """
         from neuroglot.systems.build import Builder
 
-        return Builder(base, self.recipe.evaluate, say or self.say, self.trust_remote_code)
+        data = self.recipe.data
+        budget = self.batcher.budget if data.max_pixels or data.max_image_tokens else None
+        return Builder(base, self.recipe.evaluate, say or self.say, self.trust_remote_code, budget, data.max_length)
 
     def check_systems(self) -> None:
         """Refuse systems that lack a package, a program or a key, or do not know a pair of the data.
