@@ -202,6 +202,7 @@ def test_a_model_in_a_folder_is_found_from_anywhere(data, tmp_path, monkeypatch)
         ({"target": "x", "source_lang": "en", "target_lang": "de", "source": "y"}, "has no image_translation or"),
         ({"image": "none.png", "target": "x", "source_lang": "en", "target_lang": "de"}, "none.png does not exist"),
         ({"image": "a.png", "target": "x", "source_lang": "en", "target_lang": "xq"}, "line 1.*'xq' is not known"),
+        ({"image": "a.png", "target": "出口", "source_lang": "en", "target_lang": "de"}, "line 1.* no token for '出'"),
         ({"image": "a.png", "target": "x", "source_lang": "en", "target_lang": "de"}, "the test split is empty"),
     ],
 )

@@ -18,6 +18,8 @@ from neuroglot.data.readers import Layout
 from neuroglot.data.store import View
 from neuroglot.errors import UserError, nearest
 from neuroglot.models.load import EMBEDDED, load_processor, load_skeleton
+from neuroglot.recipe import check
+from neuroglot.stages.context import Context
 from neuroglot.stages.data import Data
 
 TASKS = ("image_translation", "multimodal_translation")
@@ -81,7 +83,8 @@ def write_recipe(
 
     Args:
         model: `embedded`, a folder, or a name on the hub.
-        data: a file or folder in any layout that readers know, or `hf:owner/name`; every image in it is opened.
+        data: a file or folder in any layout that readers know, or `hf:owner/name`; every image in it is opened, and
+            the model is asked about every text, as a run does before it trains.
         out: the recipe to write.
         force: write over it if it is there.
         trust_remote_code: let the model's own code run.
@@ -96,7 +99,7 @@ def write_recipe(
         raise UserError(f"{out} exists; choose another with --out, or write over it with --force")
     if task is not None and task not in TASKS:
         raise UserError(f"task {task!r} cannot be trained; {nearest(task, TASKS)}")
-    found = _examples(data, Layout(layout, pairs=tuple(pairs), task=task or TASKS[0]))
+    found = _examples(data, Layout(layout, pairs=tuple(pairs), task=task or TASKS[0]), model, trust_remote_code)
     task = _task(data, found, task)
     ours = found.where(np.array([kind.task == task for kind in found.store.kinds])[found.column("kind")])
     counts = Counter(pair for pair in ours.pairs if not pairs or pair in pairs)
@@ -139,10 +142,11 @@ def write_recipe(
     return f"wrote {out}: {told}; neuroglot run {shlex.quote(str(out))}"
 
 
-def _examples(data: Path, layout: Layout) -> View:
-    """Return every example, after looking at all of them."""
-    source = Data(data, data.parent, layout)
-    return source.examples(lambda example, sizes: None, None, 0, lambda label, total: lambda done: None)
+def _examples(data: Path, layout: Layout, model: str, trust_remote_code: bool) -> View:
+    """Return every example, after looking at all of them as a run of a recipe without further settings does."""
+    recipe = check({"task": layout.task, "model": {"path": model}, "data": {"source": str(data)}}, "init")
+    run = Context(recipe, data.parent, lambda label, total: lambda done: None, print, trust_remote_code)
+    return Data(data, data.parent, layout).examples(run.fits, None, 0, run.track)
 
 
 def _task(data: Path, examples: View, wanted: str | None) -> str:

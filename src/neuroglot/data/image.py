@@ -1,4 +1,4 @@
-"""Opening an image, wherever it comes from: read from a file, or made."""
+"""Opening an image, wherever it comes from: read from a file, or made; and what there is to say before that."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from PIL import Image
 from neuroglot.data.embedded.pictures import draw_picture
 from neuroglot.data.example import ImageSource, RenderSpec
 from neuroglot.data.pixels import read_image
-from neuroglot.data.render import render
+from neuroglot.data.render import SIZE, check_render, render
 from neuroglot.data.scenes.drawing import draw_scene
 
 
@@ -24,3 +24,16 @@ def open_image(source: ImageSource) -> Image.Image:
             return draw_scene(source.text, source.seed, source.index)
         return render(source.text, source.seed, source.index, dict(source.style)).image
     return read_image(source)
+
+
+def image_size(source: ImageSource) -> tuple[int, int]:
+    """Return width and height of what `open_image` returns, in pixels; what it would draw is laid out and not drawn.
+
+    Raises:
+        UserError: as `open_image`, for a text that cannot be drawn as well.
+    """
+    if not isinstance(source, RenderSpec):
+        return open_image(source).size
+    if source.kind != "sign":  # a picture of the embedded corpus, which can be drawn
+        return SIZE, SIZE
+    return check_render(source.text, source.seed, source.index, dict(source.style))

@@ -16,13 +16,13 @@ from PIL import Image
 from neuroglot.data.rendering.effects import Effects, blurred, compressed, effects, noisy
 from neuroglot.data.rendering.face import Face
 from neuroglot.data.rendering.fonts import BUNDLED, font_files
-from neuroglot.data.rendering.ground import colours, ground
+from neuroglot.data.rendering.ground import check_ground, colours, ground
 from neuroglot.data.rendering.letters import Character, Placed, characters, margins, place, write
-from neuroglot.data.rendering.lines import SMALLEST, fit
+from neuroglot.data.rendering.lines import SMALLEST, fit, surely_fits
 from neuroglot.data.rendering.style import SIZE, STYLE_KEYS, Style, parse_style
 from neuroglot.errors import UserError
 
-__all__ = ["SIZE", "SMALLEST", "STYLE_KEYS", "Character", "Rendered", "render"]
+__all__ = ["SIZE", "SMALLEST", "STYLE_KEYS", "Character", "Rendered", "check_render", "render"]
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,8 @@ def render(
         UserError: a style key that is not known or a value out of range, a character without a glyph, or a text that
             cannot be made to fit.
     """
-    if not text.strip():
-        raise UserError("cannot render an empty text; give every example a source text of at least one character")
-    asked = parse_style(style, width, height)
-    rng = random.Random(f"{seed}:{index}")
-    families = list(BUNDLED)
-    family = rng.choices(families, [2.0] + [1.0] * (len(families) - 1))[0]
-    bold = rng.random() < 0.2
-    face = Face(font_files(asked.font or family, bold, text))
-    smaller = min(asked.width, asked.height)
-    grid = max(1, smaller // 10)
+    asked, rng, face = _begun(text, seed, index, style, width, height)
+    smaller, grid = min(asked.width, asked.height), _grid(asked)
     # A sign is made to be read: its text fills most of it, in a size that varies by a third.
     size, lines = _fitted(text, face, asked.size or int(0.24 * smaller), asked, grid)
     if asked.size is None:
@@ -92,6 +84,44 @@ def render(
     if chosen.quality is not None:
         image = compressed(image, chosen.quality)
     return Rendered(image, placed, chosen)
+
+
+def check_render(
+    text: str, seed: int, index: int, style: Mapping[str, str] | None = None, width: int = SIZE, height: int = SIZE
+) -> tuple[int, int]:
+    """Refuse what `render` would refuse, without drawing it; takes what `render` takes.
+
+    Returns:
+        Width and height of what it would draw, in pixels.
+
+    Raises:
+        UserError: as `render`.
+    """
+    asked, _, face = _begun(text, seed, index, style, width, height)
+    side, above = margins(asked)
+    if not surely_fits(text, face, asked.width - 2 * side, asked.height - 2 * above, _grid(asked)):
+        _fitted(text, face, SMALLEST, asked, _grid(asked))  # what fits at any size fits at the smallest one
+    check_ground(asked)
+    return asked.width, asked.height
+
+
+def _begun(
+    text: str, seed: int, index: int, style: Mapping[str, str] | None, width: int, height: int
+) -> tuple[Style, random.Random, Face]:
+    """Return the style, what makes the further choices, and the font or fonts."""
+    if not text.strip():
+        raise UserError("cannot render an empty text; give every example a source text of at least one character")
+    asked = parse_style(style, width, height)
+    rng = random.Random(f"{seed}:{index}")
+    families = list(BUNDLED)
+    family = rng.choices(families, [2.0] + [1.0] * (len(families) - 1))[0]
+    bold = rng.random() < 0.2
+    return asked, rng, Face(font_files(asked.font or family, bold, text))
+
+
+def _grid(style: Style) -> int:
+    """Return the step of the baseline grid, in pixels."""
+    return max(1, min(style.width, style.height) // 10)
 
 
 def _fitted(text: str, face: Face, size: int, style: Style, grid: int) -> tuple[int, list[str]]:

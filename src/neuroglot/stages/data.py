@@ -92,7 +92,7 @@ class Data:
         Raises:
             UserError: more are bad.
         """
-        state = hashlib.sha256(json.dumps([self.identity, limits]).encode()).hexdigest()
+        state = hashlib.sha256(json.dumps([self.identity, repr(self._layout), limits]).encode()).hexdigest()
         places, bad = self._known(state) or self._look(fits, most, track)
         good = np.ones(len(self.records), bool)
         good[places] = False

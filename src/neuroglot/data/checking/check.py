@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from neuroglot.data.checking.conclusions import Cell, Plan, counts, leaks, repeats, replayed, splits
 from neuroglot.data.checking.findings import KINDS, SEVERITIES, Finding, Tally
 from neuroglot.data.checking.lengths import Histogram, Lengths
-from neuroglot.data.checking.looks import Look, Looks, missing_font
+from neuroglot.data.checking.looks import Look, Looks
 from neuroglot.data.checking.repeats import Columns
 from neuroglot.data.checking.texts import faults
 from neuroglot.data.example import Example, ImageSource, RenderSpec
+from neuroglot.data.readers.checked import blocks
+from neuroglot.data.rendering.fonts import MissingGlyphError
 from neuroglot.data.store.keys import hash_text
 from neuroglot.errors import UserError
 
@@ -37,9 +39,6 @@ Read = Callable[[], Iterable[Record]]
 
 Progress = Callable[[str, int], None]
 """Called with what is done (`read`, `measured`) and how many."""
-
-BLOCK = 512
-"""Records whose images are opened together."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +120,7 @@ def check(
         UserError: the source as a whole cannot be read.
     """
     run = _Pass(Lengths(batcher, fits, sample))
-    records = iter(read())
-    while block := list(islice(records, BLOCK)):
+    for block in blocks(read(), lambda record: record.content):
         run.take(block)
         progress("read", run.entries)
     run.lengths.finish(progress)
@@ -147,15 +145,15 @@ def check(
 
 
 SPLITS = ("train", "dev", "test", "heldout")
-_UNUSABLE = ("bad_record", "bad_image", "refused")
+_UNUSABLE = ("bad_record", "bad_image", "missing_font", "cannot_render")
 
 
 def _unusable(run: _Pass, most: int) -> Iterator[Finding]:
     """Yield what a run leaves out: an error if it is more than the recipe allows."""
     refused = run.lengths.refused
     share = refused.count / max(1, run.lengths.measured)
-    tallies = {**{kind: run.tallies[kind] for kind in _UNUSABLE[:2] if kind in run.tallies}, "refused": refused}
-    out = sum(run.tallies[kind].count for kind in _UNUSABLE[:2] if kind in run.tallies)
+    tallies = {**{kind: run.tallies[kind] for kind in _UNUSABLE if kind in run.tallies}, "refused": refused}
+    out = sum(run.tallies[kind].count for kind in _UNUSABLE if kind in run.tallies)
     out += round(share * run.lengths.offered)
     severity = "error" if out > most else "warning"
     for kind, tally in tallies.items():
@@ -165,8 +163,6 @@ def _unusable(run: _Pass, most: int) -> Iterator[Finding]:
             total = run.lengths.measured if kind == "refused" else run.entries
             yield tally.finding(kind, total, severity=severity, remark=remark,
                                 subject="records" if kind == "bad_record" else "examples")  # fmt: skip
-    if run.lengths.unrenderable.count:
-        yield run.lengths.unrenderable.finding("cannot_render", 0)
 
 
 class _Pass:
@@ -208,12 +204,9 @@ class _Pass:
         for image in example.images:
             look = looks[image]
             if isinstance(look, UserError):
-                self.tallies["bad_image"].add(record.position, _name(image), str(look))
+                self.tallies[_fault(image, look)].add(record.position, _name(image), str(look))
                 return
             found.append(look)
-        fonts = [why for i in example.images if isinstance(i, RenderSpec) and (why := missing_font(i))]
-        if fonts:
-            self.tallies["missing_font"].add(record.position, example.source or "", fonts[0])
         empty = False
         for kind, why in faults(example):
             empty |= kind == "empty_target"
@@ -221,9 +214,8 @@ class _Pass:
         content = found[0].content if len(found) == 1 else hash_text(repr([f.content for f in found])) if found else 0
         seen = found[0].look if len(found) == 1 else 0
         self.columns.add(ordinal, self._cell(example, record.split), example, content, seen)
-        if not fonts and not empty:
-            sizes = [(f.width, f.height) for f in found if f.width]
-            self.lengths.offer(record.position, example, sizes)
+        if not empty:
+            self.lengths.offer(record.position, example, [(f.width, f.height) for f in found])
 
     def _cell(self, example: Example, split: str) -> int:
         key = (example.task, example.source_lang, example.target_lang, split)
@@ -247,6 +239,13 @@ def _with_texts(findings: Sequence[Finding], read: Read) -> list[Finding]:
         replace(f, examples=tuple({**found[e["ordinal"]], "like": found[e["earlier"]]} for e in f.examples))
         for f in findings
     ]
+
+
+def _fault(image: ImageSource, error: UserError) -> str:
+    """Return the kind of finding that an image which cannot be used is."""
+    if not isinstance(image, RenderSpec):
+        return "bad_image"
+    return "missing_font" if isinstance(error, MissingGlyphError) else "cannot_render"
 
 
 def _name(image: ImageSource) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroglot.data.checking.findings import Tally
-from neuroglot.data.example import Example, RenderSpec
-from neuroglot.data.image import open_image
+from neuroglot.data.example import Example
 from neuroglot.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
 
 LONGEST = 100_000
 """Lengths from here on count as this one, so that a histogram stays small."""
-
-RENDERED = 500
-"""Images of a sample that are drawn to see whether they can be."""
 
 Size = tuple[int, int]
 
@@ -96,7 +92,6 @@ class Lengths:
     most: int = 10_000
     histograms: dict[str, Histogram] = field(default_factory=dict)
     refused: Tally = field(default_factory=Tally)
-    unrenderable: Tally = field(default_factory=Tally)
     offered: int = 0
     measured: int = 0
     over: int = 0
@@ -104,11 +99,9 @@ class Lengths:
     def __post_init__(self) -> None:
         self._rng = random.Random(0)
         self._kept: list[tuple[int, Example, Sequence[Size]]] = []
-        self._drawn = 0
-        self._drawn_size: dict[tuple[Any, ...], Size] = {}
 
     def offer(self, position: int, example: Example, sizes: Sequence[Size]) -> None:
-        """Take an example with the sizes of its images, where these are known."""
+        """Take an example with the sizes of its images."""
         if example.source:
             self._add("source_characters", len(example.source))
         self._add("target_characters", len(example.target))
@@ -121,8 +114,7 @@ class Lengths:
         place = len(self._kept) if len(self._kept) < self.most else self._rng.randrange(self.offered)
         if place < self.most:
             # What the image holds is of no more use, and may be megabytes.
-            images = tuple(i if isinstance(i, RenderSpec) else Path() for i in example.images)
-            entry = (position, replace(example, images=images, meta={}), sizes)
+            entry = (position, replace(example, images=(Path(),) * len(sizes), meta={}), sizes)
             self._kept[place : place + 1] = [entry]
 
     def finish(self, progress: Callable[[str, int], None]) -> None:
@@ -138,11 +130,6 @@ class Lengths:
 
     def _measure(self, position: int, example: Example, sizes: Sequence[Size]) -> None:
         assert self.batcher is not None
-        try:
-            sizes = [*sizes, *self._rendered(i for i in example.images if isinstance(i, RenderSpec))]
-        except UserError as error:
-            self.unrenderable.add(position, example.source or example.target, str(error))
-            return
         self.measured += 1
         try:
             text, image, target = self.batcher.lengths(example, sizes)
@@ -159,14 +146,3 @@ class Lengths:
         except UserError as error:
             self.refused.add(position, example.target, str(error))
             self.over += bool(self.batcher.max_length and text + image + target > self.batcher.max_length)
-
-    def _rendered(self, specs: Iterable[RenderSpec]) -> list[Size]:
-        """Return the sizes of images that are made when they are looked at; those of one style have one size."""
-        sizes = []
-        for spec in specs:
-            alike = (spec.kind, spec.style)
-            if self._drawn < RENDERED or alike not in self._drawn_size:
-                self._drawn += 1
-                self._drawn_size[alike] = open_image(spec).size
-            sizes.append(self._drawn_size[alike])
-        return sizes

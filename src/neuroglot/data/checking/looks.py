@@ -1,4 +1,4 @@
-"""Every image of a corpus once: whether it opens, its size, a hash of its bytes and one of how it looks."""
+"""Every image of a corpus once: whether it opens or can be drawn, its size, hashes of its bytes and of its look."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from neuroglot.data.checking.repeats import hash_text
 from neuroglot.data.example import ImageSource, RenderSpec
-from neuroglot.data.image import open_image
-from neuroglot.data.rendering.fonts import MONOSPACED, font_file
+from neuroglot.data.image import image_size, open_image
+from neuroglot.data.store.keys import hash_text
 from neuroglot.errors import UserError
 
 FLAT = 8
@@ -24,12 +23,12 @@ FLAT = 8
 
 
 class Look(NamedTuple):
-    """What is kept of an image: hash of its content, perceptual hash (0: none), width and height (0: not known)."""
+    """What is kept of an image: hash of its content, perceptual hash (0: none), width and height."""
 
     content: int
     look: int
-    width: int = 0
-    height: int = 0
+    width: int
+    height: int
 
 
 def difference_hash(image: Image.Image) -> int:
@@ -83,17 +82,10 @@ def _look(image: Path | bytes) -> Look | UserError:
     return Look(digest, difference_hash(opened), *opened.size)
 
 
-def _spec(spec: RenderSpec) -> Look:
+def _spec(spec: RenderSpec) -> Look | UserError:
     """An image that is made when it is looked at: the same fields, the same pixels."""
-    return Look(hash_text(repr((spec.kind, spec.text, spec.seed, spec.index, spec.style))), 0)
-
-
-def missing_font(spec: RenderSpec) -> str:
-    """Return why a text cannot be drawn with the fonts that there are, or nothing."""
-    if spec.kind != "sign":
-        return ""
     try:
-        font_file(dict(spec.style).get("font", MONOSPACED), False, spec.text)
+        size = image_size(spec)
     except UserError as error:
-        return str(error)
-    return ""
+        return error
+    return Look(hash_text(repr((spec.kind, spec.text, spec.seed, spec.index, spec.style))), 0, *size)

@@ -1,4 +1,4 @@
-"""A data file as a whole: every image opened, every text measured, before anything is trained on any of it."""
+"""A data file as a whole: images opened or laid out, texts measured, before anything is trained on any of it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 from neuroglot.data.example import Example, ImageSource, RenderSpec
-from neuroglot.data.image import open_image
+from neuroglot.data.image import image_size
 from neuroglot.errors import UserError
 
 T = TypeVar("T")
 
 BLOCK = 512
-"""Records whose images are opened together."""
+"""Most records whose images are opened together."""
+
+HELD = 32 * 2**20
+"""Bytes of images from which on no further record is taken along; the block before may still be held."""
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -45,7 +47,8 @@ def check_records(
 ) -> Iterator[tuple[int, Example | Bad]]:
     """Yield the line and the example of every record that can be used, and what is wrong with the others.
 
-    Images are opened some hundred records at a time, several at once, so that memory does not grow with the source.
+    Images are opened some hundred records at a time, several at once, so that memory grows neither with the source nor
+    with the images that it holds. Those that neuroglot draws are laid out, which says whether they can be drawn.
 
     Args:
         records: line and example, or what is wrong with the line.
@@ -54,21 +57,16 @@ def check_records(
     """
     done = 0
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding leaves Python alone
-        for block in _blocks(records, BLOCK):
-            images = list(
-                dict.fromkeys(i for _, e in block if isinstance(e, Example) for i in e.images if not _made(i))
-            )
-            sizes = dict(zip(images, pool.map(_measure, images), strict=True))
+        for block in blocks(records, lambda record: record[1]):
+            images = dict.fromkeys(i for _, e in block if isinstance(e, Example) for i in e.images)
+            given = [image for image in images if not isinstance(image, RenderSpec)]
+            sizes = dict[ImageSource, Size | UserError](zip(given, pool.map(_measure, given), strict=True))
+            sizes |= {image: _measure(image) for image in images if isinstance(image, RenderSpec)}
             for line, record in block:
                 yield line, _checked(line, record, sizes, fits)
             done += len(block)
             if progress is not None:
                 progress(done)
-
-
-def _made(image: ImageSource) -> bool:
-    """Whether neuroglot makes an image itself, which is not worth making twice to see whether it can be."""
-    return isinstance(image, RenderSpec)
 
 
 def _checked(
@@ -77,7 +75,7 @@ def _checked(
     try:
         if isinstance(record, UserError):
             raise record
-        found = [sizes[image] for image in record.images if not _made(image)]
+        found = [sizes[image] for image in record.images]
         for size in found:
             if isinstance(size, UserError):
                 raise size
@@ -87,11 +85,25 @@ def _checked(
     return record
 
 
-def _blocks(records: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
-    """Yield so many at a time; the last may be fewer."""
-    iterator = iter(records)
-    while block := tuple(islice(iterator, size)):
-        yield block
+def blocks(records: Iterable[T], content: Callable[[T], Example | UserError]) -> Iterator[tuple[T, ...]]:
+    """Yield `BLOCK` records at a time, or fewer where their images come with them and are large.
+
+    Args:
+        records: in order.
+        content: takes the example out of a record.
+    """
+    block: list[T] = []
+    held = 0
+    for record in records:
+        block.append(record)
+        example = content(record)
+        if isinstance(example, Example):
+            held += sum(len(image) for image in example.images if isinstance(image, bytes))
+        if len(block) == BLOCK or held >= HELD:
+            yield tuple(block)
+            block, held = [], 0
+    if block:
+        yield tuple(block)
 
 
 def allow(path: Path, good: int, bad: Sequence[Bad], most: int, count: int | None = None) -> None:
@@ -124,7 +136,7 @@ def allow(path: Path, good: int, bad: Sequence[Bad], most: int, count: int | Non
 def _measure(image: ImageSource) -> Size | UserError:
     if not isinstance(image, Path):
         try:
-            return open_image(image).size
+            return image_size(image)
         except UserError as error:
             return error
     try:
@@ -141,4 +153,4 @@ def _measure(image: ImageSource) -> Size | UserError:
 @lru_cache(maxsize=100_000)
 def _measured(image: Path, size: int, changed: int) -> Size:
     """Several runs of one process look at an image once."""
-    return open_image(image).size
+    return image_size(image)

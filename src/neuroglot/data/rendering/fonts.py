@@ -16,6 +16,11 @@ from PIL import ImageFont
 
 from neuroglot.errors import UserError, nearest
 
+
+class MissingGlyphError(UserError):
+    """No font, or no single one where one is needed, has every character of a text."""
+
+
 BUNDLED: dict[str, tuple[str, ...]] = {
     "DejaVu Sans Mono": ("DejaVuSansMono.ttf", "DejaVuSansMono-Bold.ttf"),
     "DejaVu Sans": ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf"),
@@ -33,6 +38,11 @@ def _bundled_folder() -> Path:
     import matplotlib
 
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+
+
+@cache
+def _bundled(family: str, bold: bool) -> str:
+    return str(_bundled_folder() / BUNDLED[family][bold])
 
 
 @lru_cache(maxsize=1024)
@@ -62,7 +72,7 @@ def _coverage(path: str) -> frozenset[int]:
 def covers(path: str, text: str) -> bool:
     """Whether a font file has a glyph for every visible character of a text."""
     known = _coverage(path)
-    return all(ord(c) in known or c.isspace() for c in text)
+    return all(ord(c) in known or c.isspace() for c in set(text))
 
 
 @cache
@@ -86,10 +96,11 @@ def font_file(family: str, bold: bool, text: str) -> str:
     """Return the file that draws a text in a family, falling back to a system font where the family lacks the script.
 
     Raises:
-        UserError: an unknown family, or a character that no installed font covers, named with how to get one.
+        UserError: an unknown family.
+        MissingGlyphError: a character that no installed font covers, named with how to get one.
     """
     if family in BUNDLED:
-        path = str(_bundled_folder() / BUNDLED[family][bold])
+        path = _bundled(family, bold)
     elif Path(family).suffix.lower() in (".ttf", ".otf", ".ttc") and Path(family).exists():
         path = family
     elif family in _system_fonts():
@@ -98,13 +109,13 @@ def font_file(family: str, bold: bool, text: str) -> str:
         raise UserError(f"font {family!r} is not installed; {nearest(family, {*BUNDLED, *_system_fonts()})}")
     if covers(path, text):
         return path
-    for candidate in (str(_bundled_folder() / files[bold]) for files in BUNDLED.values()):
+    for candidate in (_bundled(other, bold) for other in BUNDLED):
         if covers(candidate, text):
             return candidate
     for name, candidate in _system_fonts().items():
         if name != "Last Resort High-Efficiency" and covers(candidate, text):
             return candidate
-    raise UserError(_missing(text))
+    raise MissingGlyphError(_missing(text))
 
 
 @lru_cache(maxsize=4096)
@@ -112,7 +123,8 @@ def font_files(family: str, bold: bool, text: str) -> tuple[str, ...]:
     """Return the files that draw a text together: one where one has all of it, else the family's and what it lacks.
 
     Raises:
-        UserError: as `font_file`; and for text from right to left, which is drawn in one font or not at all.
+        UserError: as `font_file`.
+        MissingGlyphError: as `font_file`; and for text from right to left, which is drawn in one font or not at all.
     """
     try:
         return (font_file(family, bold, text),)
@@ -139,7 +151,7 @@ def _missing(text: str) -> str:
     """Say which character of which script has no font and how to get one, or that no single font has them all."""
     from fontTools import unicodedata as scripts
 
-    files = [str(_bundled_folder() / files[0]) for files in BUNDLED.values()] + list(_system_fonts().values())
+    files = [_bundled(family, False) for family in BUNDLED] + list(_system_fonts().values())
     files = [f for f in files if "LastResort" not in f]
     for character in dict.fromkeys(text):
         if not character.isspace() and not any(ord(character) in _coverage(f) for f in files):

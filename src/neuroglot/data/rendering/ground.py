@@ -65,6 +65,17 @@ def ground(rng: random.Random, seed: int, index: int, style: Style, colour: Colo
     return legible(image, luminance(ink))
 
 
+def check_ground(style: Style) -> None:
+    """Refuse a folder of photographs that has none.
+
+    Raises:
+        UserError: the folder, and what is expected in it.
+    """
+    for kind in style.background:
+        if kind not in GROUNDS:
+            _photographs(kind)
+
+
 def _gradient(rng: random.Random, size: tuple[int, int], colour: Colour) -> Image.Image:
     slope = rng.uniform(-30, 30)
     across = rng.random() < 0.5 or size[0] == size[1]  # on a square always, as on those that were trained on

@@ -10,8 +10,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 
 from neuroglot.data.rendering.face import Face, leading, word_width
+from neuroglot.data.rendering.fonts import is_bundled
 
 SMALLEST = 8
 """Font size in pixels below which a text counts as not fitting."""
@@ -26,6 +28,10 @@ _UNSPACED = re.compile(
     "\uff00-\uffef\U00020000-\U0003ffff]"
 )
 """Thai, Lao, Burmese, Khmer, kana, bopomofo, ideographs and their punctuation; Korean has spaces."""
+
+APART = 1.2
+"""How much wider a word may be than its letters: in no bundled font are two Latin ones moved apart by a tenth of their
+widths, and a letter has two neighbours."""
 
 Piece = tuple[str, float, bool]
 """What stays whole on a line, its width at a size of one pixel, and whether a space precedes it."""
@@ -67,6 +73,34 @@ def fit(text: str, face: Face, size: int, width: float, height: float, grid: int
         else:
             low, best = middle, lines
     return low, best
+
+
+def surely_fits(text: str, face: Face, width: float, height: float, grid: int) -> bool:
+    """Whether `fit` is sure to find a size, told from the widths of letters; False says nothing.
+
+    Few letters are measured and many words, which takes most of the time of `fit`.
+    """
+    if max(text) >= "\u0250" or not all(is_bundled(path) for path in face.paths):
+        return False
+    letters = _letters(face)
+    rows = [[(word, sum(map(letters.__getitem__, word)), True) for word in row.split()] for row in text.split("\n")]
+    lines = wrap(rows, letters[" "], SMALLEST, width)
+    return lines is not None and len(lines) * leading(face, SMALLEST, grid) <= height
+
+
+class _Letters(dict[str, float]):
+    """Letters and what they may take of a line at a size of one pixel, measured when they are first asked for."""
+
+    def __init__(self, face: Face) -> None:
+        super().__init__()
+        self._face = face
+
+    def __missing__(self, letter: str) -> float:
+        self[letter] = APART * word_width(self._face, letter)
+        return self[letter]
+
+
+_letters = lru_cache(maxsize=64)(_Letters)
 
 
 def pieces(paragraph: str, face: Face) -> Iterator[Piece]:
