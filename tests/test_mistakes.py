@@ -202,7 +202,7 @@ def test_what_the_data_hold(cli, finished, mistake):
         ([], (), "data.jsonl holds no examples; expected one JSON object a line"),
         ([b"", b"   "], (), "data.jsonl holds no examples; expected one JSON object a line"),
         ([TRAIN, TEST], ["data.pairs=[en-cs]"], "data.jsonl has no example of pair en-cs; it has en-de"),
-        ([TRAIN], (), "the test split is empty for en-de (1 examples in all); examples that share ... add examples, or mark some with"),
+        ([TRAIN], (), "the test split is empty for en-de (1 examples in all); ... add examples, or mark some with"),
         ([TRAIN, TEST], ["task=multimodal_translation"], "has no multimodal_translation examples; it has image_tr"),
         ([TRAIN, TEST], ["data.max_length=20"], "line 1: an example takes ... tokens, at most 20 fit: 'Ausgang'; "),
     ],
