@@ -27,7 +27,7 @@ test: install
 	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadscope
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow -n auto --dist loadscope --durations=25
+	$(BIN)/python -m pytest -m slow -n auto --dist loadscope --no-loadscope-reorder --durations=25
 
 lint: install
 	$(BIN)/ruff check .

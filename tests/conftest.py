@@ -15,8 +15,9 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+HERE = Path(__file__).parent
 # The tiny models of every family (`families`) are for all rooms.
-sys.path.append(str(Path(__file__).parent / "tuner"))
+sys.path.append(str(HERE / "tuner"))
 
 SMOKE_RUN = ["name=smoke", "data.pairs=[en-de, en-fr]", "train.weight_decay=0.1", "train.optimizer=adamw_torch_fused"]
 
@@ -37,7 +38,10 @@ def pytest_collection_modifyitems(config, items):
 
     Of each function with several cases every fourth has its turn on a day, of all others every third.
     """
-    if os.environ.get("NEUROGLOT_TESTS") == "all" or config.option.markexpr != "slow":
+    if config.option.markexpr != "slow":
+        return
+    items.sort(key=lambda item: item.path.parent != HERE)  # whole runs take longest: at the end one worker would wait
+    if os.environ.get("NEUROGLOT_TESTS") == "all":
         return
     today = datetime.datetime.now(tz=datetime.UTC).toordinal()
     places: Counter[str] = Counter()
