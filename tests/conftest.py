@@ -22,11 +22,11 @@ sys.path.append(str(HERE / "tuner"))
 SMOKE_RUN = ["name=smoke", "data.pairs=[en-de, en-fr]", "train.weight_decay=0.1", "train.optimizer=adamw_torch_fused"]
 
 
-TURNS = 4
-"""Slow tests that repeat one thing for every family, method or optimiser run in turn: on a day a quarter of them."""
+TURNS = 5
+"""Slow tests that repeat one thing for every family, method or optimiser run in turn: on a day a fifth of them."""
 
-LONG = 3
-"""Single tests of minutes run in turn with each other: on a day a third of them."""
+LONG = 4
+"""Single tests of minutes run in turn with each other: on a day a quarter of them."""
 
 
 def pytest_configure(config):
@@ -36,7 +36,7 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     """Leave out what has its turn another day, of slow tests marked `turns`; `NEUROGLOT_TESTS=all` leaves out none.
 
-    Of each function with several cases every fourth has its turn on a day, of all others every third.
+    Of each function with several cases every fifth has its turn on a day, of all others every fourth.
     """
     if config.option.markexpr != "slow":
         return

@@ -33,6 +33,7 @@ def test_what_does_not_read_is_not_compared_on_texts_in_images():
 
 
 @pytest.mark.slow
+@pytest.mark.turns
 @pytest.mark.parametrize(
     ("recipe", "methods"),
     [("quickstart-multimodal", ["text-transformer", "lvp-m3"]), ("quickstart", ["text-transformer"])],

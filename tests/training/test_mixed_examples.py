@@ -128,23 +128,18 @@ def test_every_method_replays(method, tmp_path, monkeypatch):
     """A run replays its share, of the tasks and pairs that it says, and nothing that it scores."""
     from neuroglot.recipes import load_recipe
     from neuroglot.run import execute
-    from neuroglot.stages import training
+    from neuroglot.stages import Context
 
     drawn: list[list[Example]] = []
-    collate = training.collate
+    collate = Context.collate
 
-    def watched(context):
-        inner = collate(context)
+    def watched(context, examples):
+        drawn.append(list(examples))
+        made = collate(context, examples)
+        assert made["pair"] == (examples[0].meta.get(TRAINS) or str(examples[0].pair))
+        return made
 
-        def batch(examples):
-            drawn.append(list(examples))
-            made = inner(examples)
-            assert made["pair"] == (examples[0].meta.get(TRAINS) or str(examples[0].pair))
-            return made
-
-        return batch
-
-    monkeypatch.setattr(training, "collate", watched)
+    monkeypatch.setattr(Context, "collate", watched)
     settings = [f"method={method}", "data.replay=0.25", "data.temperature=2", "data.pairs=[en-de, en-fr]",
                 "train.steps=20", "train.batch_size=2", "train.accumulation=2", "data.retention=4"]  # fmt: skip
     recipe = load_recipe("quickstart", settings, "smoke")
