@@ -28,7 +28,7 @@ class Losses:
         self.pairs = [pair for pair in setting.context.corpus.pairs if any(str(e.pair) == pair for e in self.examples)]
         self._at = [(self.items.index(e.item), self.pairs.index(str(e.pair))) for e in self.examples]
         self._progress = setting.progress
-        batcher = _Remembering(setting.context.batcher)
+        batcher: Any = _Remembering(setting.context.batcher)  # only asked for likelihoods
         self._system = HFSystem(model, batcher, "ablated", setting.recipe.evaluate.batch_size)
         self.characters = self.spread([len(e.target) for e in self.examples])
 
