@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 from peft import PeftConfig
@@ -15,9 +16,9 @@ class ByName(BaseTuner):
     tuner_layer_cls: type[BaseTunerLayer]
     target_module_mapping: dict[str, list[str]] = {}
 
+    @abstractmethod
     def _fill(self, layer: Any, config: Any, adapter: str, name: str) -> None:
         """Add an adapter to the layer of a module."""
-        raise NotImplementedError
 
     @staticmethod
     def _check_target_module_exists(peft_config: PeftConfig, key: str) -> bool:
