@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -14,6 +16,9 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "NEUROGLOT_CACHE" not in os.environ:  # of all workers, which inherit it
+    os.environ["NEUROGLOT_CACHE"] = tempfile.mkdtemp(prefix="neuroglot-")
+    atexit.register(shutil.rmtree, os.environ["NEUROGLOT_CACHE"], ignore_errors=True)
 
 HERE = Path(__file__).parent
 # The tiny models of every family (`families`) are for all rooms.

@@ -146,7 +146,7 @@ def _examples(data: Path, layout: Layout, model: str, trust_remote_code: bool) -
     """Return every example, after looking at all of them as a run of a recipe without further settings does."""
     recipe = check({"task": layout.task, "model": {"path": model}, "data": {"source": str(data)}}, "init")
     run = Context(recipe, data.parent, lambda label, total: lambda done: None, print, trust_remote_code)
-    return Data(data, data.parent, layout).examples(run.fits, None, 0, run.track)
+    return Data(data, data.parent, layout).examples(run.fits, run.limits, 0, run.track)
 
 
 def _task(data: Path, examples: View, wanted: str | None) -> str:

@@ -44,6 +44,7 @@ def language_code(code: str) -> str:
     )
 
 
+@cache
 def language_name(code: str, display: str = "en") -> str:
     """Return the name of a language in another one: `language_name("de")` is `German`."""
     try:

@@ -74,7 +74,7 @@ def execute(
             if "data.source" in stage.fields:
                 context.check()
             if context.data is not None:
-                context.data.keep(say)
+                context.data.tell(say)
             _keep(recipe, folder)
             _work(stage, context, mark, force)
         _keep(recipe, folder)

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from neuroglot.artefact import fresh, remove, write_text
 from neuroglot.errors import UserError
+from neuroglot.models.identity import model_identity
 from neuroglot.stages.context import Context
-from neuroglot.stages.keeping.record import model_identity
 from neuroglot.stages.measuring import with_contrast
 
 if TYPE_CHECKING:

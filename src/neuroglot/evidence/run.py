@@ -12,10 +12,10 @@ from typing import Any
 from neuroglot.artefact import EVIDENCE, digests, read_json, remove, write_json
 from neuroglot.errors import UserError, nearest
 from neuroglot.evidence.setting import Kind, Setting, Work, check
+from neuroglot.models.identity import model_identity
 from neuroglot.recipes import load_recipe
 from neuroglot.stages.context import Context, Track, quiet
 from neuroglot.stages.keeping.files import held, sweep
-from neuroglot.stages.keeping.record import model_identity
 
 FILE = "evidence.json"
 SEEDS = 5

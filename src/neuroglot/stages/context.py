@@ -14,6 +14,7 @@ from neuroglot.data.corpus import EMBEDDED, TRAINS, Corpus, Sizes, TrainingSet, 
 from neuroglot.data.example import Example
 from neuroglot.data.readers.checked import Size
 from neuroglot.errors import UserError
+from neuroglot.models.identity import model_identity
 from neuroglot.pair import Pair
 from neuroglot.recipe import Recipe
 from neuroglot.stages.data import Data
@@ -104,11 +105,13 @@ class Context:
         """
         if self.data is None:
             return None
-        turns, contrast = self._asked
-        batcher = self.batcher
-        limits = [self.recipe.model.path, batcher.max_length, turns, contrast, batcher.max_pixels,
-                  batcher.max_image_tokens]  # fmt: skip
-        return self.data.examples(self.fits, limits, self.recipe.data.max_bad, self.track)
+        return self.data.examples(self.fits, self.limits, self.recipe.data.max_bad, self.track)
+
+    @property
+    def limits(self) -> list[Any]:
+        """Whatever the answers of `fits` depend on."""
+        model, batcher = model_identity(self.recipe.model.path), self.batcher
+        return [model, self._asked, batcher.max_length, batcher.max_pixels, batcher.max_image_tokens]
 
     @property
     def _asked(self) -> tuple[int, tuple[str, ...]]:

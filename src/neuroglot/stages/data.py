@@ -7,6 +7,7 @@ import json
 import os
 from array import array
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from neuroglot.artefact import Format, read_json, remove, write_json, write_text
 from neuroglot.data.example import Example
 from neuroglot.data.readers import Bad, Layout, allow, check_records, read_source
 from neuroglot.data.readers.checked import Fits
-from neuroglot.data.store import Store, View, open_store
+from neuroglot.data.store import Store, View, cache_folder, open_store
 from neuroglot.errors import UserError
 
-CHECKED = Format("data", 2, "train")
+CHECKED = Format("checked", 1, "run")
 REJECTED = "rejected.jsonl"
 READS = 1
 """Counts up when a reader makes other examples of the same source: stores in the cache are then made anew."""
@@ -31,7 +32,7 @@ class Data:
 
     Args:
         path: the file or folder.
-        folder: the run's folder, which remembers what was checked.
+        folder: the run's folder, where the user finds what is left out.
         layout: how the source is read.
     """
 
@@ -39,7 +40,7 @@ class Data:
         self.path = path
         self._folder = folder
         self._layout = layout or Layout()
-        self._checked: tuple[str, list[int], list[Bad]] | None = None
+        self._bad: list[Bad] | None = None
 
     @cached_property
     def records(self) -> Store:
@@ -81,7 +82,9 @@ class Data:
         return [*self._stamps, digest.hexdigest()]
 
     def examples(self, fits: Fits, limits: Any, most: int, track: Callable[[str, int], Callable[[int], None]]) -> View:
-        """Return the examples that can be used; a source that this run has checked already is not checked again.
+        """Return the examples that can be used.
+
+        A source that some run has checked against the same limits, such as another cell of a grid, is not again.
 
         Args:
             fits: what the model has to say about an example.
@@ -92,12 +95,17 @@ class Data:
         Raises:
             UserError: more are bad.
         """
-        state = hashlib.sha256(json.dumps([self.identity, repr(self._layout), limits]).encode()).hexdigest()
-        places, bad = self._known(state) or self._look(fits, most, track)
+        asked = json.dumps([os.path.abspath(self.path), repr(self._layout), limits, most])
+        known = cache_folder() / f"{hashlib.sha256(asked.encode()).hexdigest()[:24]}.checked"
+        found = self._known(known)
+        if found is None:
+            found = self._look(fits, most, track)
+            self._keep(known, *found)
+        places, bad = found
         good = np.ones(len(self.records), bool)
         good[places] = False
         allow(self.path, int(good.sum()), bad, most, len(places))
-        self._checked = state, places, bad
+        self._bad = bad
         return View(self.records, np.flatnonzero(good))
 
     def _look(
@@ -113,33 +121,36 @@ class Data:
                     bad.append(found)
         return places.tolist(), bad
 
-    def _known(self, state: str) -> tuple[list[int], list[Bad]] | None:
+    def _known(self, file: Path) -> tuple[list[int], list[Bad]] | None:
         try:
-            record = read_json(self._record, CHECKED)
+            record = read_json(file, CHECKED)
         except UserError:
             return None
-        if record["state"] != state:
+        if record["state"] != self._state:
             return None
         return record["places"], [Bad(**b) for b in record["bad"]]
 
     @property
-    def _record(self) -> Path:
-        return self._folder / ".stages" / "data.json"
+    def _state(self) -> str:
+        return hashlib.sha256(json.dumps(self.identity).encode()).hexdigest()
 
-    def keep(self, say: Callable[[str], None]) -> None:
-        """Remember what was checked, and write the records that are left out for the user to see."""
-        if self._checked is None or self._known(self._checked[0]) is not None:
+    def _keep(self, file: Path, places: list[int], bad: list[Bad]) -> None:
+        with suppress(OSError):  # where nothing can be kept, every run checks
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, CHECKED, {"state": self._state, "places": places, "bad": [vars(b) for b in bad]})
+
+    def tell(self, say: Callable[[str], None]) -> None:
+        """Write the records that are left out for the user to see."""
+        if self._bad is None:
             return
-        state, places, bad = self._checked
         rejected = self._folder / REJECTED
-        lines = [{"file": str(self.path), "line": b.line, "reason": b.reason} for b in bad]
-        if bad:
-            write_text(rejected, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-            say(f"data: {len(bad)} of {len(self.records)} records left out; see {rejected}")
-        else:
+        lines = [{"file": str(self.path), "line": b.line, "reason": b.reason} for b in self._bad]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        if text and not (rejected.is_file() and rejected.read_text(encoding="utf-8") == text):
+            write_text(rejected, text)
+            say(f"data: {len(lines)} of {len(self.records)} records left out; see {rejected}")
+        if not text:
             remove(rejected)
-        self._record.parent.mkdir(exist_ok=True)
-        write_json(self._record, CHECKED, {"state": state, "places": places, "bad": [vars(b) for b in bad]})
 
 
 def _stamp(path: Path) -> list[Any]:

@@ -9,8 +9,8 @@ own, one file a source, which is made again when the source changes.
 from __future__ import annotations
 
 from neuroglot.data.store.cache import open_store
-from neuroglot.data.store.records import SPLITS, Store
+from neuroglot.data.store.records import SPLITS, Store, cache_folder
 from neuroglot.data.store.view import View, viewed
 from neuroglot.data.store.writing import held
 
-__all__ = ["SPLITS", "Store", "View", "held", "open_store", "viewed"]
+__all__ = ["SPLITS", "Store", "View", "cache_folder", "held", "open_store", "viewed"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from neuroglot import __version__
 from neuroglot.artefact import Format, NewerFileError, digests, read_json, write_json
 from neuroglot.errors import UserError
-from neuroglot.models.load import resolve
+from neuroglot.models.identity import model_identity
 from neuroglot.recipe.sections.systems import model_paths
 from neuroglot.stages.context import Context
 
@@ -21,9 +21,6 @@ FORMAT = 2
 """Counts up when a stage's files change their meaning: every older file is then made anew."""
 
 RECORD = Format("record", FORMAT, "run")
-
-WHOLE_FILE = 256 * 2**20
-"""Files of a model up to this size are identified by their content, larger ones by size and time."""
 
 
 def fingerprint(stage: Stage, context: Context) -> str:
@@ -91,22 +88,6 @@ def keep_record(stage: Stage, context: Context, mark: str, seconds: float) -> No
 def record_file(stage: Stage, folder: Path) -> Path:
     """Where a stage's record is."""
     return folder / ".stages" / f"{stage.name}.json"
-
-
-def model_identity(model: str) -> Any:
-    """Return what identifies a model: by content what is small, so that it is itself wherever it is installed."""
-    place = Path(resolve(model))
-    if not place.is_dir():
-        return str(place)
-    kinds = (".json", ".jinja", ".safetensors", ".py")
-    return {p.name: _identity(p) for p in sorted(place.iterdir()) if p.suffix in kinds}
-
-
-def _identity(path: Path) -> Any:
-    status = path.stat()
-    if status.st_size > WHOLE_FILE:
-        return [str(path), status.st_size, status.st_mtime_ns]
-    return digests(path)
 
 
 def _field(tree: Any, path: str) -> Any:
