@@ -13,6 +13,8 @@ import torch
 
 from neuroglot.errors import UserError
 from neuroglot.models.load import EMBEDDED, embedded_folder, load_model, load_processor, resolve
+from neuroglot.recipe import check
+from neuroglot.stages import Context
 
 FILES = {
     "weights": "model.safetensors",
@@ -101,6 +103,15 @@ def test_what_names_a_model(tmp_path):
     assert resolve("llava-hf/llava-1.5-7b-hf") == "llava-hf/llava-1.5-7b-hf"
     (tmp_path / "config.json").write_text("{}")
     assert resolve(str(tmp_path)) == str(tmp_path)
+
+
+def test_the_attention_that_is_asked_for(tmp_path):
+    for way in ("eager", "sdpa"):
+        recipe = check({"model": {"attn_implementation": way}, "data": {"pairs": ["en-de"]}}, "test")
+        model = Context(recipe, tmp_path, lambda label, total: lambda done: None, print).model()
+        assert {part.config._attn_implementation for part in (model, model.model.language_model)} == {way}
+    assert load_model(EMBEDDED).config._attn_implementation == "sdpa"  # what transformers takes by itself
+    one_line(load_model, EMBEDDED, "telepathy.* is not supported", attn_implementation="telepathy")
 
 
 @pytest.mark.parametrize("name", ["./gone", "/gone/away", "~/gone-for-good", "one/two/three"])

@@ -42,7 +42,13 @@ def resolve(model: str) -> str:
     return model
 
 
-def load_model(model: str, dtype: str = "float32", trust_remote_code: bool = False, parts: Parts | None = None) -> Any:
+def load_model(
+    model: str,
+    dtype: str = "float32",
+    trust_remote_code: bool = False,
+    parts: Parts | None = None,
+    attn_implementation: str | None = None,
+) -> Any:
     """Return an image-text-to-text model of transformers, in eval mode.
 
     Args:
@@ -50,6 +56,7 @@ def load_model(model: str, dtype: str = "float32", trust_remote_code: bool = Fal
         dtype: of its weights.
         trust_remote_code: let the model's own code run.
         parts: part -> module prefixes, where the table of families does not say it; see `families.set_parts`.
+        attn_implementation: as transformers takes it, such as `eager` or `flash_attention_2`; its choice if None.
 
     Raises:
         UserError: it cannot be loaded; the message says why.
@@ -62,6 +69,8 @@ def load_model(model: str, dtype: str = "float32", trust_remote_code: bool = Fal
     kind = dtype if dtype == "auto" else getattr(torch, dtype)
     # only safetensors: every other format of weights is a pickle
     options = {"dtype": kind, "trust_remote_code": trust_remote_code, "use_safetensors": True}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
     return _parted(from_pretrained(AutoModelForImageTextToText, IMAGE_TEXT, model, **options).eval(), parts)
 
 

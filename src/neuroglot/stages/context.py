@@ -16,7 +16,7 @@ from neuroglot.data.readers.checked import Size
 from neuroglot.errors import UserError
 from neuroglot.models.identity import model_identity
 from neuroglot.pair import Pair
-from neuroglot.recipe import Recipe
+from neuroglot.recipe import ModelSection, Recipe
 from neuroglot.stages.data import Data
 from neuroglot.stages.settings import train_options
 
@@ -57,10 +57,7 @@ class Context:
 
     def model(self) -> Any:
         """Return the base model, freshly loaded: every stage starts from the same bits."""
-        from neuroglot.models.load import load_model
-
-        settings = self.recipe.model
-        return placed(load_model(settings.path, settings.dtype, self.trust_remote_code, settings.parts))
+        return placed(asked_model(self.recipe.model, self.trust_remote_code))
 
     @cached_property
     def skeleton(self) -> Any:
@@ -272,3 +269,20 @@ def quiet() -> None:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def asked_model(settings: ModelSection, trust_remote_code: bool = False, folder: str | None = None) -> Any:
+    """Return a recipe's model as the recipe wants it loaded.
+
+    Args:
+        settings: the recipe's.
+        trust_remote_code: let the model's own code run.
+        folder: where a trained one is, instead of the recipe's.
+
+    Raises:
+        UserError: it cannot be loaded; the message says why.
+    """
+    from neuroglot.models.load import load_model
+
+    place, attention = folder or settings.path, settings.attn_implementation
+    return load_model(place, settings.dtype, trust_remote_code, settings.parts, attention)

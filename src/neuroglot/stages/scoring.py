@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuroglot.artefact import ADAPTER, MANIFEST, MODEL, digests, unseal, write_text
 from neuroglot.errors import UserError
-from neuroglot.stages.context import Context, made_for, placed, quiet
+from neuroglot.stages.context import Context, asked_model, made_for, placed, quiet
 from neuroglot.stages.training import home
 
 if TYPE_CHECKING:
@@ -29,13 +29,10 @@ def load_trained(settings: ModelSection, folder: Path, trust_remote_code: bool =
     Raises:
         UserError: the folder holds neither, or what it holds is damaged.
     """
-    from neuroglot.models.load import load_model
-
     if (folder / "model").is_dir():
         unseal(folder / "model", MODEL)
-        return placed(load_model(str(folder / "model"), settings.dtype, trust_remote_code, settings.parts))
-    base = load_model(settings.path, settings.dtype, trust_remote_code, settings.parts)
-    return with_adapter(placed(base), folder / "adapter")
+        return placed(asked_model(settings, trust_remote_code, str(folder / "model")))
+    return with_adapter(placed(asked_model(settings, trust_remote_code)), folder / "adapter")
 
 
 def with_adapter(model: Any, adapter: Path, safe_merge: bool = False, base: str = "this model") -> Any:

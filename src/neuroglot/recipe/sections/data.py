@@ -20,6 +20,11 @@ class ModelSection(Section):
 
     path: str = Field("embedded", description="`embedded`, a folder, or a name on the hub")
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field("float32", description="of the frozen weights")
+    attn_implementation: str | None = Field(
+        None,
+        description="as transformers takes it: sdpa, eager, flash_attention_2 ...; its own choice if empty. "
+        "With `train.bf16` on a CPU, `eager` trains on short sequences faster",
+    )
     parts: dict[PartName, tuple[str, ...]] = Field(
         {}, description="module prefixes of a part, where the table of families does not know or the guess is wrong"
     )
