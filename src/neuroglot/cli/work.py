@@ -73,10 +73,12 @@ def compare(
     methods: Annotated[
         str, typer.Option("--methods", help="Comma-separated.")
     ] = "base,cascade,full,lora,random,mnaft",
-    budgets: Annotated[str, typer.Option("--budgets", help="Shares of trainable neurons.")] = "0.1",
+    budgets: Annotated[str, typer.Option("--budgets", help="Shares of trainable neurons, comma-separated.")] = "0.1",
     seeds: Annotated[int, typer.Option("--seeds", help="Trainings per contender.")] = 6,
     sweep: Annotated[str, typer.Option("--sweep", help="`lr`: choose the learning rate on dev; or `none`.")] = "lr",
-    rates: Annotated[str, typer.Option("--rates", help="Learning rates to sweep; searched for by default.")] = "",
+    rates: Annotated[
+        str, typer.Option("--rates", help="Learning rates to sweep, comma-separated; searched for by default.")
+    ] = "",
     retain: Annotated[
         float | None, typer.Option("--retain", help="Most loss on dev of what should be kept at a chosen rate.")
     ] = None,
@@ -117,7 +119,9 @@ def sweep(
     seeds: Annotated[
         int | None, typer.Option("--seeds", help="Trainings per variant; by default the recipe's.")
     ] = None,
-    rates: Annotated[str, typer.Option("--rates", help="Learning rates to try; by default the recipe's.")] = "",
+    rates: Annotated[
+        str, typer.Option("--rates", help="Learning rates to try, comma-separated; by default the recipe's.")
+    ] = "",
     retain: Annotated[
         float | None, typer.Option("--retain", help="Most loss on dev of what should be kept at a chosen rate.")
     ] = None,
