@@ -2,8 +2,8 @@
 
     python benchmarks/pictograms.py --data FOLDER --out out/pictograms --json out/pictograms.json
 
-About an hour and a half of CPU; `--small` is a fifth of it. That is a short training: the systems from scratch get four
-passes over the data, and the methods, which begin with a trained model and cost more a sample, under half of one.
+About an hour and a half of CPU; `--small` is a fifth of it. That is a short training: the systems from scratch get
+four passes over the data, and the methods, which begin with a trained model and cost more a sample, under half of one.
 `--steps 3000 --tuning 1200 --test 169 --seeds 3` takes hours and lets them learn. Killed, the same command goes on: a
 cell that is done is not done again, a training goes on from its checkpoint. FOLDER holds `examples.jsonl` and the
 pictures.
