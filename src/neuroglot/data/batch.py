@@ -162,7 +162,7 @@ class Batcher:
         """
         self._check_text(example)
         texts = [example.target, *(self._prompt_text(example, turn) for turn in range(paraphrases))]
-        target, *prompts = self.tokenizer(texts, add_special_tokens=False)["input_ids"]  # a call costs more than a text
+        target, *prompts = self.tokenizer(texts, add_special_tokens=False)["input_ids"]  # in one call
         self._check(example, target, example.target)
         shown = 0
         if self.max_length or self.max_image_tokens:
