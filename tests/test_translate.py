@@ -66,11 +66,14 @@ def test_an_adapter_that_was_saved_outside_of_a_run_needs_no_manifest(folder, sm
         list(translate_images(image, "en", "de", None, "embedded", adapter))
 
 
-def test_a_text_is_translated_by_what_an_image_shows(folder, smoke_run, tmp_path, capsys):
-    translate(folder / "b.png", "--to", "de", "--model", "embedded", "--text", "sheep: 12 euros", "--json")
-    (line,) = said(capsys)
-    assert line["to"] == "de"
-    assert line["translation"]
+def test_a_text_is_translated_by_what_an_image_shows(folder, smoke_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("neuroglot.translate.BATCH", 1)
+    image = folder / "b.png"
+    translate(image, image, image, "--to", "de", "--model", "embedded", "--text", "sheep: 12 euros", "--json")
+    lines = said(capsys)
+    assert lines[0]["to"] == "de"
+    assert lines[0]["translation"]
+    assert lines == lines[:1] * 3  # each batch is given the text, not the answer of the batch before
     for given, trained, hint in (("bat", "image_translation", "leave --text out"),
                                  (None, "multimodal_translation", "give the text with --text")):  # fmt: skip
         run = Path(shutil.copytree(smoke_run, tmp_path / trained))

@@ -89,8 +89,8 @@ def translate_images(
     for start in range(0, len(files), BATCH):
         part = files[start : start + BATCH]
         examples = [Example((file,), text, "", pair.source, pair.target, task) for file in part]
-        for file, text in zip(part, system.translate(examples), strict=True):
-            yield {"image": str(file), "from": pair.source, "to": pair.target, "translation": text}
+        for file, answer in zip(part, system.translate(examples), strict=True):
+            yield {"image": str(file), "from": pair.source, "to": pair.target, "translation": answer}
 
 
 def _trained(run: Path, pair: Pair, task: str, trust: bool) -> tuple[Any, Recipe]:
