@@ -1,21 +1,53 @@
-"""The one exception that means "the person who called can fix this"."""
+"""The one exception that means "the person who called can fix this", and text that is safe to print."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+LONGEST = 2000
+"""Characters of a message at most; of a longer one the middle is left out."""
+
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, line and paragraph separators, bidirectional overrides, and halves of surrogate pairs."""
 
 
 class UserError(ValueError):
     """A mistake in what the user gave: its message says what, got, expected and what to try, on one line.
 
-    The command line prints the message and exits with code 2; every other exception is a defect and keeps its
-    traceback. Half surrogate pairs, which names in files and file systems may hold, are escaped, so that any terminal
-    and any file takes the message.
+    The command line prints the message and exits with code 2; every other exception is a defect. A message often
+    quotes data, paths or the answer of a server, so it is made safe to print (`visible`) and at most `LONGEST`
+    characters long.
     """
 
     def __init__(self, message: object) -> None:
-        super().__init__(str(message).encode("utf-8", "backslashreplace").decode())
+        super().__init__(_shortened(visible(_shortened(str(message)))))
+
+
+def visible(text: object) -> str:
+    r"""Return a text on one line with everything escaped that a terminal would obey instead of show.
+
+    >>> visible("a\nb\x1b[2J")
+    'a\\nb\\x1b[2J'
+    """
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def visible_json(text: str) -> str:
+    r"""Return JSON text in which the same characters are JSON escapes; line feeds between values stay.
+
+    >>> visible_json('["\x9b",\n "a"]')
+    '["\\u009b",\n "a"]'
+    """
+    return _UNSAFE.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= LONGEST:
+        return text
+    head, tail = LONGEST * 7 // 10, LONGEST // 4
+    return f"{text[:head]} [... {len(text) - head - tail:,} characters left out ...] {text[-tail:]}"
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

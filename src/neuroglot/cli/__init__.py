@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import io
+import logging
 import os
 import signal
 import sys
@@ -16,6 +18,7 @@ import typer
 
 from neuroglot.cli.app import app
 from neuroglot.errors import UserError
+from neuroglot.printing import OneLine
 
 # isort: off
 # in the order of the help
@@ -63,6 +66,22 @@ def _ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def _safe_output() -> Iterator[None]:
+    """Show log messages as single lines, and escape what the terminal's encoding cannot write."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine())
+    logger = logging.getLogger("neuroglot")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
 _UsageError: type[Any] = typer.BadParameter.__bases__[0]
 """Of the parser: an unknown verb or option, a missing argument."""
 
@@ -71,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line: a user's mistake is one line on stderr and exit code 2."""
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what is wrong with an image is said in our own words
     try:
-        with _ended_by_sigterm():
+        with _ended_by_sigterm(), _safe_output():
             code = app(args=arguments, prog_name="neuroglot", standalone_mode=False)
     except _Terminated:
         code = TERMINATED
@@ -99,5 +118,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _refuse(why: Any) -> int:
-    print(f"neuroglot: {why}", file=sys.stderr)
+    print(f"neuroglot: {UserError(why)}", file=sys.stderr)
     return 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neuroglot.errors import UserError
+from neuroglot.errors import UserError, visible
+from neuroglot.printing import plain, plain_table, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,16 +55,16 @@ def bars() -> Iterator[tuple[Callable[[str, int], Callable[[int], None]], Callab
     from rich.console import Console
 
     console = Console(stderr=True)
-    text, done = p.TextColumn("{task.description:>12}"), p.MofNCompleteColumn()
+    text, done = p.TextColumn("{task.description:>12}", markup=False), p.MofNCompleteColumn()
     columns = (text, p.BarColumn(), done, p.TimeElapsedColumn(), p.TimeRemainingColumn())
     with p.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
 
         def track(label: str, total: int) -> Callable[[int], None]:
-            task = bars.add_task(label, total=total)
+            task = bars.add_task(visible(label), total=total)
             return lambda done: bars.update(task, completed=done, visible=done < total)
 
         def say(text: str) -> None:
-            console.print(text, highlight=False, markup=False, soft_wrap=True)
+            console.print(plain(text), soft_wrap=True)
 
         yield track, say
 
@@ -90,7 +90,7 @@ def show_run(folder: Path, as_json: bool) -> None:
     from neuroglot.report import show_tables
 
     if as_json:
-        print(json.dumps(facts(folder), indent=1, ensure_ascii=False))
+        print_json(facts(folder))
     else:
         show_tables(folder, wide(Console()))
 
@@ -98,10 +98,9 @@ def show_run(folder: Path, as_json: bool) -> None:
 def show_facts(facts: Mapping[str, Any], as_json: bool) -> None:
     """Print values as lines and mappings as tables; of a mapping of mappings, each is a row."""
     from rich.console import Console
-    from rich.table import Table
 
     if as_json:
-        print(json.dumps(facts, indent=1, ensure_ascii=False))
+        print_json(facts)
         return
     console = wide(Console())
 
@@ -115,13 +114,12 @@ def show_facts(facts: Mapping[str, Any], as_json: bool) -> None:
     for name, value in facts.items():
         title = name.replace("_", " ")
         if not isinstance(value, Mapping):
-            console.print(f"{title}: {cell(value)}", highlight=False, markup=False)
+            console.print(plain(f"{title}: {cell(value)}"), soft_wrap=True)
             continue
         rows = value if all(isinstance(row, Mapping) for row in value.values()) else {"": value}
         columns = list(dict.fromkeys(key for row in rows.values() for key in row))
         if not columns:
             continue
-        table = Table(title, *(column.replace("_", " ") for column in columns))
-        for label, row in rows.items():
-            table.add_row(str(label), *(cell(row.get(column)) for column in columns))
-        console.print(table)
+        heads = [title, *(column.replace("_", " ") for column in columns)]
+        body = ([label, *(cell(row.get(column)) for column in columns)] for label, row in rows.items())
+        console.print(plain_table(heads, body))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -13,6 +12,7 @@ import typer
 
 from neuroglot.cli.app import Json, Overrides, RecipeName, Scale, Trust, app, wide
 from neuroglot.errors import UserError
+from neuroglot.printing import plain, print_json, print_line
 
 if TYPE_CHECKING:
     from neuroglot.data.checking import Plan, Read, Report
@@ -56,17 +56,18 @@ def check(
     quiet()
     with _status() as tell:
         read, plan = _source(loaded)
-        context = Context(loaded, Path(), lambda label, total: lambda done: None, print, trust_remote_code)
+        context = Context(loaded, Path(), lambda label, total: lambda done: None, print_line, trust_remote_code)
         batcher = context.batcher if model else None
         report = look(read, plan, batcher, context.fits, sample, tell)
         if out is not None:
             _page(out, report, read, plan, batcher, loaded.train.batch_size)
     if as_json:
-        print(json.dumps(report.facts(), indent=1, ensure_ascii=False))
+        print_json(report.facts())
     else:
         _show(report)
         if out is not None:
-            print(f"\nThe findings and a batch on one page: {out}")
+            print_line()
+            print_line(f"The findings and a batch on one page: {out}")
     if report.of("error"):
         raise typer.Exit(1)
 
@@ -76,7 +77,7 @@ def _status() -> Iterator[Callable[[str, int], None]]:
     from rich.console import Console
 
     with Console(stderr=True).status("reading") as status:
-        yield lambda what, done: status.update(f"{what} {done:,}")
+        yield lambda what, done: status.update(plain(f"{what} {done:,}"))
 
 
 def _source(recipe: Recipe) -> tuple[Read, Plan]:
@@ -151,15 +152,15 @@ def _show(report: Report) -> None:
     console = wide(Console())
 
     def table(title: str, names: Sequence[str], rows: list[list[Any]]) -> None:
-        console.print(title, style="bold", highlight=False, markup=False, soft_wrap=True)
+        console.print(plain(title), style="bold", soft_wrap=True)
         made = Table(box=None, pad_edge=False)
         for place, name in enumerate(names):
             number = rows and not isinstance(rows[0][place], str)
-            made.add_column(name, justify="right" if number else "left")
+            made.add_column(plain(name), justify="right" if number else "left")
         for row in rows:
             cells = ("" if cell is None else f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row)
-            made.add_row(*map(Text, cells))
-        console.print(made, "", highlight=False, markup=False)
+            made.add_row(*map(plain, cells))
+        console.print(made, "")
 
     table(f"{report.source}: {report.records:,} records, {report.examples:,} examples", *report.table())
     lengths = [(name.replace("_", " "), h.facts()) for name, h in report.lengths.items()]
@@ -172,11 +173,11 @@ def _show(report: Report) -> None:
         table(about, ["of", *columns], [[name, *(facts[c] for c in columns)] for name, facts in lengths])
     colours = {"error": "bold red", "warning": "yellow", "note": "cyan"}
     for f in report.findings:
-        console.print(Text.assemble((f"{f.severity:>7} ", colours[f.severity]), f.message), soft_wrap=True)
+        console.print(Text.assemble((f"{f.severity:>7} ", colours[f.severity]), plain(f.message)), soft_wrap=True)
         for why, count in f.reasons[:3] if len(f.reasons) > 1 else ():
-            console.print(Text(f"          {count:,} x {why}"), soft_wrap=True)
+            console.print(plain(f"          {count:,} x {why}"), soft_wrap=True)
         for example in f.examples[:3]:
-            console.print(Text(f"          {_place(example)}"), soft_wrap=True)
+            console.print(plain(f"          {_place(example)}"), soft_wrap=True)
     errors, warnings = len(report.of("error")), len(report.of("warning"))
     console.print(f"{errors or 'no'} error{'s' * (errors != 1)}, {warnings or 'no'} warning{'s' * (warnings != 1)}")
 

@@ -9,6 +9,7 @@ import typer
 
 from neuroglot.cli.app import Json, app, show_facts
 from neuroglot.errors import UserError
+from neuroglot.printing import print_line
 
 
 @app.command()
@@ -52,4 +53,4 @@ def merge_profiles(
     with fresh(out) as file:
         merged.save(file)
     samples = int(merged.counts.sum())
-    print(f"{out}: {len(parts)} profiles, {len(merged.conditions)} conditions, {samples:,} samples")
+    print_line(f"{out}: {len(parts)} profiles, {len(merged.conditions)} conditions, {samples:,} samples")

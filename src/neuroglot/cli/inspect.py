@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from neuroglot.cli.app import Json, Trust, app, wide
+from neuroglot.printing import plain, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +34,7 @@ def inspect(
     said = {"vision": vision, "connector": connector, "language": language}
     found = look(model, trust_remote_code, {part: prefixes for part, prefixes in said.items() if prefixes})
     if as_json:
-        print(json.dumps(found, indent=1, ensure_ascii=False))
+        print_json(found)
         return
     from rich.console import Console
 
@@ -45,19 +45,17 @@ def _show(found: dict[str, Any], console: Console) -> None:
     from rich.table import Table
 
     how = "guessed from module names" if found["guessed"] else "known"
-    console.print(
-        f"{found['model']}: {found['class']} ({found['model_type']}, {how}), {_many(found['parameters'])} parameters",
-        highlight=False, markup=False, soft_wrap=True,
-    )  # fmt: skip
+    about = f"{found['class']} ({found['model_type']}, {how}), {_many(found['parameters'])} parameters"
+    console.print(plain(f"{found['model']}: {about}"), soft_wrap=True)
 
     def table(title: str, names: str, rows: list[list[Any]], numbers: int) -> None:
         made = Table(title=title, title_justify="left", box=None, pad_edge=False)
         for place, name in enumerate(names.split(",")):
             made.add_column(name, justify="right" if 0 < place <= numbers else "left")
         for row in rows:
-            made.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+            made.add_row(*(plain(f"{cell:,}" if isinstance(cell, int) else cell) for cell in row))
         console.print("")
-        console.print(made, highlight=False, markup=False)
+        console.print(made)
 
     parts = [
         [part, x["layers"], x["neurons"], x["ffn_units"], _many(x["parameters"]), _many(x["neuron_parameters"]),
@@ -73,8 +71,9 @@ def _show(found: dict[str, Any], console: Console) -> None:
     left = [[x["part"], _many(x["parameters"]), x["reason"], x["example"]] for x in found["left_out"]]
     table("Left out", "part,parameters,what,such as", left, 1)
     token = found["image_token"]
-    console.print(f"\nVision rows: {found['vision_rows']}.", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Image token: {token['id']} ({token['attribute']}).", highlight=False, markup=False)
+    console.print("")
+    console.print(plain(f"Vision rows: {found['vision_rows']}."), soft_wrap=True)
+    console.print(plain(f"Image token: {token['id']} ({token['attribute']})."))
 
 
 def _many(count: int) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from neuroglot.cli.app import Force, Json, Trust, app, bars, wide
+from neuroglot.printing import print_json, print_line
 
 
 @app.command()
@@ -35,9 +35,9 @@ def evidence(
     with bars() as (track, say):
         found = gather(run, kinds, seeds, items, ablate, force, trust_remote_code, track, say)
     if as_json:
-        print(json.dumps(found, indent=1, ensure_ascii=False))
+        print_json(found)
         return
-    print(f"The evidence on one page: {run / 'evidence.html'}")
+    print_line(f"The evidence on one page: {run / 'evidence.html'}")
 
 
 @app.command()
@@ -72,7 +72,7 @@ def score(
     )  # fmt: skip
     found = score_outputs(hypotheses, references, options)
     if as_json:
-        print(json.dumps(found, indent=1, ensure_ascii=False))
+        print_json(found)
         return
     from rich.console import Console
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from neuroglot.cli.app import Trust, app
+from neuroglot.printing import print_line
 
 Place = Annotated[Path, typer.Argument(help="A run's folder, or an adapter's.")]
 Out = Annotated[Path, typer.Argument(help="What to write; it must not be there yet.")]
@@ -26,7 +27,7 @@ def merge(
     from neuroglot.leave import merge as write
 
     write(adapter, out, dtype, base, trust_remote_code)
-    print(out)
+    print_line(out)
 
 
 @app.command()
@@ -47,7 +48,7 @@ def export(
     from neuroglot.leave import export as write
 
     write(adapter, out, form, base, trust_remote_code, biases)
-    print(out)
+    print_line(out)
 
 
 @app.command()
@@ -65,4 +66,4 @@ def init(
     from neuroglot.init import write_recipe
 
     named = [pair.strip() for pair in pairs.split(",") if pair.strip()]
-    print(write_recipe(model, data, out, force, trust_remote_code, task, named, layout))
+    print_line(write_recipe(model, data, out, force, trust_remote_code, task, named, layout))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from neuroglot.cli.app import Json, Trust, app, show_facts, show_run
+from neuroglot.errors import visible
+from neuroglot.printing import print_json
 
 
 @app.command()
@@ -37,8 +38,11 @@ def translate(
     as_json: Json = False,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Translate the text in images, or a text by what an image shows."""
+    """Translate the text in images, or a text by what an image shows: a line an image, control characters escaped."""
     from neuroglot.translate import translate_images
 
     for line in translate_images(images, source, to, run, model, adapter, trust_remote_code, text):
-        print(json.dumps(line, ensure_ascii=False) if as_json else f"{line['image']}\t{line['translation']}")
+        if as_json:
+            print_json(line, indent=None)
+        else:
+            print(f"{visible(line['image'])}\t{visible(line['translation'])}")

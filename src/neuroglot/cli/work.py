@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +23,7 @@ from neuroglot.cli.app import (
     wide,
 )
 from neuroglot.errors import UserError
+from neuroglot.printing import print_json, print_line
 
 
 @app.command()
@@ -48,7 +48,7 @@ def _stage_verb(name: str, does: str) -> None:
         scale: Scale = "full",
         trust_remote_code: Trust = False,
     ) -> None:
-        print(execute(recipe, overrides, runs, force, scale, trust_remote_code, name))
+        print_line(execute(recipe, overrides, runs, force, scale, trust_remote_code, name))
 
     verb.__doc__ = f"{does} (one stage of `run`)."
     app.command(name)(verb)
@@ -106,10 +106,11 @@ def compare(
             loaded, runs, names, shares, seeds, swept, tried, jobs, retain, trust_remote_code, track, say
         )
     if as_json:
-        print(json.dumps(found, indent=1, ensure_ascii=False))
+        print_json(found)
     else:
         show_comparison(found, wide(Console()))
-        print(f"\nThe same in {runs / loaded.name / 'comparison.md'}, with a picture in comparison.svg")
+        print_line()
+        print_line(f"The same in {runs / loaded.name / 'comparison.md'}, with a picture in comparison.svg")
 
 
 @app.command()
@@ -143,10 +144,11 @@ def sweep(
     with bars() as (track, say):
         found = run_sweep(loaded, runs, seeds, tried, jobs, retain, trust_remote_code, track, say)
     if as_json:
-        print(json.dumps(found, indent=1, ensure_ascii=False))
+        print_json(found)
     else:
         show(found, wide(Console()))
-        print(f"\nThe same in {runs / loaded.name / 'ablation.md'}, with a picture in ablation.svg")
+        print_line()
+        print_line(f"The same in {runs / loaded.name / 'ablation.md'}, with a picture in ablation.svg")
 
 
 @app.command()
@@ -154,4 +156,5 @@ def demo(runs: Runs = Path("runs"), force: Force = False, scale: Scale = "full")
     """Teach the embedded model to translate signs into six languages: the whole pipeline, in a few minutes."""
     folder = execute("quickstart", ["name=demo"], runs, force, scale)
     show_run(folder, as_json=False)
-    print(f"\nThe evidence on one page: {folder / 'report.html'}")
+    print_line()
+    print_line(f"The evidence on one page: {folder / 'report.html'}")

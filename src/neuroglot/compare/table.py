@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from neuroglot.printing import plain, plain_table
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -170,8 +172,6 @@ def as_markdown(rows: Sequence[Sequence[str]]) -> str:
 
 def show(comparison: Mapping[str, Any], console: Console) -> None:
     """Print the comparison."""
-    from rich.table import Table
-
     titles = {"quality and retention on test": quality, "cost of training": cost}
     if any(map(_of_lora, comparison["comparisons"])):
         titles[lora_title(comparison)] = against_lora
@@ -181,9 +181,6 @@ def show(comparison: Mapping[str, Any], console: Console) -> None:
         titles["retention at matched quality, on dev"] = at_matched_quality
     for title, make in titles.items():
         head, *body = make(comparison)
-        table = Table(*head, title=title, title_justify="left")
-        for row in body:
-            table.add_row(*row)
-        console.print(table)
+        console.print(plain_table(head, body, title=plain(title), title_justify="left"))
     for line in (legend(comparison).replace("`", ""), *said(comparison)):
-        console.print(line, highlight=False, markup=False)
+        console.print(plain(line))

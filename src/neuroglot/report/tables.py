@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroglot.evaluation.compare import OWN
+from neuroglot.printing import plain
 from neuroglot.report.files import STAGES, RunFiles, read_run
 from neuroglot.report.importance import group_counts
 
@@ -56,7 +57,9 @@ def show(run_folder: Path | str) -> dict[str, Any]:
 def show_tables(run_folder: Path | str, console: Console) -> None:
     """Print the parts, the scores and what was kept as tables."""
     run = read_run(run_folder)
-    console.print(f"[bold]{run.folder.resolve().name}[/bold]  {headline_sentence(run)}")
+    name = plain(run.folder.resolve().name)
+    name.stylize("bold")
+    console.print(name.append(plain(f"  {headline_sentence(run)}")))
     parts = part_rows(run)
     if parts:
         console.print(_rich("What was trained", PART_HEADS, parts))
@@ -249,12 +252,11 @@ def share(part: float | None, whole: float | None) -> str:
 
 def _rich(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
     from rich.table import Table
-    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="", pad_edge=False)
+    table = Table(title=plain(title), title_justify="left", title_style="bold", header_style="", pad_edge=False)
     for place, head in enumerate(heads):
-        table.add_column(head, justify="left" if place == 0 else "right", overflow="fold")
+        table.add_column(plain(head), justify="left" if place == 0 else "right", overflow="fold")
     for row in rows:
         style = "bold" if row[0] in ("average", "all") else ""
-        table.add_row(*(Text(cell) for cell in row), style=style)
+        table.add_row(*map(plain, row), style=style)
     return table

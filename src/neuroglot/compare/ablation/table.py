@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from neuroglot.compare.table import as_markdown, cost, quality, signed
+from neuroglot.printing import plain, plain_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,14 +38,9 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 def show(found: Mapping[str, Any], console: Console) -> None:
     """Print the ablation."""
-    from rich.table import Table
-
     for title, (head, *body) in {
         "quality and retention on test": figures(found),
         "cost of training": cost(found),
     }.items():
-        table = Table(*head, title=title, title_justify="left")
-        for row in body:
-            table.add_row(*row)
-        console.print(table)
-    console.print(legend(found).replace("`", ""), highlight=False, markup=False)
+        console.print(plain_table(head, body, title=plain(title), title_justify="left"))
+    console.print(plain(legend(found).replace("`", "")))

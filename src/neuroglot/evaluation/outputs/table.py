@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from neuroglot.evaluation.metrics import LOWER_IS_BETTER
+from neuroglot.printing import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +21,6 @@ LABELS = {
 def show(found: Mapping[str, Any], console: Console) -> None:
     """Print a table for each system, split and pair, and the signatures beneath them."""
     from rich.table import Table
-    from rich.text import Text
 
     compared = found["against"] is not None
     signatures: dict[str, dict[str, None]] = {}
@@ -28,18 +28,20 @@ def show(found: Mapping[str, Any], console: Console) -> None:
         for pair, part in result["pairs"].items():
             names = [result["system"], result["split"], "" if pair == "und-und" else pair]
             title = f"{', '.join(filter(None, names))}: {part['n']:,} segments, {part['items']:,} items"
-            table = Table(title=title, title_justify="left", title_style="bold", header_style="", pad_edge=False)
+            table = Table(
+                title=plain(title), title_justify="left", title_style="bold", header_style="", pad_edge=False
+            )
             table.add_column("figure")
             heads = ["", "95 % interval", *([f"{found['against']}", "difference", "95 %", "p"] if compared else [])]
             for head in heads:
-                table.add_column(Text(head), justify="right", overflow="fold")
+                table.add_column(plain(head), justify="right", overflow="fold")
             for name, figure in part["figures"].items():
-                table.add_row(*map(Text, _cells(name, figure, compared)))
+                table.add_row(*map(plain, _cells(name, figure, compared)))
                 signatures.setdefault(LABELS[name], {})[figure["signature"]] = None
             console.print(table)
     for label, texts in signatures.items():
         for text in texts:
-            console.print(f"{label}: {text}", highlight=False, markup=False, soft_wrap=True)
+            console.print(plain(f"{label}: {text}"), soft_wrap=True)
     console.print(
         f"Intervals and p by {found['resamples']:,} bootstrap draws of source items"
         + ("; difference = the first less the other; p two-sided, not corrected for the number of figures"
