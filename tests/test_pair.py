@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 from babel import Locale
+from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES as NLLB
 
 from neuroglot.errors import UserError
-from neuroglot.pair import TASKS, Condition, Pair, language_code, language_name
+from neuroglot.pair import TASKS, Condition, Pair, language_code, language_name, script_of
+
+MANY_SCRIPTS = ("ace", "bjn", "crh", "kas", "knc", "sat", "taq", "tzm", "zho")
+"""Languages that NLLB has in another script than the one that CLDR takes for the usual one."""
 
 
 @pytest.mark.parametrize(
@@ -63,6 +67,18 @@ def test_every_known_language_has_a_name():
     for code in Locale("en").languages:
         if code.count("_") < 2:
             assert language_name(language_code(code)) != code or code == language_name(code)
+
+
+def test_the_script_of_every_code_of_nllb():
+    for code in NLLB:
+        language, script = code.split("_")
+        assert script_of(code) == script
+        if language not in ("ajp", *MANY_SCRIPTS):  # what ajp is written in, CLDR does not say
+            assert script_of(language) == script.replace("Hang", "Kore"), code
+    assert [script_of(code) for code in ("zh-TW", "zh", "zh_yue", "uz_AF", "ajp", "und")] == [
+        "Hant", "Hans", "Hant", "Arab", "", ""]  # fmt: skip
+    with pytest.raises(UserError, match="malformed"):
+        script_of("de!")
 
 
 def test_pairs():

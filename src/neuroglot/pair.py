@@ -7,7 +7,9 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
+import langcodes
 from babel import Locale, UnknownLocaleError
+from babel.core import get_global
 
 from neuroglot.errors import UserError, nearest
 
@@ -52,6 +54,37 @@ def language_name(code: str, display: str = "en") -> str:
     except UnknownLocaleError:  # CLDR has the names of many more languages than it has data for
         name = Locale.parse(display).languages.get(code.partition("_")[0])
     return str(name or code)
+
+
+@cache
+def script_of(code: str) -> str:
+    """Return the ISO 15924 script of a language code: the one it names, or the one the language is usually written in.
+
+    Args:
+        code: of any form that `langcodes` reads (`zh_TW`, `zho_Hant`, `cmn`).
+
+    Returns:
+        Four letters (`Jpan` for Japanese, `Kore` for Korean); empty where nobody has said how a language is written.
+
+    Raises:
+        UserError: the code is malformed.
+
+    >>> script_of("zh"), script_of("zh_TW"), script_of("th"), script_of("arb"), script_of("sr_Latn")
+    ('Hans', 'Hant', 'Thai', 'Arab', 'Latn')
+    """
+    try:
+        tag = langcodes.Language.get(code.replace("_", "-"))
+    except langcodes.LanguageTagError as error:
+        raise UserError(f"language code {code!r} is malformed: {error}") from None
+    if tag.script:
+        return str(tag.script)
+    # Babel's table is newer and four times as long as the one behind langcodes' own `maximize`.
+    likely = get_global("likely_subtags")
+    for language in (tag, tag.prefer_macrolanguage()):
+        found = likely.get(f"{language.language}_{tag.territory}") or likely.get(str(language.language))
+        if found:
+            return next(part for part in found.split("_") if len(part) == 4)
+    return ""
 
 
 @dataclass(frozen=True, order=True)

@@ -11,9 +11,9 @@ import torch
 
 from neuroglot.data.example import Example
 from neuroglot.errors import UserError
-from neuroglot.pair import Pair
+from neuroglot.pair import Pair, script_of
 from neuroglot.systems import System
-from neuroglot.systems.languages import script, spelling, three_letters
+from neuroglot.systems.languages import spelling, three_letters
 from neuroglot.systems.mt import Apertium, CausalTranslator, FastTranslate, Seq2SeqTranslator
 
 TEXTS = ("the red house is big", "a small boat", "where is the station", "the cat sleeps on the red boat")
@@ -397,7 +397,7 @@ def test_the_codes_of_nllb_are_found_for_every_language_that_it_has_in_its_usual
 
 
 def test_a_script_that_is_named_counts():
-    assert [script(language) for language in ("zh", "zh_Hant", "sr", "sr_Latn", "pt_BR", "ja")] == [
+    assert [script_of(language) for language in ("zh", "zh_Hant", "sr", "sr_Latn", "pt_BR", "ja")] == [
         "Hans", "Hant", "Cyrl", "Latn", "Latn", "Jpan"]  # fmt: skip
     for one, other in pairwise(["zh", "zh_Hant"]):
         assert spelling(one, ["zh"]) == "zh"

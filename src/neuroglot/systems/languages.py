@@ -11,6 +11,8 @@ from functools import cache
 
 from babel.core import get_global
 
+from neuroglot.pair import script_of
+
 OWN = {"zh": ("zho", "cmn", "chi"), "ps": ("pbt", "pus", "pbu"), "he": ("heb",), "ro": ("ron", "rum"),
        "sr": ("srp",), "hr": ("hrv",), "id": ("ind",), "yi": ("ydd", "yid"), "no": ("nob", "nor"),
        "fil": ("tgl", "fil")}  # fmt: skip
@@ -30,20 +32,6 @@ def three_letters(language: str) -> tuple[str, ...]:
     return tuple(old for old, new in aliases.items() if new == language and len(old) == 3)
 
 
-def script(language: str) -> str:
-    """Return the script of a language as a code of four letters: the one it names, or the one it is likely in.
-
-    >>> script("zh"), script("zh_Hant"), script("pt_BR"), script("hi")
-    ('Hans', 'Hant', 'Latn', 'Deva')
-    """
-    for part in language.split("_")[1:]:
-        if len(part) == 4:
-            return part
-    likely = get_global("likely_subtags")
-    whole = likely.get(language) or likely.get(language.partition("_")[0]) or ""
-    return next((part for part in whole.split("_")[1:] if len(part) == 4), "")
-
-
 def spelling(language: str, known: Collection[str]) -> str | None:
     """Return how a language is spelt among codes that somebody else uses; None if it is not among them.
 
@@ -57,13 +45,13 @@ def spelling(language: str, known: Collection[str]) -> str | None:
 
 def _spellings(language: str, known: Collection[str]) -> Iterator[str]:
     base = language.partition("_")[0]
-    written = script(language)
+    written = script_of(language)
     yield language
     for short in (base, *three_letters(base)):
         yield f"{short}_{written}"
         if written == "Kore":  # CLDR's Korean script is Hangul with Han characters
             yield f"{short}_Hang"
-    if written != script(base):
+    if written != script_of(base):
         return
     yield from (base, *three_letters(base))
     yield from sorted(code for code in known if re.fullmatch(rf"{base}_[A-Z]{{2}}", code))

@@ -8,10 +8,8 @@ import unicodedata
 from collections.abc import Iterator
 from functools import cache
 
-from babel.core import get_global
-
 from neuroglot.data.example import Example
-from neuroglot.pair import language_name
+from neuroglot.pair import language_name, script_of
 
 TRANSLATING = ("image_translation", "multimodal_translation", "text_translation")
 
@@ -132,12 +130,7 @@ def scripts_of(language: str) -> frozenset[str]:
     >>> sorted(scripts_of("ja"))
     ['Hani', 'Hira', 'Kana']
     """
-    subtags = language.split("_")
-    likely = get_global("likely_subtags")
-    script = next((s for s in subtags[1:] if len(s) == 4), None)
-    if script is None:
-        known = likely.get(language) or likely.get(subtags[0]) or ""
-        script = next((s for s in str(known).split("_")[1:] if len(s) == 4), None)
+    script = script_of(language)
     return frozenset(_WRITTEN.get(script, {script})) if script else frozenset()
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from neuroglot.errors import UserError, nearest
-from neuroglot.pair import Pair, language_name
-from neuroglot.systems.languages import script, three_letters
+from neuroglot.pair import Pair, language_name, script_of
+from neuroglot.systems.languages import three_letters
 from neuroglot.systems.mt.translator import Translator
 
 DIRECTIONS = ("en-pt", "pt-en")
@@ -112,7 +112,7 @@ class Apertium(Translator):
 
 def _plain(pair: Pair) -> str:
     """Return a pair without regions; scripts other than Latin are kept, and so refused."""
-    return "-".join(s.partition("_")[0] if script(s) == "Latn" else s for s in (pair.source, pair.target))
+    return "-".join(s.partition("_")[0] if script_of(s) == "Latn" else s for s in (pair.source, pair.target))
 
 
 def _paragraphs(texts: Sequence[str], mode: str) -> list[str]:

@@ -8,8 +8,7 @@ import numpy as np
 from PIL import Image
 
 from neuroglot.errors import UserError
-from neuroglot.pair import Pair, language_name
-from neuroglot.systems.languages import script
+from neuroglot.pair import Pair, language_name, script_of
 from neuroglot.systems.ocr.boxes import reading_order
 from neuroglot.systems.ocr.reader import Reader
 
@@ -51,7 +50,7 @@ class RapidReader(Reader):
         Raises:
             UserError: so.
         """
-        if script(pair.source) not in SCRIPTS or pair.source.partition("_")[0] in WITHOUT:
+        if script_of(pair.source) not in SCRIPTS or pair.source.partition("_")[0] in WITHOUT:
             raise UserError(
                 f"reader rapidocr cannot read {language_name(pair.source)} ({pair.source}): its bundled model knows "
                 "Latin letters except Vietnamese, Chinese and Japanese; use reader: tesseract, or a model"
@@ -64,6 +63,6 @@ class RapidReader(Reader):
         found = self._engine(np.asarray(image)[:, :, ::-1])  # it takes BGR
         if found.boxes is None or found.txts is None:
             return ""
-        gap = "" if script(language) in ("Hans", "Hant", "Jpan") else " "
+        gap = "" if script_of(language) in ("Hans", "Hant", "Jpan") else " "
         lines = (gap.join(found.txts[index] for index in line) for line in reading_order(found.boxes))
         return "\n".join(" ".join(line.split()) for line in lines)
