@@ -1,4 +1,9 @@
-"""An exported LoRA is the adapter: the same deltas and answers to the bit, for PEFT that knows no neuroglot."""
+"""An exported LoRA is the adapter: the same deltas and answers, for PEFT that knows no neuroglot.
+
+Dense deltas are the same bits: the export writes them beside a one-hot matrix, and a product with one-hot rounds
+nothing. Deltas of low rank, and all answers, are matrix products of other shapes than the adapter's, which each
+processor rounds in its own way: these are equal within `ROUNDING`.
+"""
 
 from __future__ import annotations
 
@@ -92,6 +97,18 @@ def layer(model: PeftModel, name: str) -> nn.Module:
     return model.base_model.model.get_submodule(name)
 
 
+ROUNDING = {"rtol": 1e-5, "atol": 1e-6}
+"""float32, of values up to a few units: some ten times what was seen on two processors (1.2e-7)."""
+
+
+def assert_same_deltas(mine: torch.Tensor, theirs: torch.Tensor, rank: int | None) -> None:
+    torch.testing.assert_close(mine, theirs, **({"rtol": 0, "atol": 0} if rank is None else ROUNDING))
+
+
+def assert_same_answers(mine: torch.Tensor, theirs: torch.Tensor) -> None:
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
 def wrapped(model: nn.Module) -> set[str]:
     """The names of the layers that LoRA has wrapped."""
     return {name for name, module in model.named_modules() if isinstance(module, LoraLayer)}
@@ -112,10 +129,10 @@ def test_deltas_and_answers_are_those_of_the_adapter(tmp_path: Path, case: str, 
     assert wrapped(lora.base_model.model) == set(chosen.rows)
     for name in chosen.rows:
         mine, theirs = (layer(model, name).get_delta_weight("default") for model in (live, lora))
-        assert torch.equal(mine, theirs), name
+        assert_same_deltas(mine, theirs, rank)
         assert int(mine.any(dim=chosen.axes.get(name, 0) ^ 1).sum()) == sum(map(len, chosen.rows[name].values()))
     answers = logits(live)
-    assert torch.equal(answers, logits(lora))
+    assert_same_answers(logits(lora), answers)
     assert (answers - logits(tiny_llava(bias=True))).abs().max() > 1e-3
 
 
@@ -127,7 +144,8 @@ def test_a_merged_export_has_the_weights_of_a_merged_adapter(tmp_path: Path, ran
     theirs = PeftModel.from_pretrained(tiny_llava(bias=True), str(tmp_path / "lora")).merge_and_unload(safe_merge=True)
     mine, found = live.merge_and_unload(safe_merge=True).state_dict(), theirs.state_dict()
     assert set(mine) == set(found)
-    assert [name for name, value in mine.items() if not torch.equal(value, found[name])] == []
+    for name, value in mine.items():
+        assert_same_deltas(found[name], value, rank)
 
 
 STOCK = """
@@ -166,7 +184,7 @@ def test_stock_peft_loads_it_without_neuroglot(tmp_path: Path, case: str) -> Non
     places = [str(tmp_path / name) for name in ("base", "lora", "inputs", "out")]
     done = subprocess.run([sys.executable, "-I", "-c", STOCK, *places], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert torch.equal(load_file(tmp_path / "out")["logits"], logits(live))
+    assert_same_answers(load_file(tmp_path / "out")["logits"], logits(live))
 
 
 def test_the_modules_are_matched_by_their_whole_names(tmp_path: Path) -> None:
@@ -197,7 +215,7 @@ def test_transformers_own_adapters_take_it(tmp_path: Path) -> None:
     model = tiny_llava(bias=True)
     model.load_adapter(str(tmp_path / "lora"))
     assert wrapped(model) == set(MODULES)
-    assert torch.equal(logits(model), logits(live))
+    assert_same_answers(logits(model), logits(live))
 
 
 @pytest.mark.parametrize("rank", [None, 2], ids=["dense", "rank-2"])
@@ -223,13 +241,12 @@ def test_conv1d(tmp_path: Path, axis: int, rank: int | None) -> None:
     assert lora.peft_config["default"].fan_in_fan_out
     assert lora.peft_config["default"].lora_bias == (axis == 1)
     for name in names:
-        assert torch.equal(
-            layer(live, name).get_delta_weight("default"), layer(lora, name).get_delta_weight("default")
-        )
+        mine, theirs = (layer(model, name).get_delta_weight("default") for model in (live, lora))
+        assert_same_deltas(mine, theirs, rank)
     tokens = torch.arange(24).view(2, 12)
     with torch.no_grad():
         mine, theirs, base = (model(input_ids=tokens).logits for model in (live, lora, gpt2()))
-    assert torch.equal(mine, theirs)
+    assert_same_answers(mine, theirs)
     assert (mine - base).abs().max() > 1e-3
 
 
@@ -270,7 +287,7 @@ def test_trained_biases_everywhere_can_be_run_if_not_merged(tmp_path: Path) -> N
     export_lora(tmp_path / "a", tmp_path / "lora", tiny_llava(), biases="everywhere")
     with pytest.warns(UserWarning, match="merging LoRA weights won't be possible"):
         lora = PeftModel.from_pretrained(tiny_llava(), str(tmp_path / "lora"))
-    assert torch.equal(logits(lora), logits(live))
+    assert_same_answers(logits(lora), logits(live))
     with pytest.raises(RuntimeError, match="Impossible to merge"):
         lora.merge_and_unload()
 
