@@ -24,8 +24,8 @@ def locked(file, python="3.11"):
 
 
 def direct():
-    texts = [*PROJECT["dependencies"], *(text for extra in PROJECT["optional-dependencies"].values() for text in extra)]
-    asked = [Requirement(text) for text in texts]
+    lists = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    asked = [Requirement(text) for texts in lists for text in texts]
     return [requirement for requirement in asked if requirement.name != "neuroglot"]
 
 
