@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 from dataclasses import dataclass
 from functools import cache
+from typing import NoReturn
 
 import langcodes
-from babel import Locale, UnknownLocaleError
+from babel import Locale
 from babel.core import get_global
+from babel.localedata import locale_identifiers
 
 from neuroglot.errors import UserError, nearest
 
@@ -18,42 +21,95 @@ TASKS = ("image_translation", "multimodal_translation", "ocr", "text_translation
 INSTRUCT = "instruct"
 """Free question answering: the example brings its instruction. It is scored for retention and never translated."""
 
-_CODE = re.compile(r"([a-z]{2,3})(_[A-Z][a-z]{3})?(_(?:[A-Z]{2}|\d{3}))?")
+_log = logging.getLogger(__name__)
+
+_OTHER_CODES = {"ns": "nso"}
+"""Codes of published models (here M2M-100's) that no standard has."""
+
+_NO_LANGUAGE = ("und", "mul", "zxx", "mis")
+"""Undetermined, multiple, no linguistic content, uncoded."""
+
+LIKE_COUNTRIES = ("ae", "ch", "ee", "kr", "la", "se", "tw")
+"""Codes that are often written for a country's language, and are those of Avestan, Chamorro, Ewe, Kanuri ..."""
 
 
 @cache
 def language_code(code: str) -> str:
-    """Return a BCP 47 code in this project's spelling (`zh_Hans`, `pt_BR`).
+    """Return a language code in this project's spelling: BCP 47 in its shortest form, with underscores.
+
+    Read are BCP 47 with hyphens or underscores (also deprecated, grandfathered and extlang tags), the three-letter
+    codes of ISO 639, and the codes of FLORES-200, NLLB, mBART-50 and M2M-100. Two codes are the same language exactly
+    if they come out equal:
+
+    - a language has its shortest code (`deu`, `ger` -> `de`; `iw` -> `he`; `cmn`, `zh-cmn` -> `zh`; `arb` -> `ar`);
+    - a script is left out if the language is not usually written in another (`deu_Latn` -> `de`). Where CLDR writes
+      it, it stays (`zho_Hans` -> `zh_Hans`, `srp_Cyrl` -> `sr_Cyrl`), and `zh` says nothing about the script;
+    - a region or a variant stays (`pt_BR`, `de_1996`), other than an unknown region (`en_XX` -> `en`).
 
     Raises:
-        UserError: the code is malformed or names no language known to CLDR.
+        UserError: the code is malformed, or is not the code of one language.
 
-    >>> language_code("PT-br")
-    'pt_BR'
+    >>> [language_code(code) for code in ("PT-br", "zho_Hans", "jpn_Jpan", "iw")]
+    ['pt_BR', 'zh_Hans', 'ja', 'he']
     """
-    subtags = [s for s in re.split(r"[-_]", code.strip()) if s]
-    tidy = "_".join(s.lower() if i == 0 else s.title() if len(s) == 4 else s.upper() for i, s in enumerate(subtags))
-    parts = _CODE.fullmatch(tidy)
+    text = code.strip().replace("_", "-")
+    try:
+        tag = langcodes.Language.get(_OTHER_CODES.get(text.lower(), text))
+    except langcodes.LanguageTagError:
+        _refuse(code, "is malformed")
+    language = str(tag.language or "und")
+    territory = None if tag.territory in ("XX", "ZZ") else tag.territory
     english = Locale("en")
-    known = (english.languages, english.scripts, english.territories)
-    if parts and all(p is None or p.strip("_") in names for p, names in zip(parts.groups(), known, strict=True)):
-        return tidy
-    by_name = {name.lower(): key for key, name in english.languages.items()}
-    close = difflib.get_close_matches(code.strip().lower(), by_name, n=1, cutoff=0.8)
+    if tag.extensions or tag.private or language.startswith("x-"):
+        _refuse(code, "has an extension or a private part, which names no language")
+    if language in _NO_LANGUAGE or ("qaa" <= language <= "qtz" and len(language) == 3):
+        _refuse(code, "does not name one language")
+    unknown = (tag.script and tag.script not in english.scripts, territory and territory not in english.territories)
+    newer = language in english.languages and not tag.variants  # Babel's table of languages is the newer one
+    if not (tag.is_valid() or newer) or any(unknown):
+        _refuse(code, "is not known")
+    if text.lower() in LIKE_COUNTRIES and (meant := _of_country(text)):
+        _log.warning("language code %r is %s; for the language of %s write %s", code, tag.display_name(), *meant)
+
+    macro = str(tag.prefer_macrolanguage().language)
+    language = macro if len(language) == 3 and len(macro) == 2 else language
+    script = "Kore" if (language, tag.script) == ("ko", "Hang") else tag.script
+    bare = "_".join(filter(None, (language, territory)))
+    if script and script == script_of(bare) and f"{language}_{script}" not in locale_identifiers():
+        script = None
+    return "_".join(filter(None, (language, script, territory, *(tag.variants or ()))))
+
+
+def _of_country(code: str) -> tuple[str, str] | None:
+    """Return the country that has these two letters, and the code of its main language if that is another one."""
+    country = Locale("en").territories.get(code.upper())
+    language, script, *_ = get_global("likely_subtags").get(f"und_{code.upper()}", "_").split("_")
+    if not country or language in ("", code.lower()):
+        return None
+    return country, language if script == script_of(language) else f"{language}_{script}"
+
+
+def _refuse(code: str, why: str) -> NoReturn:
+    """Raise a UserError about a code, with the code that may be meant."""
+    meant = _of_country(code.strip())
+    hint = f"; did you mean {meant[1]}? {code.strip().upper()} is the country {meant[0]}" if meant else ""
+    if not meant:
+        by_name = {name.lower(): key for key, name in Locale("en").languages.items()}
+        close = difflib.get_close_matches(code.strip().lower(), by_name, n=1, cutoff=0.8)
+        hint = "".join(f"; did you mean {by_name[name]}?" for name in close)
     raise UserError(
-        f"language code {code!r} is {'not known' if parts else 'malformed'}; "
-        "expected a BCP 47 code such as de, pt_BR or zh_Hans" + "".join(f"; did you mean {by_name[c]}?" for c in close)
+        f"language code {code!r} {why}; expected a code of one language such as de, pt_BR, zh_Hans or deu_Latn{hint}"
     )
 
 
 @cache
 def language_name(code: str, display: str = "en") -> str:
-    """Return the name of a language in another one: `language_name("de")` is `German`."""
+    """Return the name of a language in another one: `language_name("de")` is `German`; the code if it has none."""
     try:
-        name = Locale.parse(code).get_display_name(display)
-    except UnknownLocaleError:  # CLDR has the names of many more languages than it has data for
-        name = Locale.parse(display).languages.get(code.partition("_")[0])
-    return str(name or code)
+        tag = langcodes.Language.get(code.replace("_", "-"))
+    except langcodes.LanguageTagError:
+        return code
+    return str(tag.display_name(display) if tag.is_valid() else Locale.parse(display).languages.get(code, code))
 
 
 @cache
@@ -100,21 +156,40 @@ class Pair:
 
     @classmethod
     def parse(cls, text: str) -> Pair:
-        """Read the text form `source-target`.
+        """Read the text form `source-target`; scripts and regions may have hyphens where they can be told apart.
 
         Raises:
-            UserError: not two language codes joined by one hyphen.
+            UserError: no two language codes joined by a hyphen, or more than one way to read them.
+
+        >>> str(Pair.parse("en-zh-CN")), str(Pair.parse("eng_Latn-deu_Latn"))
+        ('en-zh_CN', 'en-de')
         """
-        parts = str(text).split("-")
-        if len(parts) != 2 or not all(parts):
-            raise UserError(
-                f"pair {text!r} is malformed; expected source-target such as en-de; "
-                "write scripts and regions with an underscore, as in en-zh_Hans"
-            )
-        return cls(language_code(parts[0]), language_code(parts[1]))
+        subtags = str(text).strip().split("-")
+        cuts = [("-".join(subtags[:cut]), "-".join(subtags[cut:])) for cut in range(1, len(subtags))]
+        if len(cuts) == 1 and all(subtags):
+            return cls(*map(language_code, subtags))
+        readings = {sides: pair for sides in cuts if (pair := _readable(cls, sides))}
+        if len(readings) > 1:  # `br` is Breton, `BR` is Brazil
+            readings = {sides: pair for sides, pair in readings.items() if all(map(_USUAL_CASE.fullmatch, sides))}
+        if len(readings) == 1:
+            return next(iter(readings.values()))
+        raise UserError(
+            f"pair {text!r} is malformed; expected source-target such as en-de; "
+            "write scripts and regions with an underscore, as in en-zh_Hans"
+        )
 
     def __str__(self) -> str:
         return f"{self.source}-{self.target}"
+
+
+_USUAL_CASE = re.compile(r"[a-z]{2,3}([-_][a-z]{3})?([-_][A-Z][a-z]{3})?([-_]([A-Z]{2}|\d{3}))?([-_][a-z0-9]{4,8})*")
+
+
+def _readable(make: type[Pair], sides: tuple[str, str]) -> Pair | None:
+    try:
+        return make(*map(language_code, sides))
+    except UserError:
+        return None
 
 
 @dataclass(frozen=True, order=True)

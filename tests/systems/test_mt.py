@@ -13,7 +13,7 @@ from neuroglot.data.example import Example
 from neuroglot.errors import UserError
 from neuroglot.pair import Pair, script_of
 from neuroglot.systems import System
-from neuroglot.systems.languages import spelling, three_letters
+from neuroglot.systems.languages import spelling
 from neuroglot.systems.mt import Apertium, CausalTranslator, FastTranslate, Seq2SeqTranslator
 
 TEXTS = ("the red house is big", "a small boat", "where is the station", "the cat sleeps on the red boat")
@@ -218,8 +218,8 @@ def test_marian_of_many_targets_is_told_by_a_mark(folder, pieces):
 
 
 def test_marian_of_one_direction_is_a_path_with_the_languages_in_it(folder, pieces):
-    paths = [marian(folder, pieces, f"opus-en-{code}", source_lang="eng", target_lang=three_letters(code)[0])
-             for code in ("de", "fr")]  # fmt: skip
+    paths = [marian(folder, pieces, f"opus-en-{code}", source_lang="eng", target_lang=iso)
+             for code, iso in (("de", "deu"), ("fr", "fra"))]  # fmt: skip
     translator = Seq2SeqTranslator("mt", str(folder / "opus-{source}-{target}"), max_new_tokens=4)
     watched = [Watched(translator, path) for path in paths]
     translator.translate([text("a small boat", "en-fr"), text("the cat", "en-de"), text("the cat", "en-fr")])
@@ -383,17 +383,16 @@ def test_a_translator_refuses_what_shows_no_text():
 # ---- one language, many spellings -----------------------------------------------------------------------------------
 
 
-def test_the_codes_of_nllb_are_found_for_every_language_that_it_has_in_its_usual_script():
-    from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES
+def test_a_language_is_found_under_the_code_of_its_usual_member_and_the_other_way_round():
+    from transformers.models.m2m_100.tokenization_m2m_100 import FAIRSEQ_LANGUAGE_CODES as M2M_100
+    from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES as NLLB
 
-    wanted = {
-        **{"en": "eng_Latn", "de": "deu_Latn", "zh": "zho_Hans", "zh_Hant": "zho_Hant", "ar": "arb_Arab"},
-        **{"ko": "kor_Hang", "lv": "lvs_Latn", "ne": "npi_Deva", "no": "nob_Latn", "fil": "tgl_Latn"},
-        **{"fa": "pes_Arab", "sr": "srp_Cyrl", "mg": "plt_Latn", "ps": "pbt_Arab", "sw": "swh_Latn"},
-        **{"pt_BR": "por_Latn", "hi": "hin_Deva"},
-    }
-    assert {language: spelling(language, FAIRSEQ_LANGUAGE_CODES) for language in wanted} == wanted
-    assert spelling("sr_Latn", FAIRSEQ_LANGUAGE_CODES) is None
+    nllb = {"no": "nob_Latn", "ps": "pbt_Arab", "ff": "fuv_Latn", "qu": "quy_Latn", "pt_BR": "por_Latn",
+            "fa_IR": "pes_Arab", "ko_KR": "kor_Hang", "zh_TW": "zho_Hant", "zh_CN": "zho_Hans",
+            "sr_Latn": None, "yue": "yue_Hant", "pt_PT": "por_Latn"}  # fmt: skip
+    assert {language: spelling(language, NLLB) for language in nllb} == nllb
+    m2m = {"nb": "no", "zh_Hans": "zh", "zh_Hant": None, "sr_Cyrl": "sr", "uz_Latn": "uz", "ary": None}
+    assert {language: spelling(language, M2M_100["m2m100"]) for language in m2m} == m2m
 
 
 def test_a_script_that_is_named_counts():

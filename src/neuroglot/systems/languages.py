@@ -1,57 +1,41 @@
-"""One language, many spellings: BCP 47 here, ISO 639-3 and scripts in NLLB, territories in mBART.
-
-Notable: the spellings follow from CLDR's aliases and likely subtags, so that there is no table to keep.
-"""
+"""One language, many codes: ours, and those of a translation model, an OCR engine or another program."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable
 from functools import cache
 
-from babel.core import get_global
+from neuroglot.errors import UserError
+from neuroglot.pair import language_code, script_of
 
-from neuroglot.pair import script_of
-
-OWN = {"zh": ("zho", "cmn", "chi"), "ps": ("pbt", "pus", "pbu"), "he": ("heb",), "ro": ("ron", "rum"),
-       "sr": ("srp",), "hr": ("hrv",), "id": ("ind",), "yi": ("ydd", "yid"), "no": ("nob", "nor"),
-       "fil": ("tgl", "fil")}  # fmt: skip
-"""Where CLDR's aliases are not the ISO 639 codes in use, or another one comes first."""
+WITHIN = {"no": "nb", "ps": "pbt", "qu": "quy", "ff": "fuv", "din": "dik", "ak": "tw"}
+"""Languages of which models often have one member only, under the code of either."""
 
 
-@cache
-def three_letters(language: str) -> tuple[str, ...]:
-    """Return the ISO 639 codes of three letters of a language, its own or a dialect's that stands for it.
+def spelling(language: str, known: Iterable[str]) -> str | None:
+    """Return the code of a language among those that somebody else uses; None if it is not among them.
 
-    >>> three_letters("de"), three_letters("lv")
-    (('deu', 'ger'), ('lvs', 'lav'))
-    """
-    if language in OWN or len(language) == 3:
-        return OWN.get(language, (language,))
-    aliases = get_global("language_aliases")
-    return tuple(old for old, new in aliases.items() if new == language and len(old) == 3)
-
-
-def spelling(language: str, known: Collection[str]) -> str | None:
-    """Return how a language is spelt among codes that somebody else uses; None if it is not among them.
-
-    A script other than the language's usual one is never dropped: `zh_Hant` is not `zh`.
+    The script must be the same: `zh_Hant` is not `zh`. A code of the same region comes first, then one of no region.
 
     >>> spelling("de", ["eng_Latn", "deu_Latn"]), spelling("cs", ["en_XX", "cs_CZ"]), spelling("zh_Hant", ["zh"])
     ('deu_Latn', 'cs_CZ', None)
     """
-    return next((code for code in _spellings(language, known) if code in known), None)
+    base, region, script = _parts(language)
+    near = {base, WITHIN.get(base), *(whole for whole, member in WITHIN.items() if member == base)}
+    fits = []
+    for code in known:
+        own = _parts(code)
+        if own and own[0] in near and own[2] == script:
+            fits.append((code != language, own[0] != base, own[1] != region, own[1] != "", code))
+    return min(fits)[-1] if fits else None
 
 
-def _spellings(language: str, known: Collection[str]) -> Iterator[str]:
-    base = language.partition("_")[0]
-    written = script_of(language)
-    yield language
-    for short in (base, *three_letters(base)):
-        yield f"{short}_{written}"
-        if written == "Kore":  # CLDR's Korean script is Hangul with Han characters
-            yield f"{short}_Hang"
-    if written != script_of(base):
-        return
-    yield from (base, *three_letters(base))
-    yield from sorted(code for code in known if re.fullmatch(rf"{base}_[A-Z]{{2}}", code))
+@cache
+def _parts(code: str) -> tuple[str, str, str] | None:
+    """Return language, region and script of a code; None if it is not one of a language."""
+    try:
+        subtags = language_code(code).split("_")
+    except UserError:
+        return None
+    region = next((part for part in subtags[1:] if len(part) in (2, 3)), "")
+    return subtags[0], region, script_of("_".join(subtags))

@@ -10,7 +10,7 @@ from functools import cached_property
 
 from neuroglot.errors import UserError, nearest
 from neuroglot.pair import Pair, language_name, script_of
-from neuroglot.systems.languages import three_letters
+from neuroglot.systems.languages import spelling
 from neuroglot.systems.mt.translator import Translator
 
 DIRECTIONS = ("en-pt", "pt-en")
@@ -98,10 +98,9 @@ class Apertium(Translator):
         return answers
 
     def _mode(self, pair: Pair) -> str:
-        bases = [side.partition("_")[0] for side in (pair.source, pair.target)]
-        sources, targets = ((base, *three_letters(base)) for base in bases)
-        for mode in (f"{source}-{target}" for source in sources for target in targets):
-            if mode in self.installed:
+        for mode in self.installed:
+            source, _, target = mode.partition("-")
+            if spelling(pair.source, [source]) and spelling(pair.target, [target]):
                 return mode
         direction = f"{language_name(pair.source)} to {language_name(pair.target)} ({pair})"
         raise UserError(

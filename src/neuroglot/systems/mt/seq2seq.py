@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from neuroglot.errors import UserError, nearest
-from neuroglot.pair import Pair, language_name
+from neuroglot.pair import Pair, language_code, language_name
 from neuroglot.systems.languages import spelling
 from neuroglot.systems.mt.loaded import generate, in_batches, load_config, load_tokenizer, load_weights, longest
 from neuroglot.systems.mt.translator import Translator
@@ -70,7 +70,8 @@ class Seq2SeqTranslator(Translator):
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(name)
-        self.path, self.codes, self.prefix, self.dtype = path, dict(codes or {}), prefix, dtype
+        self.path, self.prefix, self.dtype = path, prefix, dtype
+        self.codes = {language_code(ours): theirs for ours, theirs in (codes or {}).items()}
         self.batch_size, self.max_new_tokens, self.beams, self.trust = (
             batch_size,
             max_new_tokens,
@@ -181,8 +182,7 @@ def language_tokens(tokenizer: Any) -> dict[str, str]:
 
 def _is_language(code: str) -> bool:
     """Whether a code of Marian's names one language, not a family such as `gem` or `ROMANCE`."""
-    from babel import Locale
-    from babel.core import get_global
-
-    short = get_global("language_aliases").get(code, code)
-    return short != "mul" and short in Locale("en").languages and len(short) == 2
+    try:
+        return len(language_code(code).partition("_")[0]) == 2
+    except UserError:
+        return False

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import langcodes
 from PIL import Image
 
 from neuroglot.errors import UserError
-from neuroglot.pair import Pair, language_name
-from neuroglot.systems.languages import three_letters
+from neuroglot.pair import Pair, language_name, script_of
+from neuroglot.systems.languages import spelling
 from neuroglot.systems.ocr.reader import Reader
 
-OWN = {"zh": "chi_sim", "zh_Hans": "chi_sim", "zh_Hant": "chi_tra", "sr_Latn": "srp_latn", "az_Cyrl": "aze_cyrl",
-       "uz_Cyrl": "uzb_cyrl"}  # fmt: skip
-"""Names of its own for some languages; all others go by a code of three letters."""
+CHINESE = {"Hans": "chi_sim", "Hant": "chi_tra"}
+"""Its names for Chinese by script; all other languages go by codes of three letters."""
 
 TIMEOUT = 120
 """Seconds for one image."""
@@ -73,13 +73,12 @@ class TesseractReader(Reader):
         return "\n".join(line.strip() for line in text.splitlines() if line.strip())
 
     def _data(self, language: str) -> str:
-        base = language.partition("_")[0]
-        names = [OWN[language]] if language in OWN else three_letters(base)
-        name = next((name for name in names if name in self.installed), None)
-        if name is None:
-            wanted = " or ".join(names) or base
+        name = CHINESE.get(script_of(language)) if language.partition("_")[0] == "zh" else None
+        found = name if name in self.installed else spelling(language, self.installed)
+        if found is None:
+            wanted = name or langcodes.Language.get(language).to_alpha3()
             raise UserError(
                 f"tesseract has no data for {language_name(language)} ({language}); it has "
                 f"{', '.join(self.installed)}; install {wanted}, a package such as tesseract-ocr-deu"
             )
-        return name
+        return found
