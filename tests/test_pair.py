@@ -46,7 +46,7 @@ def test_codes_in_this_projects_spelling(written, code):
         ("geramn", "did you mean de?"),
         ("Brazilian Portuguese", "did you mean pt_BR?"),
         ("simplified chinese", "did you mean zh_Hans?"),
-        ("", "language code '' is malformed; expected a code of one language such as de, pt_BR, zh_Hans"),
+        ("", "language code '' is malformed; expected a BCP 47 code such as de, pt_BR or zh_Hans"),
         ("d", "malformed"),
         ("de!", "malformed"),
         ("de_Latn_DE_x", "malformed"),

@@ -97,9 +97,7 @@ def _refuse(code: str, why: str) -> NoReturn:
         by_name = {name.lower(): key for key, name in Locale("en").languages.items()}
         close = difflib.get_close_matches(code.strip().lower(), by_name, n=1, cutoff=0.8)
         hint = "".join(f"; did you mean {by_name[name]}?" for name in close)
-    raise UserError(
-        f"language code {code!r} {why}; expected a code of one language such as de, pt_BR, zh_Hans or deu_Latn{hint}"
-    )
+    raise UserError(f"language code {code!r} {why}; expected a BCP 47 code such as de, pt_BR or zh_Hans{hint}")
 
 
 @cache

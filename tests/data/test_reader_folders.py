@@ -115,11 +115,11 @@ def test_a_stray_file_beside_parallel_text(ending, tmp_path):
     assert len(list(read_source(tmp_path, Layout()))) == 1
 
 
-def test_a_code_of_three_letters_that_is_written_otherwise(tmp_path):
-    for name in ("en", "ger"):
+def test_files_named_by_other_codes_of_their_languages(tmp_path):
+    for name in ("eng_Latn", "ger", "zh-Hans-CN"):
         (tmp_path / f"train.{name}").write_text("Exit\n")
-    with pytest.raises(UserError, match=r"train\.ger: language code 'ger' is not known"):
-        read(tmp_path)
+    found = read_source(tmp_path, Layout(format="parallel", pairs=("eng-deu", "en-zh-Hans-CN")))
+    assert {str(e.pair) for _, e in found} == {"en-de", "en-zh_Hans_CN"}
 
 
 # ---- OCRMT30K -------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import pytest
 from neuroglot.data.example import Example
 from neuroglot.data.readers import Layout, ids, read_source
 from neuroglot.data.readers.checked import Bad, check_records
+from neuroglot.data.readers.records.jsonl import read_records
 from neuroglot.errors import UserError
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -346,6 +347,17 @@ def test_an_unknown_language_in_a_file_name(name, old, new, copy):
     (folder / old.format("train")).rename(folder / new.format("train"))
     path = re.escape(str(folder / new.format("train")))
     refused(folder, rf"{path}: {re.escape(UNKNOWN.format('qq'))}; the file's ending is its language")
+
+
+def test_one_language_under_two_codes(copy):
+    folder = copy("iwslt-2017")
+    path = folder / "train.tags.en-de.de"
+    (folder / "train.tags.en-de.deu_Latn").write_bytes(path.read_bytes())
+    refused(folder, "train.tags.en-de.de and train.tags.en-de.deu_Latn are both of the language de; leave one out")
+    lines = json.dumps({"source": "yes", "source_lang": "en", "targets": {"de": "ja", "ger": "ja"}})
+    (folder / "x.jsonl").write_text(lines)
+    [(_, error)] = read_records(folder / "x.jsonl")
+    assert str(error) == "targets names the language de twice, as ger too; leave one out"
 
 
 def test_an_unknown_language_in_a_folder_name(copy):

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from neuroglot.cli.app import Trust, app
+from neuroglot.pair import Pair
 from neuroglot.printing import print_line
 
 Place = Annotated[Path, typer.Argument(help="A run's folder, or an adapter's.")]
@@ -65,5 +66,5 @@ def init(
     """Write a commented recipe for your own data and model."""
     from neuroglot.init import write_recipe
 
-    named = [pair.strip() for pair in pairs.split(",") if pair.strip()]
+    named = [str(Pair.parse(pair)) for pair in pairs.split(",") if pair.strip()]
     print_line(write_recipe(model, data, out, force, trust_remote_code, task, named, layout))

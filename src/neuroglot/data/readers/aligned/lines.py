@@ -140,19 +140,25 @@ def language_files(folder: Path) -> dict[str, dict[str, Path]]:
         stem, dot, ending = path.name.removesuffix(".gz").removesuffix(".xml").rpartition(".")
         if dot and stem and path.is_file() and _like_a_code(ending):
             found.setdefault(stem, {})[ending] = path
-    together = {stem: by for stem, by in found.items() if len(by) > 1}
-    for by in together.values():
-        for ending, path in by.items():
-            try:
-                language_code(ending)
-            except UserError as error:
-                raise UserError(f"{path}: {error}; the file's ending is its language") from None
-    return {stem: {language_code(e): p for e, p in by.items()} for stem, by in together.items()}
+    return {stem: _by_language(by) for stem, by in found.items() if len(by) > 1}
+
+
+def _by_language(files: Mapping[str, Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for ending, path in files.items():
+        try:
+            language = language_code(ending)
+        except UserError as error:
+            raise UserError(f"{path}: {error}; the file's ending is its language") from None
+        if language in found:
+            raise UserError(f"{found[language]} and {path.name} are both of the language {language}; leave one out")
+        found[language] = path
+    return found
 
 
 def _like_a_code(ending: str) -> bool:
     """Whether an ending is meant as a code: of three letters only those that are one, in this spelling or another."""
-    if ending in _NO_LANGUAGE or not re.fullmatch(r"[a-z]{2,3}([_-]\w+)?", ending):
+    if ending in _NO_LANGUAGE or not re.fullmatch(r"[a-z]{2,3}([_-]\w+)*", ending):
         return False
     first = re.split("[_-]", ending)[0]
     return len(first) == 2 or first in Locale("en").languages or first in get_global("language_aliases")

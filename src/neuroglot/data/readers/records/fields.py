@@ -253,6 +253,8 @@ def _targets(values: Mapping[str, Any], layout: Layout) -> tuple[dict[Pair, str]
             continue  # tables hold an empty text for each language that any record has
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"targets.{code} must be a text, got {text!r}")
+        if pair in targets:
+            raise UserError(f"targets names the language {pair.target} twice, as {code} too; leave one out")
         targets[pair] = text
         found = wrong.get(code) or [] if isinstance(wrong, Mapping) else wrong
         if not _texts(found) or (found and not isinstance(wrong, Mapping)):
