@@ -383,41 +383,66 @@ def test_a_pair_that_the_corpus_does_not_have(name, message, copy):
 # ---- ids ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_duplicated_id(copy):
-    """The reader finds it: all examples of the first record stay, the second is bad."""
-    folder = copy("jsonl")
-    for line in (1, 2, 3):
-        change_row(source(folder), line, id="a" if line != 2 else "b")
-    good, bad = read(folder, pairs=("en-de", "en-fr"))
-    assert bad == [(3, "the id 'a' is that of line 1 already; give each record its own")]
-    assert [e.meta["id"] for e in good] == ["a", "a", "b", "b"]
+def test_records_that_share_an_id(tmp_path):
+    """As five captions of one image do: none of them is lost."""
+    rows = [f"7,a.png,A dog {k},Ein Hund {k},en,de" for k in range(5)]
+    (tmp_path / "x.csv").write_text("\n".join(["id,image,source,target,source_lang,target_lang", *rows]))
+    records = [record for _, record in read_source(tmp_path / "x.csv")]
+    assert [(e.meta["id"], e.target) for e in records] == [("7", f"Ein Hund {k}") for k in range(5)]
 
-    folder = copy("mit-10m")
-    change_row(folder / "test/EN.jsonl", 2, id="10596673_EN-DE")
+
+@pytest.mark.parametrize("name", ["x.csv", "x.parquet"])
+def test_a_column_that_is_there_twice(name, tmp_path):
+    """One of the two would be lost; columns without a name, and of a table those that are not read, are not asked."""
+    if name == "x.csv":
+        (tmp_path / name).write_text("target,target,,\nAusgang,Tor,1,2\n")
+    else:
+        columns = {"a": ["Ausgang"], "b": ["Tor"], "c": ["1"], "d": ["2"]}
+        pq.write_table(pa.table(columns).rename_columns(["target", "target", "x", "x"]), tmp_path / name)
+    with pytest.raises(UserError, match=r"has 2 columns called 'target'; give each a name of its own"):
+        list(read_source(tmp_path / name, Layout(pairs=("en-de",))))
+
+
+def test_two_files_or_texts_of_one_language(copy, tmp_path):
+    folder = copy("m3-multi30k")
+    with gzip.open(folder / "raw/train.de.gz") as file:
+        (folder / "raw/train.de").write_bytes(file.read())
+    refused(folder, r"train\.de and train\.de\.gz are both of the language de; leave one out")
+    (tmp_path / "x.jsonl").write_text(json.dumps({"source_lang": "en", "targets": {"de": "Tor", "DE": "Ausgang"}}))
+    ((_, record),) = read_source(tmp_path / "x.jsonl")
+    assert str(record) == "targets names the language de twice, as DE too; leave one out"
+
+
+def test_a_record_whose_split_is_not_its_files(copy):
+    folder = copy("imagefolder")
+    change_row(folder / "train/metadata.jsonl", 1, split="test")
     good, bad = read(folder)
-    assert [reason for _, reason in bad] == [
-        "test/EN.jsonl line 2: the id '10596673_EN-DE' is that of record 2 already; give each record its own"
+    assert bad == []
+    assert [(e.meta["split"], e.meta.get("notes")) for e in good[1:]] == [
+        ("test", [["other_split", "the record says 'test' and its file is train; it is put in test"]]),
+        ("train", None),
     ]
-    assert len(good) == 18
-
-    for name in ("trl", "imagefolder"):
-        folder = copy(name)
-        file = source(folder) if name == "trl" else folder / "train/metadata.jsonl"
-        for line in (1, 2):
-            change_row(file, line, id=7)
-        _, bad = read(folder)
-        assert [reason.split(": ")[-1] for _, reason in bad] == [
-            f"the id '7' is that of {'line 1' if name == 'trl' else 'record 2'} already; give each record its own"
-        ]
 
 
-def test_a_duplicated_id_in_a_table(copy):
-    folder = copy("parquet")
-    _, bad = read(folder, columns={**SIGNS, "id": "licence"})
-    assert len(bad) == 5
-    assert bad[-1][1] == (
-        "test-00000-of-00001.parquet record 2: the id 'ours' is that of record 1 already; give each record its own"
-    )
+def test_no_sentence_of_tagged_files_is_lost(copy):
+    """Two sentences on a line, one that begins with `<`, and one that goes on in the next line."""
+    folder = copy("iwslt-2017")
+    whole, _ = read(folder)
+    change_line(folder / "train.tags.en-de.en", 8, lambda line: b"<3 " + line)
+    for language in ("en", "de"):
+        file = folder / f"IWSLT17.TED.tst2015.en-de.{language}.xml"
+        text = file.read_text()
+        line = next(line for line in text.splitlines() if "<seg" in line)
+        file.write_text(
+            text.replace(line, f'{line.strip()} <seg id="x"> One more {language}. </seg>\n<seg id="9"> half', 1)
+        )
+    good, bad = read(folder)
+    assert len(good) == len(whole) + 1
+    assert "One more de." in {e.target for e in good}
+    assert [e.source for e in good if e.source.startswith("<3")] != []
+    assert [reason.partition(": ")[2] for _, reason in bad] == [
+        "a <seg> does not end in its line; write each with its </seg> on one line"
+    ]
 
 
 def test_ids_are_known_beyond_the_block_that_is_kept_apart(monkeypatch):

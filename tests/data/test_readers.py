@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from neuroglot.data.checking.texts import faults
 from neuroglot.data.example import Example, RenderSpec
 from neuroglot.data.image import open_image
 from neuroglot.data.readers import READERS, Layout, guess_format, read_source
@@ -47,6 +48,10 @@ FORMATS = {
     "trl/prompt-completion.jsonl": "trl",
     "trl/messages.jsonl": "trl",
     "sharegpt/signs.json": "sharegpt",
+    "alpaca/signs.json": "alpaca",
+    "swift/signs.jsonl": "swift",
+    "mit-10m-sample": "mit10m",
+    "mit-10m-sample/test.jsonl": "mit10m",
     "m3-multi30k": "multi30k",
     "m3-ambigcaps": "ambigcaps",
     "mit-10m": "mit10m",
@@ -249,6 +254,52 @@ def test_sharegpt(tmp_path):
     assert elsewhere == found
 
 
+@pytest.mark.parametrize(
+    ("path", "source"), [("alpaca/signs.json", "Fresh bread"), ("swift/signs.jsonl", "Fresh bread")]
+)
+def test_questions_and_answers(path, source, tmp_path):
+    """As LLaMA-Factory and ms-swift have them: what is asked is dropped, or holds what is to be translated."""
+    found = examples(path, pairs=("en-de",))
+    assert [(e.images[0].name, e.source, e.target, e.task) for e in found] == [
+        ("0.png", None, "AUSGANG", "image_translation"),
+        ("3.png", None, "Frisches Brot", "image_translation"),
+    ]
+    shown = examples(path, pairs=("en-de",), task="multimodal_translation")
+    assert [(e.source, e.task, len(e.images)) for e in shown[1:]] == [(source, "multimodal_translation", 1)]
+    # With a column map it is a table, and what is asked makes no question of it.
+    answer = "output" if "alpaca" in path else "response"
+    columns = {"image": "images", "target": answer, "source_lang": "=en", "target_lang": "=de"}
+    mapped = examples(path, columns=columns)
+    assert [(e.task, e.target) for e in mapped] == [(e.task, e.target) for e in found]
+    rows = [json.loads(line) for line in (FIXTURES / "swift/signs.jsonl").read_text().splitlines()]
+    rows[0]["history"] = [["And this?", "Eingang"]]
+    rows[1]["response"] = 7
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    wrong = [str(record) for _, record in read_source(tmp_path / "x.jsonl", Layout(pairs=("en-de",)))]
+    assert wrong == [
+        "expected one user turn and one assistant turn, got 2 and 2",
+        "field 'response' must be a text, got 7",
+    ]
+
+
+def test_a_turn_of_two_sides(tmp_path):
+    rows = [{"conversation": [{"human": "<image>What is it?", "assistant": "Ausgang"}], "images": ["a.png"]}]
+    (tmp_path / "x.jsonl").write_text(json.dumps(rows[0]))
+    (example,) = examples(tmp_path / "x.jsonl", pairs=("en-de",))
+    assert (example.target, example.images) == ("Ausgang", (tmp_path / "a.png",))
+
+
+def test_a_mark_of_an_image_in_an_answer_is_text(tmp_path):
+    said = [
+        {"role": "user", "content": "<image>Name\n<image> it"},
+        {"role": "assistant", "content": "Das <image>-Zeichen"},
+    ]
+    (tmp_path / "x.jsonl").write_text(json.dumps({"messages": said, "images": ["a.png", "b.png"]}))
+    (example,) = examples(tmp_path / "x.jsonl", pairs=("en-de",), task="multimodal_translation")
+    assert (example.target, example.source) == ("Das <image>-Zeichen", "Name\n it")
+    assert example.meta["notes"] == [["cleaned", r"source 'Name\n<image> it' became 'Name\n it'"]]
+
+
 # ---- corpora --------------------------------------------------------------------------------------------------------
 
 
@@ -344,6 +395,42 @@ def test_mit10m():
     assert [(e.target, e.meta["id"]) for e in fenced] == [("Rauchen verboten", "10596675_EN-DE")]
     both = examples("mit-10m", pairs=("en-de", "en-fr"), tasks=("image_translation", "ocr"))
     assert sum(e.task == "ocr" for e in both) == 9  # a photograph is transcribed once
+
+
+def test_mit10m_as_its_public_sample_has_it():
+    """test.jsonl and data/base; a row's own split is not the file's, which is reported."""
+    found = examples("mit-10m-sample")
+    assert found == examples("mit-10m-sample/test.jsonl")
+    assert [(e.target, e.meta["split"], e.images[0].relative_to(FIXTURES).as_posix()) for e in found] == [
+        ("Fahrkarten", "test", "mit-10m-sample/data/base/en_10596679.jpg"),
+        ("Guichet", "test", "mit-10m-sample/data/base/en_10596679.jpg"),
+    ]
+    assert [kind for kind, _ in found[1].meta["notes"]] == ["cleaned", "other_split"]
+    assert found[1].meta["notes"][1][1] == "the record says 'train' and its file is test; it is put in test"
+
+
+@pytest.mark.parametrize(
+    ("given", "cleaned"),
+    [
+        ("```\nname\n```", "name"),
+        ("```plaintext\nname\nvorname\n```\n", "name\nvorname"),
+        ("```クラス\n名前```", "クラス\n名前"),
+        ("```python\nname\n```", "python\nname"),
+        ("```name```", "name"),
+        ("``` text ```", "text"),
+        ("```\na\n```\n```\nb\n```", None),
+        ("a ```b``` c", None),
+        ("```\nname", None),
+    ],
+)
+def test_no_text_of_a_code_fence_is_lost(given, cleaned, tmp_path):
+    row = {"id": "1_EN-DE", "img": "a.jpg", "src_lang": "EN", "tgt_lang": "DE", "src_text": "x", "tgt_text": given}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row))
+    (example,) = examples(tmp_path)
+    assert example.target == (given if cleaned is None else cleaned)
+    notes = example.meta.get("notes", [])
+    assert notes == ([] if cleaned is None else [["cleaned", f"target {given.strip()!r} became {cleaned!r}"]])
+    assert list(faults(example))[: len(notes)] == [tuple(note) for note in notes]
 
 
 def test_mit10m_transcribes_each_photograph_once(tmp_path):

@@ -23,7 +23,7 @@ from neuroglot.errors import UserError
 
 CHECKED = Format("checked", 1, "run")
 REJECTED = "rejected.jsonl"
-READS = 1
+READS = 2
 """Counts up when a reader makes other examples of the same source: stores in the cache are then made anew."""
 
 

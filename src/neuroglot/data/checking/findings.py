@@ -68,6 +68,9 @@ KINDS: dict[str, Kind] = {
                               "look at some of them, and remove what is the same picture"),
     "leaked_replay": Kind("warning", "of another task share an item, an image or a source text with what is tested",
                           "remove them: data.replay leaves out what it can tell by names and texts"),
+    "cleaned": Kind("note", "have a text that was cleaned when it was read", "see that nothing of it is missing"),
+    "other_split": Kind("warning", "name another split than the file that they are in",
+                        "see that nothing is both trained and tested"),
     "unused": Kind("note", "are more than the recipe takes", "raise data.train to use them"),
 }  # fmt: skip
 

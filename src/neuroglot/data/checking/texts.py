@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from neuroglot.data.example import Example
+from neuroglot.data.readers.make import NOTES
 from neuroglot.pair import language_name, script_of
 
 TRANSLATING = ("image_translation", "multimodal_translation", "text_translation")
@@ -40,7 +41,8 @@ SHORT = 12
 
 
 def faults(example: Example) -> Iterator[tuple[str, str]]:
-    """Yield (kind, why) of each fault in an example's target; U+FFFD also in its source."""
+    """Yield (kind, why) of each fault in an example's target, of U+FFFD in its source, and of what its reader did."""
+    yield from ((kind, why) for kind, why in example.meta.get(NOTES, ()))
     target, source = example.target, example.source or ""
     if not target.strip():
         yield "empty_target", ""

@@ -6,8 +6,8 @@ reason then begins with file and line). It never falls, and all examples of one 
 languages, or of several tasks. Nothing of a record that is wrong is yielded. What is wrong with a source as a whole is
 raised: a missing file, files that are not aligned, a missing column.
 
-Memory does not grow with the source, but for 16 bytes for each record that has an id of its own. Images are not
-opened; `check_records` does that.
+Memory does not grow with the source. Images are not opened; `check_records` does that. What a reader changed in a text
+is kept in the example's `meta`, and `neuroglot data check` shows it.
 """
 
 from neuroglot.data.readers.checked import Bad, allow, check_records

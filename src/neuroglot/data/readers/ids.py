@@ -1,4 +1,4 @@
-"""Ids that name one record each: a second record with the same id is found, at 16 bytes for each that is known."""
+"""Names that come again: a second one is found, at 16 bytes for each that is known."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +39,64 @@ class Piece:
     alternatives: Mapping[Pair, Sequence[str]] = field(default_factory=dict)
     split: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+NOTES = "notes"
+"""In the `meta` of an example: pairs of a kind of finding and what happened, which `neuroglot data check` reports."""
+
+
+class Notes:
+    """What a reader did to one record that its user should know.
+
+    Attributes:
+        meta: for the examples of the record.
+    """
+
+    def __init__(self) -> None:
+        self.meta: dict[str, list[list[str]]] = {}
+
+    def add(self, kind: str, why: str) -> None:
+        """Keep a remark of a kind in `neuroglot.data.checking.findings.KINDS`."""
+        self.meta.setdefault(NOTES, []).append([kind, why])
+
+    def cleaned(self, what: str, before: str, after: str) -> str:
+        """Return a text that a reader cleaned; keep how it was."""
+        if before != after:
+            self.add("cleaned", f"{what} {_LONG.repr(before)} became {_LONG.repr(after)}")
+        return after
+
+    def split(self, named: object, own: str | None, of_file: str | None, used: str | None) -> None:
+        """Keep that a record names another split than the file that it is in.
+
+        Args:
+            named: by the record, in its words.
+            own: our name for it; None for one that is not used.
+            of_file: the split of the file, where it has one.
+            used: the split that the record is put in.
+        """
+        if named is not None and of_file is not None and own != of_file:
+            self.add("other_split", f"the record says {shown(named)} and its file is {of_file}; it is put in {used}")
+
+
+_SHORT, _LONG = reprlib.Repr(), reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+_LONG.maxstring = 120
+
+
+def shown(value: object) -> str:
+    """Return what a message shows of a value: of a long text both ends, of what is nested a few levels."""
+    return _SHORT.repr(value)
+
+
+def name_of(value: object, what: str) -> str:
+    """Return the text of an id or an item.
+
+    Raises:
+        UserError: it is an object or a list.
+    """
+    if isinstance(value, Mapping | list):
+        raise UserError(f"{what} must be a text or a number, got {shown(value)}")
+    return str(value)
 
 
 def examples(piece: Piece, layout: Layout, tasks: Sequence[str] | None = None) -> Iterator[Example]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from neuroglot.data.readers.layout import Layout, Reader, Record
 from neuroglot.data.readers.records import conversations, imagefolder, mit10m
 from neuroglot.data.readers.records.jsonl import read_records, read_table
 from neuroglot.data.readers.sources.rows import SAVED
-from neuroglot.data.readers.sources.texts import TEXTS, text_rows
+from neuroglot.data.readers.sources.texts import TEXTS, first_fields
 from neuroglot.errors import UserError, nearest
 
 READERS: dict[str, Reader] = {
@@ -23,6 +23,8 @@ READERS: dict[str, Reader] = {
     "imagefolder": imagefolder.read_imagefolder,
     "trl": conversations.read_trl,
     "sharegpt": conversations.read_sharegpt,
+    "alpaca": conversations.read_alpaca,
+    "swift": conversations.read_swift,
     "multi30k": captions.read_captions,
     "ambigcaps": captions.read_captions,
     "mit10m": mit10m.read_mit10m,
@@ -37,8 +39,13 @@ FIXED = ("multi30k", "ambigcaps", "mit10m", "parallel", "commute")
 """Formats without columns that a recipe could name."""
 
 
-def guess_format(path: Path | str) -> str:
+def guess_format(path: Path | str, columns: Collection[str] = ()) -> str:
     """Return the format of a source, from the path and, of a table or a file of records, its first record.
+
+    Args:
+        path: the source.
+        columns: our fields that the recipe maps; with a target among them, a table or file of records is what the
+            recipe says, and no layout that its own names suggest.
 
     Raises:
         UserError: it is nothing that is known.
@@ -47,51 +54,49 @@ def guess_format(path: Path | str) -> str:
     if str(path).startswith("hf:"):
         return "hf"
     if path.is_dir():
-        return _folder_format(path)
+        return _folder_format(path, bool({"target", "targets"} & set(columns)))
     ending = path.suffix.lower()
+    told = {"target", "targets"} & set(columns)
     if ending == ".parquet" and path.is_file():
-        return _by_fields(_columns(path)) or "parquet"
+        return (not told and _by_fields(_columns(path))) or "parquet"
     if ending in TEXTS and path.is_file():
-        return _by_fields(_first(path)) or "jsonl"
+        return (not told and _by_fields(first_fields(path))) or "jsonl"
     if ending in (*TEXTS, "") or not path.exists():
         return "jsonl"  # which says that it does not exist
     raise _untold(path)
 
 
+_FIELDS: dict[str, list[set[str]]] = {
+    "sharegpt": [{"conversations"}, {"conversation"}],
+    "trl": [{"messages"}, {"prompt", "completion"}],
+    "swift": [{"query", "response"}],
+    "alpaca": [{"instruction", "output"}],
+    "mit10m": [set(mit10m.TEXTS)],
+}
+"""Format -> fields that a record has in it."""
+
+
 def _by_fields(names: Any) -> str | None:
-    """Return the format of a conversation; None of records in neuroglot's fields."""
-    held = set(names)
-    if "conversations" in held:
-        return "sharegpt"
-    return "trl" if "messages" in held or {"prompt", "completion"} <= held else None
-
-
-def _first(path: Path) -> list[str]:
-    """Return the fields of the first record that can be read, of the first hundred."""
-    try:
-        return next((list(fields) for _, fields in islice(text_rows(path), 100) if isinstance(fields, dict)), [])
-    except UserError:
-        return []  # which the reader says
+    """Return the format of a record with these fields; None of one in neuroglot's fields, or in unknown ones."""
+    return next((name for name, sets in _FIELDS.items() if any(fields <= set(names) for fields in sets)), None)
 
 
 def _columns(path: Path) -> list[str]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with suppress(Exception):  # whatever it is, the reader says it
         return list(pq.read_schema(path).names)
-    except (pa.ArrowException, OSError):
-        return []
+    return []
 
 
-def _folder_format(path: Path) -> str:
+def _folder_format(path: Path, told: bool) -> str:
     if any((path / name).is_file() for name in SAVED):
-        return _by_fields(_saved_columns(path)) or "hf"
+        return (not told and _by_fields(_saved_columns(path))) or "hf"
     if imagefolder.metadata_files(path):
         return "imagefolder"
     tables = next(path.rglob("*.parquet"), None)
     if tables is not None:
-        return _by_fields(_columns(tables)) or "parquet"
+        return (not told and _by_fields(_columns(tables))) or "parquet"
     if commute.directions(path):
         return "commute"
     if mit10m.split_files(path):
@@ -110,10 +115,8 @@ def _folder_format(path: Path) -> str:
 def _saved_columns(path: Path) -> list[str]:
     """Return the columns of a folder that `save_to_disk` wrote, of its first split."""
     for info in (path / "dataset_info.json", *sorted(path.glob("*/dataset_info.json"))):
-        try:
+        with suppress(Exception):
             return list(json.loads(info.read_bytes())["features"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
     return []
 
 
@@ -135,7 +138,7 @@ def read_source(path: Path | str, layout: Layout | None = None) -> Iterator[Reco
     layout = layout or Layout()
     if layout.format not in ("auto", *READERS):
         raise UserError(f"data.format {layout.format!r} is not known; {nearest(layout.format, ['auto', *READERS])}")
-    name = guess_format(path) if layout.format == "auto" else layout.format
+    name = guess_format(path, layout.columns) if layout.format == "auto" else layout.format
     if layout.columns and name in FIXED:
         raise UserError(f"data.columns has no meaning for the format {name}, whose files say it all; leave it out")
     return READERS[name](Path(path), layout)

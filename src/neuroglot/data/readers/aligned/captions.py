@@ -19,6 +19,7 @@ test_2017_flickr}` chooses one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -29,6 +30,8 @@ from neuroglot.errors import UserError
 
 TEXTS = ("", "raw", "data/task1/raw", "task1/raw", "text")
 IMAGES = ("images", "flickr30k-images", "flickr30k_images")
+_CAPTION = re.compile(r"#\d+$")
+"""Flickr30k's number of a caption, after the name of its image."""
 PICTURED = ("multimodal_translation", "describe")
 
 
@@ -62,7 +65,7 @@ def read_captions(path: Path, layout: Layout) -> Iterator[Record]:
             if record.wrong is not None:
                 yield position, record.wrong
                 continue
-            name = record.texts.get("image", "").split("#")[0]
+            name = _CAPTION.sub("", record.texts.get("image", ""))
             piece = Piece(
                 source=None,
                 targets={},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import html
 import re
-import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +15,17 @@ from babel.core import get_global
 from neuroglot.data.example import Example
 from neuroglot.data.readers.layout import Layout
 from neuroglot.data.readers.make import Piece, examples
+from neuroglot.data.readers.sources.rows import reading
 from neuroglot.errors import UserError, nearest
 from neuroglot.pair import Pair, language_code
 
 Line = tuple[int, str | UserError]
 """Number of the line in its file, from 1, and its text without white space around it, or what is wrong with it."""
 
-_SEGMENT = re.compile(r"<seg[^>]*>(.*?)</seg>")
+_SEGMENT = re.compile(r"<seg\b[^>]*>(.*?)</seg>")
+_OPENS = re.compile(r"<seg\b")
+_TAG = re.compile(r"</?(doc|url|keywords|speaker|talkid|title|description|reviewer|translator|transcript)\b")
+"""How IWSLT's lines about a talk begin; a sentence may begin with `<` as well."""
 _NO_LANGUAGE = {"txt", "md", "json", "jsonl", "csv", "tsv", "py", "sh", "png", "jpg", "zip", "tar", "log",
                 "bak", "tmp"}  # fmt: skip
 """Endings of other files; the last two are old codes of languages as well."""
@@ -40,28 +43,34 @@ def lines(path: Path) -> Iterator[Line]:
     tagged = ".tags." in path.name
     segments = path.name.removesuffix(".gz").endswith(".xml")
     for number, line in _plain(path):
-        if isinstance(line, str) and tagged and line.startswith("<"):
-            continue  # url, keywords, speaker, title ...: of which the two languages need not have as many
+        if isinstance(line, str) and tagged and _TAG.match(line):
+            continue  # the two languages need not have as many of them
         if isinstance(line, str) and segments:
-            found = _SEGMENT.search(line)
-            if found:
-                yield number, html.unescape(found[1]).strip()
+            found = _SEGMENT.findall(line)
+            if len(found) != len(_OPENS.findall(line)):
+                yield number, UserError("a <seg> does not end in its line; write each with its </seg> on one line")
+            yield from ((number, _unescaped(text)) for text in found)
             continue
         yield number, line
 
 
+def _unescaped(text: str) -> str | UserError:
+    try:
+        return html.unescape(text).strip()
+    except ValueError as error:  # a character's number of thousands of digits
+        return UserError(f"an entity cannot be read: {error}")
+
+
 def _plain(path: Path) -> Iterator[Line]:
     opened = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opened(path, "rb") as file:
-            for number, raw in enumerate(file, start=1):
-                try:
-                    yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                except UnicodeDecodeError as error:
-                    yield number, UserError(f"the line is not UTF-8 (byte {error.start}); save the file as UTF-8")
-    except (OSError, EOFError, zlib.error) as error:
-        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
-        raise UserError(f"{path} {reason}; expected a text file, plain or .gz") from None
+    if not path.exists():
+        raise UserError(f"{path} does not exist; expected a text file, plain or .gz")
+    with reading(f"{path} cannot be read", "expected a text file, plain or .gz"), opened(path, "rb") as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError as error:
+                yield number, UserError(f"the line is not UTF-8 (byte {error.start}); save the file as UTF-8")
 
 
 def _count(path: Path) -> tuple[int, int]:
@@ -135,17 +144,23 @@ def language_files(folder: Path) -> dict[str, dict[str, Path]]:
     Raises:
         UserError: the ending of a file that belongs with others is no language code.
     """
-    found: dict[str, dict[str, Path]] = {}
+    found: dict[str, list[tuple[str, Path]]] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         stem, dot, ending = path.name.removesuffix(".gz").removesuffix(".xml").rpartition(".")
         if dot and stem and path.is_file() and _like_a_code(ending):
-            found.setdefault(stem, {})[ending] = path
-    return {stem: _by_language(by) for stem, by in found.items() if len(by) > 1}
+            found.setdefault(stem, []).append((ending, path))
+    together = {stem: _by_language(of) for stem, of in found.items() if len(of) > 1}
+    return {stem: by for stem, by in together.items() if len(by) > 1}
 
 
-def _by_language(files: Mapping[str, Path]) -> dict[str, Path]:
+def _by_language(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Return language -> file.
+
+    Raises:
+        UserError: an ending is no language code, or two files are of one language.
+    """
     found: dict[str, Path] = {}
-    for ending, path in files.items():
+    for ending, path in files:
         try:
             language = language_code(ending)
         except UserError as error:

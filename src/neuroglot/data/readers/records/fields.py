@@ -10,7 +10,7 @@ from typing import Any
 
 from neuroglot.data.example import Example, ImageSource
 from neuroglot.data.readers.layout import SPLITS, Layout, split_of
-from neuroglot.data.readers.make import Piece, check_surrogates, examples, image_name, rendered
+from neuroglot.data.readers.make import Notes, Piece, check_surrogates, examples, image_name, name_of, rendered, shown
 from neuroglot.data.readers.sources.rows import Fields, Row
 from neuroglot.errors import UserError, nearest
 from neuroglot.pair import INSTRUCT, TASKS, Pair, language_code
@@ -21,6 +21,14 @@ OPTIONAL = ("image", "images", "source", "task", "split", "item", "alternatives"
 KNOWN = (*REQUIRED, *OPTIONAL)
 PICTURED = ("image_translation", "ocr", "describe", "multimodal_translation")
 
+
+EXCLUDED = {
+    "image": ("images",),
+    "images": ("image",),
+    "target": ("targets", "instruction"),
+    "targets": ("target", "target_lang", "instruction"),
+}
+"""Field -> those that a record cannot have beside it."""
 
 _DATA = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
 _ADDRESS = re.compile(r"(https?|ftp|s3|gs|data):", re.IGNORECASE)
@@ -46,10 +54,16 @@ def columns_read(layout: Layout, names: Iterable[str]) -> tuple[list[str], list[
 def mapped(fields: Fields, layout: Layout, names: Iterable[str]) -> dict[str, Any]:
     """Return our fields of a record, by the recipe's column map; a column that is not mapped has our name.
 
+    Where the recipe maps one of several fields that exclude each other, the others are not read by their own names:
+    with `target: output`, a column `instruction` does not make a question of the record.
+
     Raises:
         UserError: the record lacks a column that the recipe names.
     """
-    found = {name: fields[name] for name in names if fields.get(name) is not None}
+    mapped_away = {other for name in layout.columns for other in EXCLUDED.get(name, ())} - set(layout.columns)
+    if layout.columns.get("task") == f"={INSTRUCT}":
+        mapped_away.discard("instruction")
+    found = {name: fields[name] for name in names if fields.get(name) is not None and name not in mapped_away}
     for name, theirs in layout.columns.items():
         found[name] = theirs[1:] if theirs.startswith("=") else _deep(fields, theirs, name)
     return found
@@ -60,7 +74,7 @@ def _deep(fields: Any, theirs: str, name: str) -> Any:
     keys = [theirs] if theirs in fields else theirs.split(".")
     for key in keys:
         if not isinstance(value, Mapping) or key not in value:
-            held = f"; it has {', '.join(map(str, value))}" if isinstance(value, Mapping) else ""
+            held = f"; it has {', '.join(list(map(str, value))[:20])[:300]}" if isinstance(value, Mapping) else ""
             raise UserError(f"there is no {theirs!r}, which data.columns.{name} names{held}")
         value = value[key]
     return value
@@ -77,7 +91,7 @@ def directed(values: Mapping[str, Any], layout: Layout) -> Pair:
     for key in ("source_lang", "target_lang"):
         if not isinstance(values.get(key), str) or not values[key].strip():
             raise UserError(
-                f"field {key!r} must be a text, got {values.get(key)!r}; name one pair in data.pairs, or give "
+                f"field {key!r} must be a text, got {shown(values.get(key))}; name one pair in data.pairs, or give "
                 f"data.columns.{key} a column or a constant such as =en"
             )
     return Pair(language_code(values["source_lang"]), language_code(values["target_lang"]))
@@ -92,8 +106,8 @@ def images_of(value: Any, folder: Path) -> tuple[ImageSource, ...]:
     found: list[ImageSource] = []
     for one, held in _held(value):
         if not isinstance(held, str | bytes) or not held:
-            shown = "an object without bytes and path" if isinstance(one, Mapping) else repr(value)
-            raise UserError(f"image must be a path or a list of paths, got {shown}")
+            what = "an object without bytes and path" if isinstance(one, Mapping) else shown(value)
+            raise UserError(f"image must be a path or a list of paths, got {what}")
         if isinstance(held, str):
             check_surrogates(held)
             if _ADDRESS.match(held):
@@ -125,14 +139,19 @@ def names_of(value: Any) -> str:
     return "|".join(image_name(held) for _, held in _held(value))
 
 
-def split_named(value: Any, row: Row, layout: Layout) -> str | None:
-    """Return our name for the split that a record says it belongs to, or that of its place."""
+def split_named(value: Any, row: Row, layout: Layout, notes: Notes) -> str | None:
+    """Return our name for the split that a record says it belongs to, or that of its file; notes a disagreement.
+
+    Raises:
+        UserError: it names a split that is not known.
+    """
     if value is None:
         return row.split
-    found = value if value in SPLITS and not layout.splits else split_of(str(value), layout)
+    found = value if value in SPLITS and not layout.splits else split_of(name_of(value, "split"), layout)
     if found is None:
         known = ", ".join(layout.splits.values()) if layout.splits else ", ".join(SPLITS)
-        raise UserError(f"split must be one of {known}, got {value!r}")
+        raise UserError(f"split must be one of {known}, got {shown(value)}")
+    notes.split(value, found, row.split, found)
     return found
 
 
@@ -147,7 +166,7 @@ def refuse_unknown(fields: Fields) -> None:
     """
     for key in fields:
         if key not in KNOWN:
-            raise UserError(f"unknown field {key!r}; {nearest(key, KNOWN)}")
+            raise UserError(f"unknown field {shown(key)}; {nearest(key[:60], KNOWN)}")
 
 
 def record_examples(row: Row, values: Mapping[str, Any], layout: Layout) -> Iterator[Example]:
@@ -172,23 +191,24 @@ def record_examples(row: Row, values: Mapping[str, Any], layout: Layout) -> Iter
     images = images_of(given, layout.images or row.folder)
     source = values.get("source")
     if source is not None and not isinstance(source, str):
-        raise UserError(f"source must be a text, got {source!r}")
+        raise UserError(f"source must be a text, got {shown(source)}")
     check_surrogates(source or "", *targets.values(), *(a for wrong in alternatives.values() for a in wrong))
     task = values.get("task", None if layout.tasks else "image_translation" if images else "text_translation")
     if task is not None and task not in TASKS:
-        raise UserError(f"task {task!r} is not known; {nearest(str(task), TASKS)}")
-    split = split_named(values.get("split"), row, layout)
+        raise UserError(f"task {shown(task)} is not known; {nearest(shown(task), TASKS)}")
+    notes = Notes()
+    split = split_named(values.get("split"), row, layout, notes)
     item = values.get("item")
     piece = Piece(
         source=source,
         targets=targets,
-        item=f"{names_of(given)}|{source or ''}" if item is None else str(item),
+        item=f"{names_of(given)}|{source or ''}" if item is None else name_of(item, "item"),
         number=row.position,
         written=images,
         pictured=images,
         alternatives=alternatives,
         split=split,
-        meta=_id(values),
+        meta={**id_of(values), **notes.meta},
     )
     for one in [task] if task else layout.tasks:
         _check_task(one, piece, layout)
@@ -200,32 +220,37 @@ def _asked(row: Row, values: Mapping[str, Any], layout: Layout) -> Example:
     for key in ("instruction", "target"):
         _require(values, key)
     if values.get("task") not in (None, INSTRUCT):
-        raise UserError(f"task {values['task']} has instructions of its own; leave out the field task or instruction")
+        raise UserError(
+            f"task {shown(values['task'])} has instructions of its own; leave out the field task or instruction"
+        )
     for key in ("source_lang", "target_lang"):
         if values.get(key) is not None:
             _require(values, key)
     languages = [language_code(values.get(key) or "en") for key in ("source_lang", "target_lang")]
     source = values.get("source")
     if source is not None and not isinstance(source, str):
-        raise UserError(f"source must be a text, got {source!r}")
+        raise UserError(f"source must be a text, got {shown(source)}")
     check_surrogates(values["instruction"], values["target"], source or "")
     given = values.get("images", values.get("image"))
     images = images_of(given, layout.images or row.folder)
-    split = split_named(values.get("split"), row, layout)
+    notes = Notes()
+    split = split_named(values.get("split"), row, layout, notes)
     item = values.get("item")
     named = f"{names_of(given)}|{source or ''}|{values['instruction']}"
-    meta = {"instruction": values["instruction"], **({} if split is None else {"split": split}), **_id(values)}
+    meta = {"instruction": values["instruction"], **({} if split is None else {"split": split}), **id_of(values),
+            **notes.meta}  # fmt: skip
     return Example(images, source, values["target"], languages[0], languages[1], INSTRUCT,
-                   item=named if item is None else str(item), meta=meta)  # fmt: skip
+                   item=named if item is None else name_of(item, "item"), meta=meta)  # fmt: skip
 
 
-def _id(values: Mapping[str, Any]) -> dict[str, str]:
-    return {} if values.get("id") is None else {"id": str(values["id"])}
+def id_of(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the id of a record, for its `meta`."""
+    return {} if values.get("id") is None else {"id": name_of(values["id"], "id")}
 
 
 def _require(values: Mapping[str, Any], key: str) -> None:
     if not isinstance(values.get(key), str) or not values[key].strip():
-        raise UserError(f"field {key!r} must be a text, got {values.get(key)!r}")
+        raise UserError(f"field {key!r} must be a text, got {shown(values.get(key))}")
 
 
 def _targets(values: Mapping[str, Any], layout: Layout) -> tuple[dict[Pair, str], dict[Pair, Sequence[str]]]:
@@ -234,10 +259,10 @@ def _targets(values: Mapping[str, Any], layout: Layout) -> tuple[dict[Pair, str]
     if "targets" not in values:
         pair = directed(values, layout)
         if not _texts(wrong):
-            raise UserError(f"alternatives must be a list of texts, got {wrong!r}")
+            raise UserError(f"alternatives must be a list of texts, got {shown(wrong)}")
         return {pair: values["target"]}, {pair: wrong}
     if not isinstance(values["targets"], Mapping):
-        raise UserError(f"targets must be an object of texts by language, got {values['targets']!r}")
+        raise UserError(f"targets must be an object of texts by language, got {shown(values['targets'])}")
     if all(text is None for text in values["targets"].values()):
         raise UserError('targets holds no text; expected one for each language, such as {"de": "Ausgang"}')
     sources = {p.source for p in layout.directions}
@@ -252,13 +277,13 @@ def _targets(values: Mapping[str, Any], layout: Layout) -> tuple[dict[Pair, str]
         if text is None or pair.source == pair.target or (layout.pairs and pair not in layout.directions):
             continue  # tables hold an empty text for each language that any record has
         if not isinstance(text, str) or not text.strip():
-            raise UserError(f"targets.{code} must be a text, got {text!r}")
+            raise UserError(f"targets.{code} must be a text, got {shown(text)}")
         if pair in targets:
             raise UserError(f"targets names the language {pair.target} twice, as {code} too; leave one out")
         targets[pair] = text
         found = wrong.get(code) or [] if isinstance(wrong, Mapping) else wrong
         if not _texts(found) or (found and not isinstance(wrong, Mapping)):
-            raise UserError(f"alternatives must be an object of lists of texts by language, got {wrong!r}")
+            raise UserError(f"alternatives must be an object of lists of texts by language, got {shown(wrong)}")
         alternatives[pair] = found
     return targets, alternatives
 

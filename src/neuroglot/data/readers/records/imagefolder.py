@@ -13,7 +13,8 @@ from pathlib import Path
 
 from neuroglot.data.example import Example
 from neuroglot.data.readers.layout import Layout, Record, check_left_out, splits_of
-from neuroglot.data.readers.records.fields import KNOWN, columns_read, mapped, names_of, record_examples
+from neuroglot.data.readers.make import shown
+from neuroglot.data.readers.records.fields import KNOWN, columns_read, images_of, mapped, names_of, record_examples
 from neuroglot.data.readers.sources.rows import Fields, Part, Row, convert, joined
 from neuroglot.data.readers.sources.texts import text_rows
 from neuroglot.errors import UserError
@@ -81,7 +82,8 @@ def _parts(path: Path, files: list[Path], layout: Layout) -> Iterator[Part]:
 def _example(layout: Layout, folders: _Folders, row: Row, fields: Fields) -> Iterator[Example]:
     key = next((name for name in NAMES if fields.get(name)), None)
     if key is None:
-        raise UserError(f"field 'file_name' must be a path, got {fields.get('file_name')!r}")
+        raise UserError(f"field 'file_name' must be a path, got {shown(fields.get('file_name'))}")
+    images_of(fields[key], row.folder)  # refuses what is no name before the record is named after it
     values = {**mapped(fields, layout, KNOWN), "images": fields[key]}
     values.pop("image", None)
     # The folders of two splits may have images of the same name.

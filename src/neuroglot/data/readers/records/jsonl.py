@@ -21,6 +21,7 @@ from pathlib import Path
 
 from neuroglot.data.example import Example
 from neuroglot.data.readers.layout import SPLITS, Layout, Record
+from neuroglot.data.readers.make import shown
 from neuroglot.data.readers.records.fields import KNOWN, columns_read, mapped, record_examples, refuse_unknown
 from neuroglot.data.readers.sources.named import source_rows
 from neuroglot.data.readers.sources.rows import Fields, Part, Row, convert, joined
@@ -75,7 +76,7 @@ def read_table(path: Path, layout: Layout) -> Iterator[Record]:
 def _plain(layout: Layout, row: Row, fields: Fields) -> Iterator[Example]:
     refuse_unknown(fields)
     if not layout.splits and fields.get("split") not in (None, *SPLITS):
-        raise UserError(f"split must be one of {', '.join(SPLITS)}, got {fields['split']!r}")
+        raise UserError(f"split must be one of {', '.join(SPLITS)}, got {shown(fields['split'])}")
     return record_examples(row, fields, layout)
 
 

@@ -1,14 +1,15 @@
-"""Records of a source on their way to examples: one or several files, positions that never fall, ids once."""
+"""Records of a source on their way to examples: one or several files, positions that never fall."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from neuroglot.data.example import Example
-from neuroglot.data.readers.ids import Ids
 from neuroglot.data.readers.layout import Record
 from neuroglot.errors import UserError
 
@@ -30,7 +31,6 @@ class Row:
         folder: where image names are relative to.
         split: ours, as the place of the record says it.
         place: file and line for messages, where there are several files.
-        counts: what the position counts, `line` or `record`.
     """
 
     position: int
@@ -38,7 +38,6 @@ class Row:
     folder: Path
     split: str | None = None
     place: str = ""
-    counts: str = "record"
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,41 @@ class Part:
     counts: str = "line"
 
 
+@contextmanager
+def reading(what: str, expected: str) -> Iterator[None]:
+    """Turn whatever a library raises about a source into one line: nobody knows all that it may raise.
+
+    Args:
+        what: names the source, and how it was read.
+        expected: what to try.
+
+    Raises:
+        UserError: the library raised something.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{what}: {reason(error)}; {expected}") from None
+
+
+def reason(error: Exception) -> str:
+    """Return what an exception of a library says, on one line."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+def refuse_twice(where: str, names: Iterable[str]) -> None:
+    """Refuse a table of which one of two columns of the same name would be lost; columns without a name are.
+
+    Raises:
+        UserError: which.
+    """
+    for name, count in Counter(names).items():
+        if count > 1 and name:
+            raise UserError(f"{where} has {count} columns called {name!r}; give each a name of its own")
+
+
 def joined(parts: Iterable[Part], alone: bool = False) -> Iterator[Row]:
     """Yield the records of all parts; those of a part that is alone keep their numbers."""
     position = 0
@@ -67,33 +101,22 @@ def joined(parts: Iterable[Part], alone: bool = False) -> Iterator[Row]:
         for number, fields in part.rows:
             position = number if alone else position + 1
             place = "" if alone else f"{part.name} {part.counts} {number}: "
-            yield Row(position, fields, part.folder, part.split, place, part.counts if alone else "record")
+            yield Row(position, fields, part.folder, part.split, place)
 
 
 def convert(rows: Iterable[Row], schema: Callable[[Row, Fields], Iterable[Example]]) -> Iterator[Record]:
     """Yield the examples of every record, or what is wrong with it: all examples of a record or none.
 
-    A record with the id of an earlier one is wrong.
-
     Args:
         rows: the records.
         schema: makes examples of the fields of a record, and raises a UserError where it cannot.
     """
-    ids = Ids()
     for row in rows:
         try:
             if isinstance(row.fields, UserError):
                 raise row.fields
             found = list(schema(row, row.fields))
-            if found and "id" in found[0].meta:
-                _refuse_known(found[0].meta["id"], row, ids)
         except UserError as error:
             yield row.position, UserError(f"{row.place}{error}")
         else:
             yield from ((row.position, example) for example in found)
-
-
-def _refuse_known(name: str, row: Row, ids: Ids) -> None:
-    earlier = ids.earlier(name, row.position)
-    if earlier is not None:
-        raise UserError(f"the id {name!r} is that of {row.counts} {earlier} already; give each record its own")

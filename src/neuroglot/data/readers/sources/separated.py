@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from neuroglot.data.readers.sources.rows import Fields, Numbered
+from neuroglot.data.readers.sources.rows import Fields, Numbered, reading, refuse_twice
 from neuroglot.errors import UserError
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -50,13 +50,15 @@ def csv_rows(path: Path) -> Iterator[Numbered]:
     """
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     # What is not UTF-8 is kept as half surrogate pairs, so that one bad row does not end the reading.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+    opened = path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+    with reading(f"{path} cannot be read", "expected a CSV or TSV file"), opened as file:
         rows = _rows(_Lines(file), delimiter)
         number, head = next(rows, (1, []))
         if isinstance(head, UserError) or _broken(head):
             raise UserError(f"{path} line {number}: {head if isinstance(head, UserError) else _BYTES}")
         if not head:
             raise UserError(f"{path} is empty; expected a first line with the names of the columns")
+        refuse_twice(f"{path} line {number}", head)
         for number, values in rows:
             if isinstance(values, UserError):
                 yield number, values

@@ -13,7 +13,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuroglot.data.readers.layout import Layout, check_left_out, split_of, splits_of
-from neuroglot.data.readers.sources.rows import SAVED, Fields, Numbered, Part, Row, joined
+from neuroglot.data.readers.sources.rows import (
+    SAVED,
+    Fields,
+    Numbered,
+    Part,
+    Row,
+    joined,
+    reading,
+    reason,
+    refuse_twice,
+)
 from neuroglot.errors import UserError
 
 BATCH = 64
@@ -68,14 +78,15 @@ def _names_split(name: str, layout: Layout) -> bool:
 
 
 def _parquet(path: Path, needs: Collection[str], uses: Collection[str]) -> Iterator[Numbered]:
-    try:
-        with pq.ParquetFile(path, memory_map=True) as file:
-            names = file.schema_arrow.names
-            _check(path, names, needs)
-            yield from _rows(file.iter_batches(BATCH, columns=[n for n in uses if n in names]))
-    except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{path} cannot be read as parquet: {reason}; expected a whole parquet file") from None
+    with (
+        reading(f"{path} cannot be read as parquet", "expected a whole parquet file"),
+        pq.ParquetFile(path, memory_map=True) as file,
+    ):
+        names = file.schema_arrow.names
+        _check(path, names, needs)
+        kept = [name for name in names if name in uses]
+        refuse_twice(str(path), kept)
+        yield from _rows(file.iter_batches(BATCH, columns=kept))
 
 
 def _check(where: Path | str, names: Sequence[str], needs: Collection[str]) -> None:
@@ -98,12 +109,14 @@ def _rows(batches: Iterable[pa.RecordBatch]) -> Iterator[Numbered]:
 def _objects(batch: pa.RecordBatch) -> Iterator[Fields | UserError]:
     try:
         found = batch.to_pylist()
-    except UnicodeDecodeError:  # somewhere in the batch; find the row
+    except Exception:  # somewhere in the batch; find the row
         for place in range(batch.num_rows):
             try:
                 yield batch.slice(place, 1).to_pylist()[0]
             except UnicodeDecodeError as error:
                 yield UserError(f"a text is not UTF-8 (byte {error.start}); write the table from decoded texts")
+            except Exception as error:
+                yield UserError(f"the row cannot be read: {reason(error)}; write the table again")
         return
     yield from found
 
@@ -115,11 +128,8 @@ def _saved(path: Path, layout: Layout, needs: Collection[str], uses: Collection[
     """Yield the splits of a folder that `save_to_disk` wrote, as memory-mapped tables."""
     import datasets
 
-    try:
+    with reading(f"{path} cannot be read as a saved dataset", "save it again"):
         loaded: Any = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{path} cannot be read as a saved dataset: {reason}; save it again") from None
     whole = isinstance(loaded, datasets.Dataset)
     splits = {None: None} if whole else _chosen(list(loaded), layout, path)
     for ours, theirs in splits.items():
@@ -127,7 +137,12 @@ def _saved(path: Path, layout: Layout, needs: Collection[str], uses: Collection[
         _check(path, table.column_names, needs)
         kept = table.select([name for name in uses if name in table.column_names])
         name = path.name if whole else str(theirs)
-        yield Part(name, _rows(kept.to_batches(max_chunksize=BATCH)), path, ours, "record")
+        yield Part(name, _of_table(path, kept), path, ours, "record")
+
+
+def _of_table(path: Path, table: Any) -> Iterator[Numbered]:
+    with reading(f"{path} cannot be read as a saved dataset", "save it again"):
+        yield from _rows(table.to_batches(max_chunksize=BATCH))
 
 
 def _chosen(names: Sequence[str], layout: Layout, where: Path | str) -> dict[str | None, str | None]:
@@ -171,8 +186,7 @@ def _streamed(name: str, stream: Iterable[Fields], uses: Collection[str]) -> Ite
 
 def _unreachable(name: str, error: Exception) -> UserError:
     """Return what any of a dozen libraries said: no network, no such name, a gated set, an unknown kind of file."""
-    reason = " ".join(str(error).split())[:160]
     return UserError(
-        f"{name} cannot be read: {type(error).__name__}: {reason}; expected hf:owner/name or "
+        f"{name} cannot be read: {type(error).__name__}: {reason(error)}; expected hf:owner/name or "
         "hf:owner/name:configuration, and a hub that can be reached"
     )

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import ijson
 
-from neuroglot.data.readers.sources.rows import Fields, Numbered
+from neuroglot.data.readers.sources.rows import Fields, Numbered, reading, reason
 from neuroglot.data.readers.sources.separated import csv_rows
 from neuroglot.errors import UserError
 
@@ -30,9 +32,17 @@ def text_rows(path: Path) -> Iterator[Numbered]:
     return array_rows(path) if path.suffix.lower() == ".json" and _is_array(path) else json_lines(path)
 
 
+def first_fields(path: Path) -> list[str]:
+    """Return the fields of the first record of a hundred that can be read; none if none can."""
+    try:
+        return next((list(fields) for _, fields in islice(text_rows(path), 100) if isinstance(fields, dict)), [])
+    except UserError:
+        return []  # the reader says why
+
+
 def json_lines(path: Path) -> Iterator[Numbered]:
     """Yield the number of each line that is not blank, and its object or what is wrong with it."""
-    with path.open("rb") as file:
+    with _reading(path), path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
@@ -45,8 +55,12 @@ def json_lines(path: Path) -> Iterator[Numbered]:
                     number,
                     UserError(f"the line is not JSON: {error.msg} at column {error.colno}; one object a line"),
                 )
-            except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
-                yield number, UserError(f"the line is not JSON that can be read: {error}; one object a line")
+            except Exception as error:  # a number of thousands of digits, brackets without end
+                yield number, UserError(f"the line is not JSON that can be read: {reason(error)}; one object a line")
+
+
+def _reading(path: Path) -> AbstractContextManager[None]:
+    return reading(f"{path} cannot be read", "expected a file of text")
 
 
 def _object(value: Any) -> Fields | UserError:
@@ -54,7 +68,7 @@ def _object(value: Any) -> Fields | UserError:
 
 
 def _is_array(path: Path) -> bool:
-    with path.open("rb") as file:
+    with _reading(path), path.open("rb") as file:
         return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
 
 
@@ -65,18 +79,16 @@ def array_rows(path: Path) -> Iterator[Numbered]:
         UserError: the array is broken; the message names the line, where bytes are not UTF-8, or the record.
     """
     number = 0
-    with path.open("rb") as file:
+    with _reading(path), path.open("rb") as file:
         if file.read(3) != b"\xef\xbb\xbf":
             file.seek(0)
         try:
             for number, value in enumerate(ijson.items(file, "item", use_float=True, buf_size=8192), start=1):
                 yield number, _object(value)
-        except (ijson.JSONError, UnicodeDecodeError, ValueError) as error:
-            if isinstance(error, UserError):
-                raise
+        except Exception as error:
             _refuse_bytes(path)
-            reason = " ".join(str(error).split())[:120]
-            raise UserError(f"{path} record {number + 1}: the JSON is broken: {reason}; mend the array") from None
+            why = reason(error)[:120]
+            raise UserError(f"{path} record {number + 1}: the JSON is broken: {why}; mend the array") from None
 
 
 def _refuse_bytes(path: Path) -> None:
