@@ -86,6 +86,27 @@ def test_a_corpus_can_stand_there_too_its_test_split_in_the_runs_pairs(tmp_path)
     assert identity([str(corpus)]) != before
 
 
+def test_only_what_is_used_is_looked_at(tmp_path):
+    """Neither a photograph nor a line of other splits and pairs; of the rest file and line are named."""
+    from neuroglot.data.image import image_size
+
+    def fits(example):
+        return [image_size(image) for image in example.images]
+
+    corpus = shutil.copytree(FIXTURES / "commute", tmp_path / "commute")
+    order = (corpus / "en-de/img.order").read_text().split()
+    for folder in ("en-fr", "en-fr_dev"):
+        (corpus / folder / "correct.fr").write_text("\n\n")
+        for name in (corpus / folder / "img.order").read_text().split():
+            if name not in order:
+                (corpus / "images" / name).unlink(missing_ok=True)
+    (found,) = read_kept([str(corpus)], 1, fits, ["en-de"]).values()
+    (corpus / "images" / order[-1]).unlink()
+    assert read_kept([str(corpus)], 1, fits, ["en-de"]) == {"file:commute": found}
+    with pytest.raises(UserError, match=rf"en-de/img\.order line {len(order)}: .*{order[-1]}"):
+        read_kept([str(corpus)], 0, fits, ["en-de"])
+
+
 def test_contrastive_is_kept_or_lost_like_any_figure():
     def rows(system, right):
         fixed = {"split": "file:commute", "pair": "en-de", "source": "s", "reference": "r", "hypothesis": "h"}

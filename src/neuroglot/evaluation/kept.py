@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from neuroglot.data.example import Example
-from neuroglot.data.readers import read_source
+from neuroglot.data.readers import guess_format, read_source
+from neuroglot.data.readers.aligned import commute
 from neuroglot.errors import UserError
 from neuroglot.evaluation.compare import OWN
 
@@ -31,21 +32,18 @@ def read_kept(
         pairs: of a corpus, a folder, only these; a file is taken as it is.
 
     Raises:
-        UserError: a source is missing or empty, two have one name, or a record cannot be used: with its line.
+        UserError: a source is missing or empty, two have one name, or a record that would be used cannot be: with its
+            file and line.
     """
     found: dict[str, Sequence[Example]] = {}
     for path in map(Path, paths):
-        by_task: dict[str, list[Example]] = {}
-        for line, example in _records(path):
-            try:
-                if isinstance(example, UserError):
-                    raise example
-                fits(example)
-            except UserError as error:
-                raise UserError(f"evaluate.retention: {path} line {line}: {error}") from None
+        by_task: dict[str, list[tuple[str, Example]]] = {}
+        for place, example in _records(path, pairs):
+            if isinstance(example, UserError):
+                raise UserError(f"evaluate.retention: {place}: {example}")
             tested = example.meta.get("split") in (None, "test")
             if tested and (path.is_file() or not pairs or str(example.pair) in pairs):
-                by_task.setdefault(example.task, []).append(example)
+                by_task.setdefault(example.task, []).append((place, example))
         if not by_task:
             raise UserError(
                 f"evaluate.retention: {path} holds no examples to test; expected one JSON object a line, or a corpus "
@@ -55,8 +53,14 @@ def read_kept(
             name = f"{OWN}{path.stem}" + (f" {task}" if len(by_task) > 1 else "")
             if name in found:
                 raise UserError(f"evaluate.retention has two sources called {path.stem}; rename one of them")
-            chosen = set(list(dict.fromkeys(e.item for e in examples))[: items or None])
-            found[name] = [e for e in examples if e.item in chosen]
+            chosen = set(list(dict.fromkeys(e.item for _, e in examples))[: items or None])
+            used = [(place, e) for place, e in examples if e.item in chosen]
+            for place, example in used:
+                try:
+                    fits(example)
+                except UserError as error:
+                    raise UserError(f"evaluate.retention: {place}: {error}") from None
+            found[name] = [e for _, e in used]
     return found
 
 
@@ -83,7 +87,16 @@ def identity(paths: Sequence[str]) -> Any:
     return parts
 
 
-def _records(path: Path) -> Iterator[tuple[int, Example | UserError]]:
+def _records(path: Path, pairs: Sequence[str] = ()) -> Iterator[tuple[str, Example | UserError]]:
+    """Yield the records of a source, each with its file and line; of CoMMuTE only those that are used."""
     if not path.exists():
         raise UserError(f"evaluate.retention: {path} does not exist; expected a JSONL file, or a corpus")
-    return read_source(path)
+    if guess_format(path) == "commute":
+        for folder, (pair, split) in commute.directions(path).items():
+            if split == "test" and (not pairs or str(pair) in pairs):
+                for line, record in read_source(folder):
+                    yield f"{folder / commute.ORDER} line {line}", record
+        return
+    for number, record in read_source(path):
+        item = f" (item {record.item})" if isinstance(record, Example) and record.item else ""
+        yield f"{path} line {number}" if path.is_file() else f"{path} record {number}{item}", record

@@ -6,7 +6,8 @@ or where `data.images` says.
 A folder a direction (`en-de`, `en-fr`, ..., `en-fr_dev`) with `src.en`, `correct.de`, `incorrect.de` and `img.order`,
 line-aligned. An example has the sentence as source, the photograph, the right reading as target and the wrong one in
 `alternatives`; a model is scored by how often the right one is likelier (Futeral et al. 2023). All of it is for
-testing, but for `en-fr_dev`: beside training on another corpus, name it in `evaluate.retention`.
+testing, but for `en-fr_dev`: beside training on another corpus, name it in `evaluate.retention`; to train on that one
+folder, say `data.splits: {train: dev}`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from neuroglot.data.readers.aligned.lines import together
-from neuroglot.data.readers.layout import Layout, Record
+from neuroglot.data.readers.layout import Layout, Record, check_left_out, splits_of
 from neuroglot.data.readers.make import Piece, examples
 from neuroglot.errors import UserError, nearest
 from neuroglot.pair import Pair, language_code
@@ -57,10 +58,15 @@ def read_commute(path: Path, layout: Layout) -> Iterator[Record]:
     for pair in layout.directions:
         if str(pair) not in known:
             raise UserError(f"{path} has no pair {pair}; {nearest(str(pair), known)}")
-    position = 0
-    for folder, (pair, split) in found.items():
-        if layout.pairs and pair not in layout.directions:
+    named = {split: str(folder.relative_to(path.parent)) for folder, (_, split) in found.items()}
+    chosen = splits_of(named, layout, path)
+    check_left_out(named, chosen, layout, path)
+    ours = {theirs: split for split, theirs in chosen.items()}
+    before = position = 0
+    for folder, (pair, theirs) in found.items():
+        if (layout.pairs and pair not in layout.directions) or theirs not in ours:
             continue
+        before = position
         source, target = folder.name.partition("_")[0].split("-")
         files = {
             "source": folder / f"src.{source}",
@@ -70,7 +76,7 @@ def read_commute(path: Path, layout: Layout) -> Iterator[Record]:
         }
         images = layout.images or (path if folder != path else path.parent) / "images"
         for record in together(files, path):
-            position += 1
+            position = before + record.number  # of a single folder, the line of its files
             if record.wrong is not None:
                 yield position, record.wrong
                 continue
@@ -82,7 +88,7 @@ def read_commute(path: Path, layout: Layout) -> Iterator[Record]:
                 number=position,
                 pictured=(images / texts["image"],),
                 alternatives={pair: (texts["incorrect"],)},
-                split=split,
+                split=ours[theirs],
             )
             # As a default the photograph is looked at; there is nothing written in it to translate.
             asked = layout if layout.tasks else replace(layout, task="multimodal_translation")

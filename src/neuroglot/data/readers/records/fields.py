@@ -219,10 +219,11 @@ def _asked(row: Row, values: Mapping[str, Any], layout: Layout) -> Example:
     """Return a question of the user's own with its answer; English where the record does not say its languages."""
     for key in ("instruction", "target"):
         _require(values, key)
-    if values.get("task") not in (None, INSTRUCT):
-        raise UserError(
-            f"task {shown(values['task'])} has instructions of its own; leave out the field task or instruction"
-        )
+    task = values.get("task")
+    if task in TASKS:
+        raise UserError(f"task {task} has instructions of its own; leave out the field task or instruction")
+    if task not in (None, INSTRUCT):
+        raise UserError(f"task {shown(task)} is not known; {nearest(shown(task), (*TASKS, INSTRUCT))}")
     for key in ("source_lang", "target_lang"):
         if values.get(key) is not None:
             _require(values, key)
