@@ -6,9 +6,10 @@ file. A configuration made from a selection carries them in memory until the lay
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,63 @@ NEUROGLOT = OwnType("NEUROGLOT")
 
 MODES = ("auto", "sliced", "additive")
 
+INSTEAD = {
+    "r": "rank, which makes the deltas of the chosen rows low-rank",
+    "lora_alpha": "nothing: deltas are added as they are",
+    "lora_dropout": "nothing: deltas know no dropout",
+    "bias": "train_bias",
+    "init_lora_weights": "init_weights",
+    "rank_pattern": "ranks",
+    "modules_to_save": "a method that trains whole modules",
+    **dict.fromkeys(
+        ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "target_parameters"),
+        "a selection, which names its layers: NeuroglotConfig.from_selection(select(profile))",
+    ),
+}
+"""What takes the place of LoRA's keywords."""
+
+
+class UnknownKeywordError(UserError, TypeError):
+    """A keyword that the configuration lacks; PEFT leaves out those of a newer version's file by this type."""
+
+
+class StrictConfig(PeftConfig):
+    """A configuration that says which keywords it does not take."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Look at the keywords.
+
+        Raises:
+            UserError: one of them is unknown.
+        """
+        taken = inspect.signature(cls.__init__).parameters
+        known = [name for name in taken if name != "self"]
+        unknown = next((name for name in kwargs if name not in known), None)
+        if unknown is not None and not any(one.kind is one.VAR_KEYWORD for one in taken.values()):
+            hint = f"use {INSTEAD[unknown]}" if unknown in INSTEAD else nearest(unknown, known)
+            raise UnknownKeywordError(f"{cls.__name__} got an unexpected keyword argument {unknown!r}; {hint}")
+        return super().__new__(cls)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs: Any) -> Any:
+        """Read the configuration of a saved adapter; PEFT calls this with what `PeftModel.from_pretrained` was given.
+
+        Raises:
+            UserError: a field was given, which the saved value would override without a word.
+        """
+        given = {name for name in kwargs if name in {field.name for field in fields(cls)}} - {"revision"}
+        if kwargs.get("ephemeral_gpu_offload"):
+            given.add("ephemeral_gpu_offload")
+        if given:
+            raise UserError(
+                f"{min(given)} cannot be given while loading an adapter; set a field of "
+                "PeftConfig.from_pretrained(...) and pass that as config="
+            )
+        return super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs)
+
 
 @dataclass
-class NeuroglotConfig(PeftConfig):
+class NeuroglotConfig(StrictConfig):
     """Which units of which layers an adapter trains, by the pairs whose data may train them.
 
     Args:

@@ -10,14 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.func import functional_call
 
 from neuroglot.errors import UserError
 from neuroglot.tuner.engines.additive import added_units
+from neuroglot.tuner.engines.base import LINEAR, check_base, forward_name, has_own_forward, is_plain
 from neuroglot.tuner.engines.sliced import sliced_linear
 from neuroglot.tuner.engines.units import Route
-from neuroglot.tuner.engines.weight import HeldWeight
-from neuroglot.tuner.routing import Mixture
+from neuroglot.tuner.engines.weight import HeldWeight, why_not_sliced
 
 
 class NeuroglotLinear(HeldWeight):
@@ -33,9 +32,43 @@ class NeuroglotLinear(HeldWeight):
             self.unmerge()
         if self.merged:
             return self.base_layer(x, *args, **kwargs)
+        if is_plain(self.base_layer) or self.sharded:  # sharding's own hooks only gather the weight
+            return self._compute(x, *args, **kwargs)
+        check_base(self.module_name, self.base_layer)
+        dense, replaced = why_not_sliced(self.base_layer) is None, has_own_forward(self.base_layer)
+        if dense and (replaced or type(self.base_layer).forward not in LINEAR):
+            return self._through((x, *args), kwargs)
+        if replaced:
+            raise UserError(
+                f"{self.module_name}: the forward of this quantised layer was replaced, so the adapter's share of it "
+                "is not known; expected its own forward; put that back, or leave the layer out of the selection"
+            )
+        return self._inside_hooks(x, *args, **kwargs)
+
+    @torch.compiler.disable
+    def _inside_hooks(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Compute where the base module would, inside its hooks, which so see and change what they always do.
+
+        The function that the hooks enclose stands in an attribute of the module, and there is no other way between
+        them; it is put back at once.
+        """
+        base, name = self.base_layer, forward_name(self.base_layer)
+        before = vars(base).get(name)
+        vars(base)[name], self._enclosed = self._compute, True
+        try:
+            return base(*args, **kwargs)
+        finally:
+            self._enclosed = False
+            if before is None:
+                del vars(base)[name]
+            else:
+                vars(base)[name] = before
+
+    def _compute(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         names = self.adapters_at_work
         routes = {name: self._route(name, x) for name in names}
-        if len(names) < 2 and self.sliced(names):
+        mixed = self.router.adapters is not None
+        if len(names) < 2 and not mixed and self.sliced(names):
             name = names[0] if names else None
             return self._forward_sliced(x, name, routes.get(name) if name else None)
         if self._kept is not None:
@@ -43,11 +76,22 @@ class NeuroglotLinear(HeldWeight):
         if names and x.requires_grad and self.holds:
             out = sliced_linear(x, self, None, None, ())  # another forward may write into the weight before backward
         else:
-            out = self.base_layer(x, *args, **kwargs)
+            out = self.call_base(x, *args, **kwargs)
+            if x.requires_grad and torch.is_grad_enabled() and not out.requires_grad:
+                raise UserError(
+                    f"{self.module_name}: a {type(self.base_layer).__name__} gives its input no gradient, so nothing "
+                    "before it would be trained; load the base in another format, or select layers after it only"
+                )
         if routes and self.quantization_backend is not None:
             out = self.quantization_backend.maybe_clone_base_result(out)
+        samples = self.router.samples_by_adapter(len(x), x.device) if mixed else {}
         for name, route in routes.items():
-            out = added_units(out, x, self, name, route)
+            if mixed:
+                own = samples[name]
+                some = added_units(out.index_select(0, own), x.index_select(0, own), self, name, route)
+                out = out.index_copy(0, own, some)
+            else:
+                out = added_units(out, x, self, name, route)
         return out
 
     def _forward_sliced(self, x: torch.Tensor, adapter: str | None, route: Route | None) -> torch.Tensor:
@@ -55,7 +99,7 @@ class NeuroglotLinear(HeldWeight):
         if trained or (x.requires_grad and torch.is_grad_enabled()):
             return sliced_linear(x, self, adapter, route, trained)
         self.settle(adapter)
-        return self.base_layer(x)
+        return self.call_base(x)
 
 
 class NeuroglotMatrix(HeldWeight):
@@ -75,25 +119,11 @@ class NeuroglotMatrix(HeldWeight):
             self.unmerge()
         if self.merged:
             return self.base_layer(*args, **kwargs)
+        if not self.sharded:
+            check_base(self.module_name, self.base_layer, self.weight_name)
         names = self.adapters_at_work
-        if isinstance(self.router.pair, Mixture) and torch.is_grad_enabled() and names:
-            raise UserError(
-                f"{self.module_name}: a bare matrix cannot tell the samples of a mixed batch apart; expected batches "
-                "of one pair; make such batches, or leave this matrix out of the selection"
-            )
-        inputs = [value for value in (*args, *kwargs.values()) if torch.is_tensor(value)]
-        routes = {name: self._route(name, inputs[0]) for name in names}
-        if not torch.is_grad_enabled() and len(names) < 2 and self.sliced(names):
+        alike = self.router.adapters is None and len(names) < 2
+        if not torch.is_grad_enabled() and alike and self.sliced(names):
             self.settle(names[0] if names else None)
             return self.base_layer(*args, **kwargs)
-        if self._kept is not None:
-            self.park()
-        weight = getattr(self.base_layer, self.weight_name).detach()
-        for name, route in routes.items():
-            deltas = [self.delta(name, group) for group in route.trained]
-            dense = [delta[0] if len(delta) == 1 else delta[0] @ delta[1] for delta in deltas]
-            if route.frozen:
-                dense.append(self.unit_deltas(name, route.frozen)[0])
-            axis, added = self.neuroglot_layout[name].axis, torch.cat(dense).to(weight.dtype)
-            weight = weight.index_add(axis, route.units, added.t() if axis else added)
-        return functional_call(self.base_layer, {self.weight_name: weight}, args, kwargs)
+        return self._through(args, kwargs)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from typing import cast
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, cast
 
 import torch
 from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 
-from neuroglot.errors import UserError
+from neuroglot.errors import UserError, nearest
+from neuroglot.models.families import FAMILIES, image_token_id
 from neuroglot.tuner.config import NeuroglotConfig
+from neuroglot.tuner.engines.base import check_base
 from neuroglot.tuner.engines.deltas import shape_of
 from neuroglot.tuner.engines.units import Layout
 from neuroglot.tuner.engines.weight import HeldWeight, why_not_sliced
@@ -20,16 +25,19 @@ from neuroglot.tuner.layer import NeuroglotLinear, NeuroglotMatrix
 from neuroglot.tuner.matching import check_rows, check_tensors, matrix_of, part_of
 from neuroglot.tuner.routing import Router
 from neuroglot.tuner.state import layers_of, modes, park
+from neuroglot.tuner.strict import StrictTuner
 
 _log = logging.getLogger(__name__)
 
+_INPUTS = ("input_ids", "inputs", "inputs_embeds")
+"""Where a model's batch size shows, whatever else it is given."""
 
-class NeuroglotModel(BaseTuner):
+
+class NeuroglotModel(StrictTuner):
     """A model whose chosen rows can be trained; made by `peft.get_peft_model` from a `NeuroglotConfig`."""
 
     prefix = "neuroglot_"
     tuner_layer_cls = HeldWeight
-    target_module_mapping: dict[str, list[str]] = {}
 
     router: Router
 
@@ -65,7 +73,7 @@ class NeuroglotModel(BaseTuner):
         modules = dict(model.named_modules(remove_duplicate=False))
         users = defaultdict(set)
         for name, parameter in model.named_parameters(remove_duplicate=False):
-            users[id(parameter)].add(name.replace(".base_layer.", "."))
+            users[_memory(parameter)].add(name.replace(".base_layer.", "."))
         for name, groups in peft_config.layout.items():
             module, weight = matrix_of(name, modules)
             if weight != "weight" and peft_config.bare.setdefault(name.rpartition(".")[0], name) != name:
@@ -73,7 +81,10 @@ class NeuroglotModel(BaseTuner):
                     f"{name} and {peft_config.bare[name.rpartition('.')[0]]} are bare matrices of one module; "
                     "expected one of them; leave the other out of the selection"
                 )
-            shared = users[id(getattr(module, weight))] - {name, f"{name}.{weight}"}
+            check_base(name, module, weight)
+            start, end = _memory(getattr(module, weight))
+            sharing = (names for (low, high), names in users.items() if low < end and start < high)
+            shared = set().union(*sharing) - {name, f"{name}.{weight}"}
             if shared:
                 raise UserError(
                     f"{name} shares its weight with {sorted(shared)[0].removesuffix('.weight')}; expected a weight of "
@@ -132,8 +143,66 @@ class NeuroglotModel(BaseTuner):
         else:
             super()._replace_module(parent, child_name, new_module, child)
 
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Give each sample its own adapter while PEFT runs forward or generate with `adapter_names`.
+
+        Raises:
+            UserError: training, a name that is not known, another number of names than samples, a merged adapter, or
+                vision rows that cannot be told apart.
+        """
+        self._refuse_keywords(kwargs, "alora_offsets")
+        names = kwargs.pop("adapter_names", None)
+        if names is None:
+            yield
+            return
+        self._check_adapter_names(names, [*args, *(kwargs.get(key) for key in _INPUTS), *kwargs.values()], kwargs)
+        with ExitStack() as stack:
+            for module in self.model.modules():
+                if isinstance(module, AuxiliaryTrainingWrapper):
+                    hook = partial(_with_names, names=list(names))
+                    stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            self.router.adapters = tuple(names)
+            stack.callback(setattr, self.router, "adapters", None)
+            yield
+
+    def _check_adapter_names(self, names: Any, values: Sequence[Any], inputs: Mapping[str, Any]) -> None:
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"adapter_names must be a list with one name for each sample, got {names!r}")
+        if self.training:
+            raise UserError("adapter_names is for inference, but the model is in training mode; call model.eval()")
+        known = {*self.peft_config, "__base__"}
+        for name in names:
+            if name not in known:
+                raise UserError(f"adapter_names: {name!r} is no adapter of this model; {nearest(name, known)}")
+        size = next((len(value) for value in values if torch.is_tensor(value)), None)
+        if size != len(names):
+            raise UserError(f"adapter_names names {len(names)} adapters for {size} samples; expected one for each")
+        layers = [layer for layer in layers_of(self.model) if set(names) & set(layer.neuroglot_layout)]
+        merged = next((layer for layer in layers if layer.merged), None)
+        if merged is not None:
+            raise UserError(
+                f"adapter_names: adapter {merged.merged_adapters[0]!r} is merged; call model.unmerge_adapter() first"
+            )
+        if any(key.startswith("pixel") for key in inputs) and any(layer.part != "language" for layer in layers):
+            self._check_images_alike(inputs.get("input_ids"))
+
+    def _check_images_alike(self, ids: torch.Tensor | None) -> None:
+        """Refuse images that cannot be shared out among the samples without being told whose they are."""
+        family = FAMILIES.get(getattr(getattr(self.model, "config", None), "model_type", ""))
+        counts = None
+        if family is not None and family.vision_rows == "even" and ids is not None:
+            counts = (ids == image_token_id(self.model, family)).sum(1)
+        if counts is None or (counts != counts[0]).any():
+            raise UserError(
+                "adapter_names: an adapter has layers that see the images, and it is not certain which rows there are "
+                "which sample's; expected as many images of one size for each sample; run the samples of each adapter "
+                "by themselves with model.set_adapter(name)"
+            )
+
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
         """Merge the adapters' units into the weights; with `safe_merge` all layers are looked at before the first."""
+        self._check_names(adapter_names)
         if safe_merge:
             self._check_merge(adapter_names)
         super().merge_adapter(adapter_names, safe_merge)
@@ -147,6 +216,7 @@ class NeuroglotModel(BaseTuner):
         self, progressbar: bool = False, safe_merge: bool = False, adapter_names: list[str] | None = None
     ) -> nn.Module:
         """Return the plain model with the adapters' rows merged."""
+        self._check_names(adapter_names)
         if safe_merge:
             self._check_merge(adapter_names)
         self.router.release()
@@ -188,6 +258,20 @@ class NeuroglotModel(BaseTuner):
                 "adapter_config.json that was saved with it"
             )
         return mapped
+
+
+def _with_names(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Give the adapters of the samples to a module that PEFT trains whole (`modules_to_save`)."""
+    return args, {**kwargs, "adapter_names": names}
+
+
+def _memory(parameter: torch.Tensor) -> tuple[int, int]:
+    """Return where a parameter's values begin and end, which shows ties between objects and between parts of them."""
+    if type(parameter.data) is not torch.Tensor or parameter.is_meta or not parameter.data_ptr():
+        return -id(parameter), 1 - id(parameter)  # no memory of its own to look at
+    return parameter.data_ptr(), parameter.data_ptr() + parameter.numel() * parameter.element_size()
 
 
 def _belongs(key: str, adapter: str) -> bool:

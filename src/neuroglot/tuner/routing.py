@@ -90,10 +90,12 @@ class Router:
         pair: the pair, or the mixture of pairs, whose data is going through the model; None when nobody said.
         configs: adapter name -> configuration, the tuner's own dictionary.
         sharded: whether FSDP gathers the model's weights for each forward, so that nothing can be kept in them.
+        adapters: the adapter of each sample, as PEFT's `adapter_names` has it; None while all take the active ones.
     """
 
     def __init__(self) -> None:
         self.pair: str | Mixture | None = None
+        self.adapters: tuple[str, ...] | None = None
         self.configs: Mapping[str, Any] = {}
         self.sharded = False
         self._handles: list[RemovableHandle] = []
@@ -103,11 +105,29 @@ class Router:
         """Every pair that some adapter knows."""
         return sorted({pair for config in self.configs.values() for pair in getattr(config, "pairs", ())})
 
+    def samples_by_adapter(self, length: int, device: torch.device) -> dict[str, torch.Tensor]:
+        """Return adapter -> indices along a first axis of `length`, on which each sample has as many entries.
+
+        Raises:
+            UserError: the first axis is no multiple of the samples.
+        """
+        adapters = self.adapters or ()
+        if not adapters or length % len(adapters):
+            raise UserError(
+                f"adapter_names names {len(adapters)} adapters, but a layer's input has {length} entries on its first "
+                "axis; expected as many for each sample; run the samples of each adapter by themselves"
+            )
+        each = torch.arange(length, device=device).split(length // len(adapters))
+        return {
+            name: torch.cat([own for own, adapter in zip(each, adapters, strict=True) if adapter == name])
+            for name in dict.fromkeys(adapters)
+        }
+
     def attach(self, model: nn.Module) -> None:
         """Watch the model and every transformers model inside it, since some loops call the backbone by itself."""
         watched = [m for m in model.modules() if m is model or hasattr(m, "get_input_embeddings")]
         self._handles = [module.register_forward_hook(self._watch) for module in watched]
-        self._handles += [module.register_forward_pre_hook(self._look) for module in watched]
+        self._handles += [module.register_forward_pre_hook(self._look, with_kwargs=True) for module in watched]
 
     def release(self) -> None:
         """Stop watching."""
@@ -115,7 +135,13 @@ class Router:
             handle.remove()
         self._handles = []
 
-    def _look(self, module: nn.Module, args: Any) -> None:
+    def _look(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        # PEFT's wrapper takes this keyword off, and transformers' models take any keyword without a word
+        if kwargs.get("adapter_names") is not None:
+            raise UserError(
+                "adapter_names needs PEFT's wrapper; make the model with get_peft_model or "
+                "PeftModel.from_pretrained, or choose the adapter of a batch with set_adapter"
+            )
         if _distributed():
             self.sharded = self.sharded or is_sharded(module)
 

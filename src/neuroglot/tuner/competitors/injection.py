@@ -6,15 +6,13 @@ from abc import abstractmethod
 from typing import Any
 
 from peft import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 
+from neuroglot.tuner.strict import StrictTuner
 
-class ByName(BaseTuner):
+
+class ByName(StrictTuner):
     """Wraps each of a configuration's `target_modules` in a `tuner_layer_cls`, which `_fill` gives its adapter."""
-
-    tuner_layer_cls: type[BaseTunerLayer]
-    target_module_mapping: dict[str, list[str]] = {}
 
     @abstractmethod
     def _fill(self, layer: Any, config: Any, adapter: str, name: str) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from neuroglot.errors import UserError
 from neuroglot.tuner.competitors.injection import ByName
-from neuroglot.tuner.config import OwnType, with_card
+from neuroglot.tuner.config import OwnType, StrictConfig, with_card
 
 FIRST_ID = 1 << 30
 """The id of the first vector; no vocabulary is that large."""
@@ -31,7 +31,7 @@ FILL = {"input_ids": 0, "attention_mask": 1, "labels": -100, "token_type_ids": 0
 
 
 @dataclass
-class PromptConfig(PeftConfig):
+class PromptConfig(StrictConfig):
     """How many vectors are learned.
 
     Args:

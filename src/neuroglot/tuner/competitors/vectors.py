@@ -18,11 +18,11 @@ from torch.func import functional_call
 
 from neuroglot.errors import UserError
 from neuroglot.tuner.competitors.injection import ByName
-from neuroglot.tuner.config import OwnType, with_card
+from neuroglot.tuner.config import OwnType, StrictConfig, with_card
 
 
 @dataclass
-class VectorsConfig(PeftConfig):
+class VectorsConfig(StrictConfig):
     """Which vectors an adapter trains.
 
     Args:

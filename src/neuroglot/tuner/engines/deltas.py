@@ -10,7 +10,7 @@ parameters, so that the gradients of the others stay None.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -41,6 +41,7 @@ class UnitLayer(nn.Module, BaseTunerLayer):
 
     adapter_layer_names = ("neuroglot_delta", "neuroglot_up", "neuroglot_down", "neuroglot_bias")
     other_param_names = ("neuroglot_rows", "neuroglot_layout")
+    cast_input_dtype_enabled = True  # for PEFT's `disable_input_dtype_casting`; inputs are never cast here
 
     def __init__(
         self,
@@ -95,8 +96,9 @@ class UnitLayer(nn.Module, BaseTunerLayer):
 
     @property
     def adapters_at_work(self) -> list[str]:
-        """The active adapters that this layer has; none while adapters are disabled."""
-        known = [name for name in self.active_adapters if name in self.neuroglot_layout]
+        """The adapters of this forward that this layer has: the active ones, or those of the samples; or disabled."""
+        asked = self.active_adapters if self.router.adapters is None else dict.fromkeys(self.router.adapters)
+        known = [name for name in asked if name in self.neuroglot_layout]
         return [] if self.disable_adapters else known
 
     def group_size(self, adapter: str, group: str) -> int:
@@ -201,9 +203,7 @@ class UnitLayer(nn.Module, BaseTunerLayer):
     def _training_pair(self, adapter: str) -> str | Mixture | None:
         """Return the pair that this forward trains, `ALL` for everything, None for nothing."""
         layout = self.neuroglot_layout[adapter]
-        if not torch.is_grad_enabled() or not any(
-            p.requires_grad for name in self.adapter_layer_names for p in getattr(self, name)[adapter].parameters()
-        ):
+        if not torch.is_grad_enabled() or not any(p.requires_grad for p in self._parameters_of(adapter)):
             return None
         if self.router.pair is not None:
             return self.router.pair
@@ -217,6 +217,9 @@ class UnitLayer(nn.Module, BaseTunerLayer):
             )
         return None
 
+    def _parameters_of(self, adapter: str) -> Iterator[nn.Parameter]:
+        return (p for name in self.adapter_layer_names for p in getattr(self, name)[adapter].parameters())
+
     def forget(self) -> None:
         """Drop what was derived from the unit indices, which are about to change."""
         self._routes.clear()
@@ -228,6 +231,11 @@ class UnitLayer(nn.Module, BaseTunerLayer):
             raise UserError(
                 f"{self.module_name}: adapter {adapter!r} has no row indices; they are in the saved adapter or in a "
                 "configuration made by NeuroglotConfig.from_selection; load or make one of these"
+            )
+        if adapter not in self._known and any(p.is_meta for p in self._parameters_of(adapter)):
+            raise UserError(
+                f"{self.module_name}: adapter {adapter!r} holds no values (low_cpu_mem_usage=True); load saved ones "
+                "into it, or make it without that option"
             )
         self._known.add(adapter)  # looking into a tensor waits for the GPU and breaks a compiled graph
         return rows_K

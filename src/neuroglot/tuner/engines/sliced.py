@@ -37,7 +37,7 @@ class _SlicedLinear(torch.autograd.Function):
         if adapter is not None and route is not None and any(ctx.needs_input_grad[4:]):
             outputs = layer.units_are_outputs(adapter)
             ctx.save_for_backward(x if outputs else picked(x, route.own))
-        return layer.base_layer(x)
+        return layer.call_base(x)
 
     @staticmethod
     @once_differentiable

@@ -16,10 +16,12 @@ from typing import Any, cast
 import torch
 from peft.tuners.tuners_utils import check_adapters_to_merge
 from torch import nn
+from torch.func import functional_call
 
 from neuroglot.errors import UserError
 from neuroglot.tuner.engines.deltas import UnitLayer
 from neuroglot.tuner.engines.quantised import Quantised, readable
+from neuroglot.tuner.routing import Mixture
 
 
 def why_not_sliced(layer: nn.Module, name: str = "weight") -> str | None:
@@ -29,7 +31,7 @@ def why_not_sliced(layer: nn.Module, name: str = "weight") -> str | None:
         return "its weight is sharded by ZeRO-3"
     if type(weight) is not nn.Parameter or type(weight.data) is not torch.Tensor:
         return f"its weight is a {type(weight).__name__}, which cannot be written row by row"
-    if not weight.is_floating_point():
+    if not weight.is_floating_point() or weight.element_size() == 1:  # the eight-bit floats have scales of their own
         return f"its weight is quantised ({weight.dtype})"
     return None
 
@@ -53,8 +55,19 @@ class HeldWeight(UnitLayer):
         self._replaced: list[tuple[Any, ...]] = []
         self._kept: _Kept | None = None
         self._written: tuple[int, ...] | None = None
+        self._enclosed = False
         self.register_state_dict_pre_hook(HeldWeight._before_state_dict)
         self.train(self.base_layer.training)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the weight is one that FSDP or ZeRO-3 gathers for each forward."""
+        return self.router.sharded or hasattr(getattr(self.base_layer, self.weight_name, None), "ds_id")
+
+    def call_base(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the base module's output; without its hooks, where these enclose this call already."""
+        base: Any = self.base_layer
+        return type(base).forward(base, *args, **kwargs) if self._enclosed else base(*args, **kwargs)
 
     @property
     def holds(self) -> bool:
@@ -129,13 +142,54 @@ class HeldWeight(UnitLayer):
         if bias_K is not None:
             self.bias.data.index_copy_(0, kept.units, bias_K)
 
+    def _through(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the base module with the sum of its weight and the deltas in the weight's place.
+
+        Autograd then finds the way through whatever the module does with it, at the price of a full dW and of a copy
+        of the weight.
+        """
+        names, x = self.adapters_at_work, next(v for v in (*args, *kwargs.values()) if torch.is_tensor(v))
+        if isinstance(self.router.pair, Mixture) and torch.is_grad_enabled() and names:
+            raise UserError(
+                f"{self.module_name}: a {type(self.base_layer).__name__} with a forward of its own cannot tell the "
+                "samples of a mixed batch apart; expected batches of one pair; make such batches, or leave this layer "
+                "out of the selection"
+            )
+        self.park()
+        if self.router.adapters is None:
+            return self._run_with(names, x, args, kwargs)
+        out = self._run_with([], x, args, kwargs)
+        for name, own in self.router.samples_by_adapter(len(x), x.device).items():
+            if name in names:
+                out = out.index_copy(0, own, self._run_with([name], x, args, kwargs).index_select(0, own))
+        return out
+
+    def _run_with(self, names: Sequence[str], x: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the base module with a weight to which some adapters' deltas were added."""
+        weight, bias = getattr(self.base_layer, self.weight_name), self.bias
+        if not names and torch.is_grad_enabled():
+            weight = weight.clone()  # another forward may write into the weight before backward
+        for name in names:
+            route = self._route(name, x)
+            parts, biases = [], []
+            for group in (*route.trained, *route.frozen):
+                trained = group in route.trained
+                delta = [factor if trained else factor.detach() for factor in self.delta(name, group)]
+                parts.append(delta[0] if len(delta) == 1 else delta[0] @ delta[1])
+                if (added := self.bias_delta(name, group)) is not None:
+                    biases.append(added if trained else added.detach())
+            axis, units = self.neuroglot_layout[name].axis, torch.cat(parts)
+            weight = _added(weight, axis, route.units, units.t() if axis else units)
+            bias = _added(bias, 0, route.units, torch.cat(biases)) if biases else bias
+        values = {self.weight_name: weight} if bias is self.bias else {self.weight_name: weight, "bias": bias}
+        return functional_call(self.base_layer, values, args, kwargs)
+
     def settle(self, adapter: str | None) -> None:
         """Hold an adapter's units for forwards that train nothing; written only when they may have changed.
 
         In train mode, and as long as a gradient waits for an optimiser, they may always have.
         """
-        names = self.adapter_layer_names if adapter is not None else ()
-        parameters = [p for name in names for p in getattr(self, name)[adapter].parameters()]
+        parameters = [] if adapter is None else list(self._parameters_of(adapter))
         now = tuple(0 if p.is_inference() else p._version for p in parameters)
         if (self._kept.adapter if self._kept else None) != adapter or self._written is None or self._written != now:
             self.hold(adapter)
@@ -255,6 +309,12 @@ class HeldWeight(UnitLayer):
             if bias_before is not None:
                 bias = self.bias.data
                 bias.index_copy_(0, units.to(bias.device), bias_before.to(bias))
+
+
+def _added(base: torch.Tensor, axis: int, units_K: torch.Tensor, deltas: torch.Tensor) -> torch.Tensor:
+    """Return a copy of a weight or bias with deltas added to some entries of an axis, rounded once."""
+    sums = base.index_select(axis, units_K) + deltas
+    return base.index_copy(axis, units_K, sums.to(base.dtype))
 
 
 def _sums(
