@@ -25,7 +25,7 @@ from neuroglot.stages import Context
 from neuroglot.stages.classic import HOME, load_classic
 from neuroglot.systems import System
 from neuroglot.systems.classic import KINDS, ClassicSystem, Settings, TowerFeatures, load, train
-from neuroglot.systems.classic.fusion import LanguageAwarePrompt, Vision
+from neuroglot.systems.classic.fusion import LanguageAwarePrompt, Vision, fusion_of
 from neuroglot.systems.classic.network import Network
 from neuroglot.systems.classic.settings import CLASSIC
 from neuroglot.systems.classic.system import WEIGHTS
@@ -170,16 +170,17 @@ def test_a_loaded_system_is_the_one_that_was_saved(trained: Any, kind: str) -> N
         weights.write_bytes(saved)
 
 
-def test_a_closed_gate_leaves_the_text_transformer(trained: Any) -> None:
-    fused, _ = trained["gated-fusion"]
+@pytest.mark.parametrize("kind", ["gated-fusion", "gated-fusion-wu"])
+def test_a_closed_gate_leaves_the_text_transformer(trained: Any, kind: str) -> None:
+    fused, _ = trained[kind]
     text = Network("text-transformer", fused.settings, len(fused.vocabulary), 0)
     text.translator.load_state_dict(fused.network.translator.state_dict())
     plain = ClassicSystem("text-transformer", text, fused.vocabulary, Noise(), fused.settings, 0)
-    closed = Network("gated-fusion", fused.settings, len(fused.vocabulary), fused.image_width)
+    closed = Network(kind, fused.settings, len(fused.vocabulary), fused.image_width)
     closed.load_state_dict(fused.network.state_dict())
-    shut = ClassicSystem("gated-fusion", closed, fused.vocabulary, Noise(), fused.settings, fused.image_width)
+    shut = ClassicSystem(kind, closed, fused.vocabulary, Noise(), fused.settings, fused.image_width)
     assert shut.nll(AMBIGUOUS) != plain.nll(AMBIGUOUS)
-    closed.fusion.gate_text.bias.data.fill_(-1e9)
+    closed.fusion.gate.bias.data.fill_(-1e9)
     assert shut.nll(AMBIGUOUS) == plain.nll(AMBIGUOUS)
     assert shut.translate(AMBIGUOUS) == plain.translate(AMBIGUOUS)
 
@@ -195,8 +196,28 @@ def test_texts_without_a_picture_are_not_touched_by_others_in_the_batch(trained:
     length = alone.shape[1]
     assert seen[1].tolist() == [1] * length + [0] * (seen.shape[1] - length)
     assert torch.allclose(mixed[1, :length], alone[1], atol=1e-5)
-    first = seen.shape[1] - length  # of concatenation, the text stands behind the picture
-    assert not torch.allclose(mixed[0, first:], alone[0], atol=1e-2)
+    if kind == "concatenation":  # the encoder has not seen the picture; the decoder attends to both
+        assert seen[0].tolist() == [1] * (length + 4)
+        assert torch.allclose(mixed[0, :length], alone[0], atol=1e-5)
+    else:
+        assert not torch.allclose(mixed[0, :length], alone[0], atol=1e-2)
+
+
+def test_the_formulas_are_those_of_their_authors() -> None:
+    """Li et al. weigh text against image, (1 - g) * H + g * z; Wu et al. add the gated image, H + g * z."""
+    torch.manual_seed(0)
+    states, mask = torch.randn(1, 3, SETTINGS.width), torch.ones(1, 3).long()
+    vision, language = Vision(torch.randn(1, 4, 6), torch.ones(1, 4).bool()), torch.randn(1, SETTINGS.width)
+    for kind, weighs in (("gated-fusion", True), ("gated-fusion-wu", False)):
+        fusion = fusion_of(kind, SETTINGS, 6)
+        z = vision.tokens.mean(1) @ fusion.project.weight.T + fusion.project.bias
+        w_text, w_image = fusion.gate.weight.split(SETTINGS.width, 1)
+        gate = torch.sigmoid(states @ w_text.T + z @ w_image.T + fusion.gate.bias)
+        expected = ((1 - gate) * states if weighs else states) + gate * z
+        torch.testing.assert_close(fusion(states, mask, vision, language)[0], expected)
+    fusion = fusion_of("concatenation", SETTINGS, 6)
+    expected = torch.cat([states, vision.tokens @ fusion.project.weight.T + fusion.project.bias], 1)
+    torch.testing.assert_close(fusion(states, mask, vision, language)[0], expected)
 
 
 def test_the_target_language_writes_the_prompt() -> None:

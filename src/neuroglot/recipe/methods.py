@@ -12,7 +12,7 @@ SMALL = ("prompt", "bitfit", "norms")
 METHODS = (*NEURON_METHODS, *WHOLE, *FACTORS, *SMALL)
 YARDSTICKS = ("base", "cascade")
 """The model before training, and its own transcription put through its own text translation."""
-CLASSIC = ("text-transformer", "gated-fusion", "concatenation", "lvp-m3")
+CLASSIC = ("text-transformer", "gated-fusion", "gated-fusion-wu", "concatenation", "lvp-m3")
 """Multimodal translation systems from scratch: contenders of `compare` without the recipe's model."""
 UNBUDGETED = (*WHOLE, *SMALL)
 """What they train follows from the model, or from a setting of their own, and not from a budget."""

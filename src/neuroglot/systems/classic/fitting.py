@@ -52,7 +52,7 @@ def train(
     """Train a system and save it.
 
     Args:
-        kind: `text-transformer`, `gated-fusion`, `concatenation` or `lvp-m3`.
+        kind: one of `KINDS`.
         train_examples: with source and target; the vocabulary is theirs.
         dev_examples: to stop by; without any, training takes all its steps.
         features: vectors of the images.

@@ -1,7 +1,7 @@
-"""How an image gets into a translation model: nowhere, through a gate, in front of the text, or as a visual prompt.
+"""How an image gets into a translation model: nowhere, through a gate, beside the text, or as a visual prompt.
 
-B batch, L text tokens, S image tokens, D their width, d the model's width. A fusion may change what goes into the
-encoder (`embed`) and what comes out of it (`states`). Without an image the text's states stay as they are.
+B batch, L text tokens, S image tokens, D their width, d the model's width. A fusion changes what comes out of the
+encoder. Without an image the text's states stay as they are.
 """
 
 from __future__ import annotations
@@ -29,60 +29,68 @@ class Vision(NamedTuple):
 class Fusion(nn.Module):
     """The text Transformer: images are not looked at."""
 
-    def embed(self, embeds_BLd: Tensor, mask_BL: Tensor, vision: Vision) -> tuple[Tensor, Tensor]:
-        """Return what the encoder reads, and its mask."""
-        return embeds_BLd, mask_BL
-
-    def states(self, states_BLd: Tensor, vision: Vision, language_Bd: Tensor) -> Tensor:
-        """Return what the decoder attends to."""
-        return states_BLd
+    def forward(
+        self, states_BLd: Tensor, mask_BL: Tensor, vision: Vision, language_Bd: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return what the decoder attends to, and its mask."""
+        return states_BLd, mask_BL
 
 
 class GatedFusion(Fusion):
-    """H + g * z with g = sigmoid(U H + W z): a gate a token and dimension between text states and one image vector.
+    """(1 - g) * H + g * z with g = sigmoid(W [H; z]): a gate for each token and dimension.
 
-    z is the image's mean vector, projected. The gated fusion of Wu et al. (2021), "Good for misconceived reasons",
-    which Li et al. (2021), "Vision matters when it should", call the same; Wu et al.'s gate is this sigmoid.
+    z is the image's mean vector, projected. The gated fusion of Li et al. (2021), "Vision matters when it should",
+    which LLaVA-NeuMT's tables name.
     """
 
     def __init__(self, settings: Settings, image_width: int) -> None:
         super().__init__()
-        self.project = nn.Sequential(nn.Linear(image_width, settings.width), nn.LayerNorm(settings.width))
-        self.gate_text = nn.Linear(settings.width, settings.width)
-        self.gate_image = nn.Linear(settings.width, settings.width, bias=False)
+        self.project = nn.Linear(image_width, settings.width)
+        self.gate = nn.Linear(2 * settings.width, settings.width)
 
-    def states(self, states_BLd: Tensor, vision: Vision, language_Bd: Tensor) -> Tensor:
-        """Return the gated sum."""
+    def mix(self, states: Tensor, image: Tensor, gate: Tensor) -> Tensor:
+        return (1 - gate) * states + gate * image
+
+    def forward(
+        self, states_BLd: Tensor, mask_BL: Tensor, vision: Vision, language_Bd: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the gated states."""
         if not vision.mask.any():
-            return states_BLd
+            return states_BLd, mask_BL
         there = vision.mask.unsqueeze(2).to(states_BLd.dtype)  # (B, S, 1)
         count = there.sum(1)  # (B, 1)
         mean = (vision.tokens * there).sum(1) / count.clamp(min=1)
-        z = self.project(mean).unsqueeze(1)  # (B, 1, d)
-        gate = torch.sigmoid(self.gate_text(states_BLd) + self.gate_image(z))
-        return states_BLd + gate * z * (count > 0).to(z.dtype).unsqueeze(2)
+        z = self.project(mean).unsqueeze(1).expand_as(states_BLd)
+        gate = torch.sigmoid(self.gate(torch.cat([states_BLd, z], 2)))
+        return torch.where((count > 0).unsqueeze(2), self.mix(states_BLd, z, gate), states_BLd), mask_BL
+
+
+class WuGatedFusion(GatedFusion):
+    """H + g * z, with the same gate: the gated fusion of Wu et al. (2021), "Good for misconceived reasons"."""
+
+    def mix(self, states: Tensor, image: Tensor, gate: Tensor) -> Tensor:
+        return states + gate * image
 
 
 class Concatenation(Fusion):
-    """Projected image vectors stand in front of the source's embeddings; one encoder attends over both.
+    """The decoder attends to the text's states and to the projected image vectors, which no encoder layer has seen.
 
-    The concatenation of Li et al. (2021), "Vision matters when it should".
+    The concatenation of Li et al. (2021), "Vision matters when it should". There the image stands first; attention to
+    encoder states has no positions, so the order changes nothing.
     """
 
     def __init__(self, settings: Settings, image_width: int) -> None:
         super().__init__()
-        self.project = nn.Sequential(nn.Linear(image_width, settings.width), nn.LayerNorm(settings.width))
+        self.project = nn.Linear(image_width, settings.width)
 
-    def embed(self, embeds_BLd: Tensor, mask_BL: Tensor, vision: Vision) -> tuple[Tensor, Tensor]:
-        """Return image and text, one after the other."""
+    def forward(
+        self, states_BLd: Tensor, mask_BL: Tensor, vision: Vision, language_Bd: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return text and image, one after the other: (B, L + S, d)."""
         if not vision.mask.any():
-            return embeds_BLd, mask_BL
-        shown = self.project(vision.tokens)  # (B, S, d)
-        both = torch.cat([shown, embeds_BLd], 1)
-        mask = torch.cat([vision.mask.to(mask_BL.dtype), mask_BL], 1)
-        # What is not there goes to the end: a text's positions must not depend on what else is in the batch.
-        order = mask.argsort(dim=1, descending=True, stable=True)
-        return both.gather(1, order.unsqueeze(2).expand_as(both)), mask.gather(1, order)
+            return states_BLd, mask_BL
+        both = torch.cat([states_BLd, self.project(vision.tokens)], 1)
+        return both, torch.cat([mask_BL, vision.mask.to(mask_BL.dtype)], 1)
 
 
 class LanguageAwarePrompt(Fusion):
@@ -125,22 +133,29 @@ class LanguageAwarePrompt(Fusion):
         x = torch.relu(x @ into.unflatten(1, (width, narrow)) + inner_bias.unsqueeze(1))
         return self.prompt_norm(x @ out.unflatten(1, (narrow, width)) + bias.unsqueeze(1))
 
-    def states(self, states_BLd: Tensor, vision: Vision, language_Bd: Tensor) -> Tensor:
+    def forward(
+        self, states_BLd: Tensor, mask_BL: Tensor, vision: Vision, language_Bd: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return the vision-guided states."""
         if not vision.mask.any():
-            return states_BLd
+            return states_BLd, mask_BL
         there = vision.mask.any(1)  # (B,)
         hidden = ~vision.mask & there.unsqueeze(1)  # a row without any key would be a softmax over nothing
         prompt = self.prompt(vision, language_Bd)
         seen, _ = self.attention(self.text_norm(states_BLd), prompt, prompt, hidden, need_weights=False)
         guided = states_BLd + seen
         guided = guided + self.feed(self.feed_norm(guided))
-        return torch.where(there[:, None, None], guided, states_BLd)
+        return torch.where(there[:, None, None], guided, states_BLd), mask_BL
+
+
+FUSIONS: dict[str, type[Fusion]] = {
+    "gated-fusion": GatedFusion,
+    "gated-fusion-wu": WuGatedFusion,
+    "concatenation": Concatenation,
+    "lvp-m3": LanguageAwarePrompt,
+}
 
 
 def fusion_of(kind: str, settings: Settings, image_width: int) -> Fusion:
     """Return the fusion of a kind, freshly initialised."""
-    if kind == "text-transformer":
-        return Fusion()
-    found = {"gated-fusion": GatedFusion, "concatenation": Concatenation, "lvp-m3": LanguageAwarePrompt}[kind]
-    return found(settings, image_width)
+    return FUSIONS[kind](settings, image_width) if kind in FUSIONS else Fusion()

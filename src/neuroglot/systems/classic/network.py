@@ -71,9 +71,9 @@ class Network(nn.Module):
         embeds = encoder.embed_tokens(source_BL)  # (B, L, d), scaled
         language = embeds[:, 0]
         vision = Vision((vision.tokens - self.shift) * self.scale, vision.mask) if vision.mask.any() else vision
-        embeds, mask = self.fusion.embed(embeds, mask, vision)
         states = encoder(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
-        return self.fusion.states(states, vision, language), mask
+        found: tuple[Tensor, Tensor] = self.fusion(states, mask, vision, language)
+        return found
 
     def forward(self, source_BL: Tensor, vision: Vision, target_BT: Tensor) -> Tensor:
         """Return the logits of every target token: (B, T, V); the target is padded with -100."""

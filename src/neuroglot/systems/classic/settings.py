@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from neuroglot.artefact import Format
 from neuroglot.errors import UserError, nearest
 
-KINDS = ("text-transformer", "gated-fusion", "concatenation", "lvp-m3")
-"""The systems of LLaVA-NeuMT's Tables 1 and 2 that are trained from scratch."""
+KINDS = ("text-transformer", "gated-fusion", "gated-fusion-wu", "concatenation", "lvp-m3")
+"""The systems of LLaVA-NeuMT's Tables 1 and 2 that are trained from scratch, and the gate of Wu et al. (2021)."""
 
-CLASSIC = Format("classic", 1, "train")
+CLASSIC = Format("classic", 2, "train")
 
 
 @dataclass(frozen=True)
