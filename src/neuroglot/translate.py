@@ -81,10 +81,11 @@ def translate_images(
     loaded, recipe = _trained(run, pair, task, trust) if run is not None else _bare(str(model), adapter, pair, trust)
 
     from neuroglot.data.batch import Batcher
-    from neuroglot.models.load import load_processor
+    from neuroglot.models.load import load_processor, stop_tokens
     from neuroglot.systems import HFSystem
 
-    batcher, settings = Batcher(load_processor(recipe.model.path, trust)), recipe.evaluate
+    path, settings = recipe.model.path, recipe.evaluate
+    batcher = Batcher(load_processor(path, trust), stops=stop_tokens(path, trust))
     system = HFSystem(loaded, batcher, "model", BATCH, settings.max_new_tokens, num_beams=settings.beams)
     for start in range(0, len(files), BATCH):
         part = files[start : start + BATCH]

@@ -50,9 +50,8 @@ def shown(*sizes: tuple[int, int]) -> Example:
 def made_of(batcher: Batcher, *sizes: tuple[int, int]) -> int:
     """Return how many tokens more the images take than their places in the prompt's text, by encoding them."""
     example = shown(*sizes)
-    text = batcher.tokenizer(batcher._prompt_text(example, 0), add_special_tokens=False)["input_ids"]
     whole = batcher.prompts([example])["input_ids"].shape[1]
-    return whole - len(text) + len(sizes)
+    return whole - batcher.prompt_tokens(example) + len(sizes)
 
 
 @pytest.fixture(

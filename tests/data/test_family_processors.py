@@ -62,6 +62,46 @@ def case(request):
     )  # fmt: skip
 
 
+QUESTION = "Translate the text in the image to German."
+
+
+@pytest.mark.parametrize("family", family_processors.PROCESSED)
+@pytest.mark.parametrize("pictured", [True, False], ids=["image", "text"])
+def test_a_model_sees_and_learns_what_its_template_writes(family, pictured):
+    """Prompts are those of transformers; targets, with the token that ends them, those of the whole conversation."""
+    if family in NEEDS:
+        pytest.importorskip(NEEDS[family])
+    processor = family_processors.processor(family)
+    batcher, tokenizer = Batcher(processor), processor.tokenizer
+    end = tokenizer.convert_tokens_to_ids(family_processors.ENDS[family])
+    assert end in batcher.ends
+    for target in ("Haus", "Ausgang, 7,00 €"):
+        example = shown(target, (16, 16)) if pictured else text_only("Exit", target)
+        asked = f"\n{QUESTION}" if pictured else "Exit\nTranslate the text to German."
+        pictures = [{"type": "image", "image": Image.open(io.BytesIO(png(16, 16)))}] if pictured else []
+        chat = [{"role": "user", "content": [*pictures, {"type": "text", "text": asked}]}]
+        told = [*chat, {"role": "assistant", "content": [{"type": "text", "text": target}]}]
+        ours, learned = batcher.prompts([example])["input_ids"][0].tolist(), batcher.encode([example])
+        labels = learned["labels"][0]
+        answer = labels[labels != -100].tolist()
+        assert learned["input_ids"][0].tolist() == [*ours, *answer]
+        assert (answer[-1], batcher.target_tokens([example])) == (end, [len(answer)])
+        assert tokenizer.decode(answer[:-1]).strip() == target
+        if family == "paligemma":  # no template is published; its processor ends a prompt with a line break
+            assert tokenizer.decode(ours).endswith("German.\n")
+            continue
+        options = {"tokenize": True, "return_dict": True}
+        assert ours == processor.apply_chat_template(chat, add_generation_prompt=True, **options)["input_ids"][0]
+        whole = processor.apply_chat_template(told, **options)["input_ids"][0]
+        if family == "llava_onevision":  # it writes a space more before an answer than at the end of a prompt
+            assert whole[-len(answer) :] == answer
+        elif family in ("llava", "llava_next"):  # nothing, or no token, ends an answer
+            assert whole[: len(ours) + len(answer) - 1] == [*ours, *answer[:-1]]
+        else:
+            assert whole[: len(ours) + len(answer)] == [*ours, *answer]
+            assert not tokenizer.decode(whole[len(ours) + len(answer) :]).strip()
+
+
 @pytest.mark.parametrize("examples", [SHOWN, TEXTS], ids=["images", "texts"])
 def test_labels_are_the_targets_and_nothing_else(case, examples):
     inputs = case.batcher.encode(examples)
@@ -70,7 +110,7 @@ def test_labels_are_the_targets_and_nothing_else(case, examples):
         labels, ids = inputs["labels"][row], inputs["input_ids"][row]
         learned = labels[labels != -100]
         assert torch.equal(learned, ids[labels != -100])
-        assert learned.tolist()[-1] == tokenizer.eos_token_id
+        assert learned.tolist()[-1] == tokenizer.convert_tokens_to_ids(family_processors.ENDS[case.family])
         assert tokenizer.decode(learned[:-1]).strip() == example.target
         held = inputs["attention_mask"][row].bool()
         assert (labels[~held] == -100).all()
@@ -95,7 +135,8 @@ def test_prompts_are_padded_on_the_left_and_can_be_continued(case, examples):
     assert masks == [sorted(mask) for mask in masks]
     assert len({sum(mask) for mask in masks}) > 1
     assert "labels" not in inputs
-    config = {"max_new_tokens": 2, "do_sample": False, "pad_token_id": case.tokenizer.pad_token_id}
+    pad = case.tokenizer.eos_token_id if case.tokenizer.pad_token_id is None else case.tokenizer.pad_token_id
+    config = {"max_new_tokens": 2, "do_sample": False, "pad_token_id": pad}
     together = case.model.generate(**inputs, **config)[:, inputs["input_ids"].shape[1] :]
     for row, example in enumerate(examples):
         alone = case.batcher.prompts([example])

@@ -36,7 +36,7 @@ def character_tokenizer() -> PreTrainedTokenizerFast:
 class CharacterBatcher:
     """Prompt = image tokens + task and language + source; images are noise that follows from their spec."""
 
-    marks, max_length = ("<pad>", "</s>", "<image>"), 0
+    marks, max_length, ends = ("<pad>", "</s>", "<image>"), 0, (1,)
 
     def __init__(self) -> None:
         self.tokenizer = character_tokenizer()
@@ -54,6 +54,9 @@ class CharacterBatcher:
         for row, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
             labels[row, len(prompt) : len(prompt) + len(target)] = torch.tensor(target)
         return {**inputs, "labels": labels}
+
+    def target_tokens(self, examples: Sequence[Example]) -> list[int]:
+        return [len(self._ids(example.target)) + 1 for example in examples]
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]

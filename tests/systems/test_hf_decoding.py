@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import GenerationConfig
 
 from neuroglot.systems import HFSystem, without_image
 
@@ -34,6 +37,31 @@ def test_greedy_decoding_has_no_use_for_it(model, batcher, mixed, caplog):
     plain = HFSystem(model, batcher, "m", 5, 6).translate(mixed)
     assert HFSystem(model, batcher, "m", 5, 6, length_penalty=-4.0).translate(mixed) == plain
     assert "length_penalty" not in caplog.text
+
+
+OTHERWISE = {
+    "repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "min_length": 500, "suppress_tokens": [3, 4, 5, 6, 7, 8],
+    "bad_words_ids": [[9], [10]], "forced_eos_token_id": 12, "num_beams": 3, "do_sample": True, "temperature": 9.0,
+    "top_k": 2, "min_new_tokens": 3, "early_stopping": True, "num_return_sequences": 2,
+}  # fmt: skip
+
+
+def test_a_checkpoints_own_settings_do_not_change_an_answer(model, batcher, mixed):
+    system = HFSystem(model, batcher, "m", 5, 6)
+    plain, own = system.translate(mixed), model.generation_config
+    try:
+        model.generation_config = theirs = GenerationConfig(**own.to_diff_dict(), **OTHERWISE)
+        assert system.translate(mixed) == plain
+        assert model.generation_config is theirs, "which is put back"
+        tuned = get_peft_model(copy.deepcopy(model), LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
+        assert HFSystem(tuned, batcher, "m", 5, 6).translate(mixed) == plain
+        assert tuned.generation_config is not None
+        with torch.no_grad():
+            inputs = batcher.prompts(mixed[:1])
+            free = model.generate(**inputs, max_new_tokens=6, num_return_sequences=1, do_sample=False)
+        assert batcher.tokenizer.decode(free[0, inputs["input_ids"].shape[1] :]) != plain[0], "they do matter"
+    finally:
+        model.generation_config = own
 
 
 def test_tokens_are_those_that_the_nats_are_of(model, batcher, mixed):

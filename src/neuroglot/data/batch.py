@@ -1,16 +1,18 @@
 """Examples to model inputs: prompts through the processor's own chat template, targets appended, labels masked.
 
-B batch, L tokens. A prompt and its target are put together from tokens, never by tokenising their joint text again, so
-that the label mask is exact for every tokenizer.
+B batch, L tokens. A prompt has the tokens that `apply_chat_template(..., add_generation_prompt=True, tokenize=True)`
+of transformers gives; labels are what the same template writes of the answer, up to the token where generation stops.
+The two are put together from tokens, never by tokenising their joint text again, so that the label mask is exact for
+every tokenizer.
 """
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +24,9 @@ from neuroglot.data.image import open_image
 from neuroglot.data.instructions import filled, instruction, shows_source
 from neuroglot.errors import UserError
 from neuroglot.pair import Condition
+
+_PROBE, _FOUND = "neuroglot asks", "neuroglot answers"
+"""Texts that no chat template holds."""
 
 
 class Batch(NamedTuple):
@@ -38,6 +43,32 @@ class Batch(NamedTuple):
     items: tuple[str, ...] = ()
 
 
+class _Frame(NamedTuple):
+    """What the chat template writes around an answer.
+
+    Attributes:
+        lead: between the prompt and the answer.
+        close: between the answer and the token that ends it.
+        rest: from that token on.
+        end: the id of the token at which generation stops.
+        parts: whether the template takes an answer as a list of parts; as a text otherwise.
+    """
+
+    lead: str
+    close: str
+    rest: str
+    end: int
+    parts: bool
+
+
+class _Prompt(NamedTuple):
+    """Images, the text beside them, and both as the chat template writes them, with what opens the answer."""
+
+    images: int
+    asked: str
+    text: str
+
+
 @dataclass(frozen=True)
 class Batcher:
     """Turns examples into batches for one processor.
@@ -50,6 +81,8 @@ class Batcher:
         max_pixels: to which an image is scaled down; 0 for no limit.
         max_image_tokens: the most that the images of an example may take, which are scaled down to it; 0 for no limit.
         as_shown: how another batcher scales images, instead of the two; so that two models are shown the same.
+        stops: the tokens at which the model's generation stops, as its generation_config says, beside the tokenizer's
+            end of sequence; see `neuroglot.models.load.stop_tokens`.
     """
 
     processor: Any
@@ -59,6 +92,7 @@ class Batcher:
     max_pixels: int = 0
     max_image_tokens: int = 0
     as_shown: Budget | None = None
+    stops: tuple[int, ...] = ()
 
     @property
     def tokenizer(self) -> Any:
@@ -66,9 +100,21 @@ class Batcher:
         return getattr(self.processor, "tokenizer", self.processor)
 
     @cached_property
+    def _padding(self) -> Any:
+        """The processor; where its tokenizer has no padding token, a copy that pads with another one.
+
+        Which one does not matter: attention and labels leave out what is padding.
+        """
+        if self.tokenizer.pad_token_id is not None:
+            return self.processor
+        made = copy.deepcopy(self.processor)
+        tokenizer = getattr(made, "tokenizer", made)
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+        return made
+
+    @cached_property
     def _pad(self) -> int:
-        pad = self.tokenizer.pad_token_id
-        return int(self.tokenizer.eos_token_id if pad is None else pad)
+        return int(getattr(self._padding, "tokenizer", self._padding).pad_token_id)
 
     @cached_property
     def marks(self) -> tuple[str, ...]:
@@ -85,7 +131,10 @@ class Batcher:
         """
         return "labels" in getattr(self.processor, "model_input_names", ())
 
-    def _prompt_text(self, example: Example, paraphrase: int) -> str:
+    # ---- the chat template ----------------------------------------------------------------------------------------
+
+    def _asked(self, example: Example, paraphrase: int) -> str:
+        """Return the text beside the images: all of an example that reaches the prompt."""
         asked = instruction(example, paraphrase) if self.prompt is None else filled(self.prompt, example)
         if shows_source(example.task):
             if example.source is None:
@@ -95,44 +144,196 @@ class Batcher:
             asked = f"{example.source}\n{asked}"
         elif example.images:
             asked = f"\n{asked}"
-        content: list[dict[str, str]] = [{"type": "image"} for _ in example.images]
-        content.append({"type": "text", "text": asked})
-        chat = [{"role": "user", "content": content}]
-        return str(self.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
+        self._check_marks(asked)
+        return asked
 
-    def _prompt_inputs(self, examples: Sequence[Example], paraphrases: Sequence[int]) -> dict[str, Any]:
-        """Left-padded prompts of examples that all have images or all have none."""
+    def _prompt(self, images: int, asked: str) -> _Prompt:
+        self._check_template(images)
+        return _Prompt(images, asked, self._rendered(_question(images, asked), add_generation_prompt=True))
+
+    def _prompt_of(self, example: Example, paraphrase: int) -> _Prompt:
+        return self._prompt(len(example.images), self._asked(example, paraphrase))
+
+    def _rendered(self, chat: list[dict[str, Any]], **options: bool) -> str:
+        try:
+            return str(self.processor.apply_chat_template(chat, tokenize=False, **options))
+        except Exception as error:  # a template is a program of its own
+            raise UserError(
+                f"the model's chat template fails: {_why(error)}; expected one that takes a user's turn with parts of "
+                "type image and text; correct it, or set another one and save it with the processor"
+            ) from error
+
+    def _check_template(self, images: int) -> None:
+        """Refuse a template that does not write the text and a place for each image."""
+        if images in self._fitting:
+            return
+        last, fewer = (
+            self._rendered(_question(count, _PROBE), add_generation_prompt=True)
+            for count in (images, max(0, images - 1))
+        )
+        lost = "the text" if _PROBE not in last else "an image" if images and last == fewer else ""
+        if lost or "'type':" in last:
+            does = f"leaves out {lost}" if lost else "prints the parts of a message instead of reading them"
+            raise UserError(
+                f"the model's chat template {does} of a user's turn with {images} image(s) and a text; it must take "
+                "parts of type image and text; set another one and save it with the processor"
+            )
+        self._fitting.add(images)
+
+    @cached_property
+    def _fitting(self) -> set[int]:
+        return set()
+
+    @cached_property
+    def _frame(self) -> _Frame:
+        """What the template writes around an answer, found by an answer that it cannot know."""
+        if self._segments:  # its processor gives a target as it is, and ends it with the end of the sequence
+            return _Frame("", "", "", self._end_of_sequence(), True)
+        chat = _question(0, _PROBE)
+        prompt = self._rendered(chat, add_generation_prompt=True)
+        for parts in (True, False):
+            try:
+                lead, found, rest = _after(prompt, self._rendered([*chat, _answer(_FOUND, parts)])).partition(_FOUND)
+            except UserError:
+                if parts:
+                    continue
+                raise
+            if found and "'type':" not in lead:
+                close, end = self._ending(rest)
+                return _Frame(lead, close, rest[len(close) :], end, parts)
+        raise UserError(
+            "the model's chat template leaves out the text of an assistant's turn; set another one and save it with "
+            "the processor"
+        )
+
+    def _ending(self, rest: str) -> tuple[str, int]:
+        """Return what of a text after an answer comes before the token that ends it, and that token.
+
+        It is the first at which generation is known to stop; else the first special token, which is the template's
+        own end of a turn; else the end of the sequence.
+        """
+        stops = {int(token): self.tokenizer.convert_ids_to_tokens(token) for token in self._known_stops}
+        special = {int(token): str(t) for token, t in self.tokenizer.added_tokens_decoder.items() if t.special}
+        for known in (stops, special):
+            found = [(rest.find(text), -len(text), token) for token, text in known.items() if text and text in rest]
+            if found:
+                place, _, end = min(found)
+                return rest[:place], end
+        return "", self._end_of_sequence()
+
+    @property
+    def _known_stops(self) -> set[int]:
+        own = self.tokenizer.eos_token_id
+        return {*self.stops, *([] if own is None else [int(own)])}
+
+    def _end_of_sequence(self) -> int:
+        if not self._known_stops:
+            raise UserError(
+                "the model's tokenizer has no end-of-sequence token, and its chat template writes none after an "
+                "answer; set tokenizer.eos_token and save it with the processor"
+            )
+        own = self.tokenizer.eos_token_id
+        return min(self.stops) if own is None else int(own)
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end an answer: what training teaches, and what the model and its tokenizer know."""
+        return tuple(sorted({self._frame.end, *self._known_stops}))
+
+    def _written(self, prompt: _Prompt, target: str) -> tuple[str, str]:
+        """Return the end of a prompt that decides how an answer's first token is made, and what is written after it.
+
+        Raises:
+            UserError: the template writes the target otherwise than it stands, or does not go on from the prompt.
+        """
+        self._check_marks(target)
+        if self._segments:
+            return "", target
+        frame = self._frame
+        chat = _question(prompt.images, prompt.asked)
+        after = _after(prompt.text, self._rendered([*chat, _answer(target, frame.parts)]))
+        for text in dict.fromkeys((target, target.strip(), target.lstrip(), target.rstrip())):
+            if after == f"{frame.lead}{text}{frame.close}{frame.rest}":
+                start = max((prompt.text.rfind(mark) for mark in self.marks), default=0)
+                return prompt.text[max(0, start) :], f"{frame.lead}{text}{frame.close}"
+        raise UserError(
+            f"the model's chat template writes the target {target[:60]!r} otherwise than it stands, so that "
+            "it cannot be learned; change the target, or set another template and save it with the processor"
+        )
+
+    def _answers(self, written: Sequence[tuple[str, str]]) -> list[list[int]]:
+        """Return the tokens that follow each prompt, with the one that ends the answer."""
+        texts = [text for before, after in written for text in (before, before + after)]
+        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        answers = []
+        for (_, after), before, whole in zip(written, ids[::2], ids[1::2], strict=True):
+            if whole[: len(before)] != before:  # the answer's beginning would merge with the prompt, which is given
+                before, whole = self._alone(after)
+            answers.append([*whole[len(before) :], self._frame.end])
+        return answers
+
+    def _alone(self, text: str) -> tuple[list[int], list[int]]:
+        """Return tokens of a text behind a line break, if it stays by itself there, as no space is put before it."""
+        before, whole, own = self.tokenizer(["\n", f"\n{text}", text], add_special_tokens=False)["input_ids"]
+        return (before, whole) if whole[: len(before)] == before else ([], own)
+
+    def _adds(self, text: str) -> bool:
+        """Whether the tokenizer adds its special tokens to a prompt: as `apply_chat_template` of transformers does.
+
+        A processor lets it, unless the template has written the first of them; a tokenizer by itself does not.
+        """
+        bos = self.tokenizer.bos_token
+        return hasattr(self.processor, "tokenizer") and not (bos is not None and text.startswith(bos))
+
+    # ---- inputs ---------------------------------------------------------------------------------------------------
+
+    def _prompt_inputs(
+        self, examples: Sequence[Example], paraphrases: Sequence[int]
+    ) -> tuple[dict[str, Any], list[_Prompt]]:
+        """Return left-padded inputs of examples that all have images or all have none, and their prompts."""
         if len({bool(example.images) for example in examples}) > 1:
             raise UserError("a batch holds examples with images and examples without; make batches of either kind")
-        for example in examples:
-            self._check_text(example)
-        texts = [self._prompt_text(e, p) for e, p in zip(examples, paraphrases, strict=True)]
+        prompts = [self._prompt_of(*each) for each in zip(examples, paraphrases, strict=True)]
         images = [[self.budget.scaled(open_image(i), len(e.images)) for i in e.images] for e in examples]
-        # The chat template has written the special tokens already.
-        options = {"return_tensors": "pt", "padding": True, "padding_side": "left", "add_special_tokens": False}
-        if any(images):
-            inputs = dict(self.processor(text=texts, images=images, **options))
-        elif self._segments:  # PaliGemma's processor takes nothing without an image
-            begun = [f"{self.tokenizer.bos_token}{text}\n" for text in texts]
-            inputs = dict(self.tokenizer(begun, return_token_type_ids=True, **options))
-        else:
-            inputs = dict(self.processor(text=texts, **options))
-        inputs.pop("labels", None)
+        options = {"padding": True, "padding_side": "left"}
+        inputs = self._processed([prompt.text for prompt in prompts], images, **options)
         real = inputs["attention_mask"].bool()
-        for example, turn, ids, mask in zip(examples, paraphrases, inputs["input_ids"], real, strict=True):
-            self._check(example, ids[mask].tolist(), f"{example.source or ''} {instruction(example, turn)}")
+        for example, prompt, ids, mask in zip(examples, prompts, inputs["input_ids"], real, strict=True):
+            self._check(example, ids[mask].tolist(), prompt.asked)
+        return inputs, prompts
+
+    def _processed(self, texts: list[str], images: list[list[Image.Image]], **options: Any) -> dict[str, Any]:
+        """Return what the processor makes of prompts that are written already."""
+        options |= {"return_tensors": "pt", "add_special_tokens": self._adds(texts[0])}
+        processor = self._padding
+        try:
+            if any(images):
+                inputs = dict(processor(text=texts, images=images, **options))
+            elif self._segments:  # PaliGemma's processor takes nothing without an image
+                options |= {"return_token_type_ids": True, "add_special_tokens": False}
+                inputs = dict(processor.tokenizer([self._begun(text) for text in texts], **options))
+            else:
+                inputs = dict(processor(text=texts, **options))
+        except Exception as error:  # every processor has its own
+            sizes = [f"{image.width} x {image.height}" for shown in images for image in shown]
+            of = f"images of {', '.join(sizes[:4])}{', ...' if len(sizes) > 4 else ''} pixels" if sizes else "a text"
+            raise UserError(
+                f"the model's processor refuses {of}: {_why(error)}; change or leave out the example"
+            ) from error
+        inputs.pop("labels", None)
         return inputs
 
-    def _check_text(self, example: Example) -> None:
+    def _begun(self, text: str) -> str:
+        return f"{self.tokenizer.bos_token}{text}\n"
+
+    def _check_marks(self, text: str) -> None:
         """Refuse a text that would be read as the model's own marks, such as the place of an image."""
-        shown = example.source if shows_source(example.task) else None
-        for text in (shown or "", example.target):
-            for mark in self.marks:
-                if mark in text:
-                    raise UserError(
-                        f"the text {text[:60]!r} holds {mark!r}, which is a special token of the model's tokenizer; "
-                        "remove it from the example"
-                    )
+        for mark in self.marks:
+            if mark in text:
+                raise UserError(
+                    f"the text {text.strip()[:60]!r} holds {mark!r}, which is a special token of the model's "
+                    "tokenizer; remove it from the example"
+                )
 
     def _check(self, example: Example, ids: Sequence[int], text: str, further: int = 0) -> None:
         """Refuse what the model could not read or would cut; `further` tokens come on top of `ids`."""
@@ -153,54 +354,62 @@ class Batcher:
             )
 
     def check(self, example: Example, sizes: Sequence[tuple[int, int]] = (), paraphrases: int = 1) -> None:
-        """Refuse now what `encode` would refuse, without opening an image.
+        """Refuse now what `encode` would refuse, of an example and its alternatives, without opening an image.
 
         Args:
             example: what would be encoded.
             sizes: width and height of each of its images.
             paraphrases: how many of the task's instructions it may come with.
         """
-        self._check_text(example)
-        texts = [example.target, *(self._prompt_text(example, turn) for turn in range(paraphrases))]
-        target, *prompts = self.tokenizer(texts, add_special_tokens=False)["input_ids"]  # in one call
-        self._check(example, target, example.target)
-        shown = 0
-        if self.max_length or self.max_image_tokens:
-            count = len(example.images) or len(sizes)
-            shown = sum(self._image_tokens(self.budget.fit(size, count)) for size in sizes)
-        for turn, prompt in enumerate(prompts):
-            asked = f"{example.source or ''} {instruction(example, turn)}"
-            self._check(example, prompt, asked, shown + len(target) + 1)
+        prompts = [self._prompt_of(example, turn) for turn in range(paraphrases)]
+        targets = (example.target, *example.alternatives)
+        answers = self._answers([self._written(prompts[0], target) for target in targets])
+        for target, answer in zip(targets, answers, strict=True):
+            self._check(example, answer, target)
+        further = max(map(len, answers)) + self._shown([self.budget.fit(size, len(sizes)) for size in sizes])
+        for prompt, ids in zip(prompts, self._prompt_ids(prompts), strict=True):
+            self._check(example, ids, prompt.asked, further)
 
     def lengths(self, example: Example, sizes: Sequence[tuple[int, int]] = ()) -> tuple[int, int, int]:
         """Return how many tokens `encode` makes of the prompt's text, of images of some sizes, and of the target."""
-        texts = (self._prompt_text(example, self.paraphrase), example.target)
-        prompt, target = (len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
-        fitted = [self.budget.fit(size, len(sizes)) for size in sizes]
-        shown = sum(self._image_tokens(size) + 1 for size in fitted)  # one stands for the image in the prompt
-        return prompt - len(sizes), shown, target + 1
+        shown = self._shown([self.budget.fit(size, len(sizes)) for size in sizes]) + len(sizes)
+        return self.prompt_tokens(example) - len(sizes), shown, self.target_tokens([example])[0]
 
-    def _image_tokens(self, size: tuple[int, int]) -> int:
-        """Return how many tokens an image of a size takes beyond the one that stands for it in the prompt."""
-        if size not in self._measured:
-            text = self._prompt_text(Example((Path("blank"),), None, "", "en", "en", "describe"), 0)
-            image = Image.new("RGB", size)
-            options = {"return_tensors": "pt", "add_special_tokens": False}
-            try:
-                whole = self.processor(text=[text], images=[[image]], **options)["input_ids"].shape[1]
-            except ValueError as error:
-                raise UserError(
-                    f"the model's processor refuses an image of {size[0]} x {size[1]} pixels: {error}; cut it"
-                ) from None
-            self._measured[size] = whole - len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        return self._measured[size]
+    def prompt_tokens(self, example: Example) -> int:
+        """Return how many tokens the prompt takes, each of its images counted as one."""
+        return len(self._prompt_ids([self._prompt_of(example, self.paraphrase)])[0])
+
+    def target_tokens(self, examples: Sequence[Example]) -> list[int]:
+        """Return how many labels `encode` makes of each example: its target's tokens and the one that ends it."""
+        prompts = [self._prompt_of(example, self.paraphrase) for example in examples]
+        written = [self._written(prompt, example.target) for prompt, example in zip(prompts, examples, strict=True)]
+        return list(map(len, self._answers(written)))
+
+    def _prompt_ids(self, prompts: Sequence[_Prompt]) -> list[list[int]]:
+        """Return the tokens of prompts with one for each image."""
+        begun = self._segments and not prompts[0].images
+        texts = [self._begun(prompt.text) if begun else prompt.text for prompt in prompts]
+        adds = not begun and self._adds(texts[0])
+        found: list[list[int]] = self.tokenizer(texts, add_special_tokens=adds)["input_ids"]
+        return found
+
+    def _shown(self, sizes: Sequence[tuple[int, int]]) -> int:
+        """Return how many tokens images of some sizes take beyond those that stand for them in the prompt.
+
+        They are counted together: some processors cut an image into tiles only where it is the only one.
+        """
+        key = tuple(sizes)
+        if key not in self._measured:
+            prompt = self._prompt(len(key), "?")
+            images = [Image.new("RGB", size) for size in key]
+            whole = self._processed([prompt.text], [images])["input_ids"].shape[1]
+            self._measured[key] = whole - len(self._prompt_ids([prompt])[0])
+        return self._measured[key]
 
     @cached_property
     def budget(self) -> Budget:
         """How images are scaled."""
-        return self.as_shown or Budget(
-            self.max_pixels, self.max_image_tokens, lambda size: self._image_tokens(size) + 1
-        )
+        return self.as_shown or Budget(self.max_pixels, self.max_image_tokens, lambda size: self._shown([size]) + 1)
 
     def check_budget(self) -> None:
         """Refuse a budget of tokens that no image fits into.
@@ -211,12 +420,12 @@ class Batcher:
         self.budget.check()
 
     @cached_property
-    def _measured(self) -> dict[tuple[int, int], int]:
-        return {}
+    def _measured(self) -> dict[tuple[tuple[int, int], ...], int]:
+        return {(): 0}
 
     def prompts(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """Return left-padded inputs to generate from."""
-        return self._prompt_inputs(examples, [self.paraphrase] * len(examples))
+        return self._prompt_inputs(examples, [self.paraphrase] * len(examples))[0]
 
     def encode(self, examples: Sequence[Example], paraphrases: Sequence[int] | None = None) -> dict[str, Any]:
         """Return inputs with targets, padded on the right.
@@ -227,14 +436,15 @@ class Batcher:
 
         Returns:
             The processor's tensors with `input_ids`, `attention_mask` and `labels` [B, L]; labels are -100 except on
-            the target's tokens and its end-of-sequence token.
+            the target's tokens and the one that ends the answer.
         """
-        inputs = self._prompt_inputs(examples, paraphrases or [self.paraphrase] * len(examples))
+        turns = paraphrases or [self.paraphrase] * len(examples)
+        inputs, prompts = self._prompt_inputs(examples, turns)
         mask = inputs["attention_mask"].bool()
+        answers = self._answers([self._written(p, e.target) for p, e in zip(prompts, examples, strict=True)])
         rows, starts = [], []
-        for example, ids, real in zip(examples, inputs["input_ids"], mask, strict=True):
-            target = self.tokenizer(example.target, add_special_tokens=False)["input_ids"]
-            row = torch.cat([ids[real], torch.tensor([*target, self.tokenizer.eos_token_id])])
+        for example, ids, real, answer in zip(examples, inputs["input_ids"], mask, answers, strict=True):
+            row = torch.cat([ids[real], torch.tensor(answer)])
             self._check(example, row.tolist(), example.target)
             rows.append(row)
             starts.append(int(real.sum()))
@@ -277,3 +487,38 @@ class Batcher:
                 for pair in pairs:
                     inputs = self.encode([group[pair] for group in block], [place % paraphrases for place in places])
                     yield Batch(inputs, block[0][pair].condition, items)
+
+
+def _question(images: int, asked: str) -> list[dict[str, Any]]:
+    content: list[dict[str, str]] = [{"type": "image"} for _ in range(images)]
+    return [{"role": "user", "content": [*content, {"type": "text", "text": asked}]}]
+
+
+def _answer(target: str, parts: bool) -> dict[str, Any]:
+    return {"role": "assistant", "content": [{"type": "text", "text": target}] if parts else target}
+
+
+def _after(prompt: str, conversation: str) -> str:
+    """Return what a conversation writes after a prompt.
+
+    A published template (LLaVA-OneVision's) has other white space before an answer than at the end of the prompt: it
+    is the prompt's that the model sees.
+
+    Raises:
+        UserError: the conversation does not begin with the prompt.
+    """
+    if conversation.startswith(prompt):
+        return conversation[len(prompt) :]
+    bare = prompt.rstrip()
+    if conversation.startswith(bare) and prompt != bare:
+        return conversation[len(bare) :].lstrip()
+    raise UserError(
+        "the model's chat template does not go on from its own prompt: with add_generation_prompt it ends in "
+        f"{prompt[-40:]!r}, and a conversation with an answer is {conversation[-60:]!r}; correct the template and "
+        "save it with the processor"
+    )
+
+
+def _why(error: Exception) -> str:
+    """Return what an exception of a foreign library says, on one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

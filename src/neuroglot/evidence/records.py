@@ -212,8 +212,7 @@ class Records:
         by_key = {(e.item, str(e.pair)): e for e in examples}
         ordered = [by_key[key] for key in order]
         nats = np.asarray(context.system(model, "base").nll(ordered))
-        tokenizer = context.batcher.tokenizer
-        lengths = np.asarray([len(tokenizer(e.target, add_special_tokens=False)["input_ids"]) + 1 for e in ordered])
+        lengths = np.asarray(context.batcher.target_tokens(ordered))
         return cls(
             shares=np.stack(shares),
             parts=np.concatenate([np.full(len(rows), part) for part, _, rows in chosen]),

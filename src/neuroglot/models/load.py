@@ -113,6 +113,18 @@ def load_processor(model: str, trust_remote_code: bool = False) -> Any:
     return processor
 
 
+def stop_tokens(model: str, trust_remote_code: bool = False) -> tuple[int, ...]:
+    """Return the tokens at which a model's generation stops, as its generation_config says; none if it has none."""
+    from transformers import GenerationConfig
+
+    try:
+        config = from_pretrained(GenerationConfig, "settings", model, trust_remote_code=trust_remote_code)
+    except UserError:  # many have none
+        return ()
+    known = config.eos_token_id
+    return () if known is None else tuple(map(int, known)) if isinstance(known, list | tuple) else (int(known),)
+
+
 def from_pretrained(kind: Any, what: str, model: str, **options: Any) -> Any:
     """Return what a class of transformers loads from a folder or the hub, without progress bars.
 

@@ -70,6 +70,7 @@ class Context:
     def batcher(self) -> Any:
         """Turns examples into inputs."""
         from neuroglot.data.batch import Batcher
+        from neuroglot.models.load import stop_tokens
 
         text = self.skeleton.config.get_text_config()
         limits = [
@@ -83,6 +84,7 @@ class Context:
             max_length=limit if limit < 10**9 else 0,
             max_pixels=data.max_pixels,
             max_image_tokens=data.max_image_tokens,
+            stops=stop_tokens(self.recipe.model.path, self.trust_remote_code),
         )
 
     @cached_property

@@ -162,7 +162,7 @@ class Builder:
         import torch
 
         from neuroglot.data.batch import Batcher
-        from neuroglot.models.load import load_model, load_processor
+        from neuroglot.models.load import load_model, load_processor, stop_tokens
         from neuroglot.systems.hf import HFSystem
         from neuroglot.systems.mt.loaded import longest
 
@@ -173,7 +173,8 @@ class Builder:
         context = longest(processor.tokenizer, model.config.get_text_config(), unknown=0)
         # data.max_length counts the tokens of the recipe's own model, so it does not make another's context shorter.
         most = max(context, self.max_length) if context else 0
-        batcher = Batcher(processor, most, prompt=settings.prompt, as_shown=self.budget)
+        stops = stop_tokens(settings.path, self.trust_remote_code)
+        batcher = Batcher(processor, most, prompt=settings.prompt, as_shown=self.budget, stops=stops)
         given, own = self.evaluate, settings
         return HFSystem(
             model,

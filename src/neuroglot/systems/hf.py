@@ -1,8 +1,9 @@
 """Any Hugging Face image-text-to-text model, with or without a PEFT adapter, as a System.
 
 Notable: batches are length-sorted and the answers restored to the input order; generation is greedy unless beams are
-asked for; and the likelihood asks the model for logits at the columns that hold targets and nowhere else, so memory
-grows with the batch size and the length of the targets, not with the images' hundreds of tokens times the vocabulary.
+asked for, whatever the checkpoint's own generation_config says; and the likelihood asks the model for logits at the
+columns that hold targets and nowhere else, so memory grows with the batch size and the length of the targets, not with
+the images' hundreds of tokens times the vocabulary.
 """
 
 from __future__ import annotations
@@ -19,11 +20,19 @@ from torch.nn.functional import cross_entropy
 from neuroglot.data.example import Example
 from neuroglot.errors import UserError
 from neuroglot.systems.base import Progress, length_sorted_batches
+from neuroglot.systems.decoding import own_settings
 from neuroglot.systems.lines import Writer, readable
 
 
 class Batching(Writer, Protocol):
     """What is needed of a batcher; `neuroglot.data.batch.Batcher` has it."""
+
+    @property
+    def ends(self) -> Sequence[int]:
+        """The tokens that end an answer."""
+
+    def target_tokens(self, examples: Sequence[Example]) -> list[int]:
+        """Return how many labels `encode` makes of each example."""
 
     def prompts(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Return left-padded inputs for generation."""
@@ -90,7 +99,7 @@ class HFSystem:
         return answers
 
     def nll(self, examples: Sequence[Example]) -> list[float]:
-        """Return per example the sum over its target tokens, end of sequence included, of -log p, in nats."""
+        """Return per example the sum over its target tokens, the one that ends it included, of -log p, in nats."""
         totals = [0.0] * len(examples)
         with self._evaluating():
             for batch in length_sorted_batches(examples, self.batch_size):
@@ -101,9 +110,8 @@ class HFSystem:
         return totals
 
     def tokens(self, examples: Sequence[Example]) -> list[int]:
-        """Return per example how many tokens its nats are of: the target's, end of sequence included."""
-        ids = self.batcher.tokenizer([example.target for example in examples], add_special_tokens=False)["input_ids"]
-        return [len(own) + 1 for own in ids]
+        """Return per example how many tokens its nats are of: the target's, and the one that ends it."""
+        return self.batcher.target_tokens(examples)
 
     def readable(self, example: Example) -> Example:
         """Return a text example whose source a machine wrote as the model can be shown it."""
@@ -111,23 +119,26 @@ class HFSystem:
 
     def _generate(self, examples: Sequence[Example]) -> list[str]:
         inputs = self._to_model(self.batcher.prompts(examples))
-        tokens = self.model.generate(
-            **inputs,
-            max_new_tokens=self.max_new_tokens,
-            num_beams=self.num_beams,
+        ends, pad = self._eos(), self.batcher.tokenizer.pad_token_id
+        stopping = {"eos_token_id": ends, "pad_token_id": ends[0] if pad is None else int(pad)}
+        with own_settings(self.model):
+            tokens = self.model.generate(**inputs, **self.decoding, **stopping)
+        new = tokens[:, inputs["input_ids"].shape[1] :].tolist()  # (B, <= max_new_tokens)
+        # What follows an end is padding, which need not be a special token, no more than the end itself.
+        said = [row[: next((at for at, token in enumerate(row) if token in ends), len(row))] for row in new]
+        texts: list[str] = self.batcher.tokenizer.batch_decode(said, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """All that decides what is generated, beside the tokens that end an answer."""
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "num_beams": self.num_beams,
+            "do_sample": False,
             # Greedy decoding has no use for it, and transformers says so.
             **({"length_penalty": self.length_penalty} if self.num_beams > 1 else {}),
-            # A checkpoint's own sampling settings would make scores depend on a seed.
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            eos_token_id=self._eos(),
-            pad_token_id=self._pad(),
-        )
-        new = tokens[:, inputs["input_ids"].shape[1] :]  # (B, <= max_new_tokens)
-        texts: list[str] = self.batcher.tokenizer.batch_decode(new, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        }
 
     def _nll(self, examples: Sequence[Example]) -> list[float]:
         inputs = self._to_model(self.batcher.encode(examples))
@@ -150,14 +161,10 @@ class HFSystem:
         return "logits_to_keep" in inspect.signature(inner.forward).parameters
 
     def _eos(self) -> list[int]:
-        """Every token that ends an answer: those of the checkpoint and the tokenizer's own."""
+        """Every token that ends an answer: those of the batcher and of the checkpoint."""
         known = getattr(self.model.generation_config, "eos_token_id", None)
         known = known if isinstance(known, (list, tuple)) else [known]
-        return sorted({int(token) for token in (*known, self.batcher.tokenizer.eos_token_id) if token is not None})
-
-    def _pad(self) -> int:
-        pad = self.batcher.tokenizer.pad_token_id
-        return int(pad) if pad is not None else self._eos()[0]
+        return sorted({int(token) for token in (*known, *self.batcher.ends) if token is not None})
 
     def _to_model(self, inputs: dict[str, Any]) -> dict[str, Any]:
         device, dtype = self.model.device, self.model.dtype

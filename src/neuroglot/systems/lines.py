@@ -65,8 +65,8 @@ class Writer(Protocol):
     def max_length(self) -> int:
         """The most tokens a sample may take; 0 for no limit."""
 
-    def lengths(self, example: Example) -> tuple[int, ...]:
-        """Return how many tokens the prompt takes, and more."""
+    def prompt_tokens(self, example: Example) -> int:
+        """Return how many tokens the prompt takes."""
 
 
 def readable(example: Example, writer: Writer, answer: int) -> Example:
@@ -79,7 +79,7 @@ def readable(example: Example, writer: Writer, answer: int) -> Example:
     text = unmarked(known(unmarked(example.source or "", marks), writer.tokenizer), marks).strip()
 
     def taken(end: int) -> int:
-        return writer.lengths(replace(example, source=text[:end]))[0]
+        return writer.prompt_tokens(replace(example, source=text[:end]))
 
     if writer.max_length and taken(len(text)) > most:
         text = text[: max(0, bisect_right(range(len(text)), most, key=taken) - 1)].strip()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from neuroglot.models.load import from_pretrained, resolve
+from neuroglot.systems.decoding import PROTOCOL, SEQ2SEQ, own_settings
 
 
 def load_tokenizer(path: str, trust_remote_code: bool) -> Any:
@@ -56,16 +57,14 @@ def in_batches(texts: Sequence[str], size: int, answer: Callable[[list[str]], li
 
 
 def generate(model: Any, inputs: Any, max_new_tokens: int, beams: int, **options: Any) -> torch.Tensor:
-    """Return generated tokens [B, L], greedy or by beams: a checkpoint's own sampling would make scores a draw."""
-    with torch.inference_mode():
+    """Return generated tokens [B, L], greedy or by beams; the checkpoint's own ways of decoding play no part."""
+    keep = SEQ2SEQ if model.config.is_encoder_decoder else PROTOCOL
+    with torch.inference_mode(), own_settings(model, keep):
         tokens: torch.Tensor = model.generate(
             **{name: value.to(model.device) for name, value in inputs.items()},
             max_new_tokens=max_new_tokens,
             num_beams=beams,
             do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
             **options,
         )
     return tokens

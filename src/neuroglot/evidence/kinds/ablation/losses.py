@@ -57,12 +57,8 @@ class _Remembering:
         self._batcher = batcher
         self._made: dict[tuple[int, ...], dict[str, Any]] = {}
 
-    @property
-    def tokenizer(self) -> Any:
-        return self._batcher.tokenizer
-
-    def prompts(self, examples: Sequence[Example]) -> dict[str, Any]:
-        return dict(self._batcher.prompts(examples))
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batcher, name)
 
     def encode(self, examples: Sequence[Example]) -> dict[str, Any]:
         key = tuple(map(id, examples))  # the examples live as long as this does
