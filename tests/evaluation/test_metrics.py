@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import unicodedata
 
 import pytest
 import sacrebleu
@@ -145,6 +146,39 @@ def test_contrastive_counts_references_that_beat_every_alternative():
     assert metrics.score(["a", "b"], ["a", "b"], "de", [3.0, 1.0], [[4.0], [0.1]])["contrastive"] == 50.0
 
 
+@pytest.mark.parametrize(("said", "wanted", "why"), [
+    (["a red car and a tree"] * 3, ["one red car"] * 3, "the references are too short: 0 runs of four tokens in 3"),
+    (["a red car"] * 9, [*["one red car"] * 8, "one very red car"], "1 runs of four tokens in 9"),
+    (["a red car"] * 3, ["one red car is here"] * 3, "no answer is as long as four tokens"),
+])  # fmt: skip
+def test_bleu_that_would_mean_nothing_is_none_and_the_reason_is_said(said, wanted, why):
+    found = metrics.score(said, wanted, "en")
+    assert found["bleu"] is None
+    assert why in found["reasons"]["bleu"]
+    assert found["chrf"] > 0
+    mean = metrics.average([found, metrics.score(["a b c d"], ["a b c d"], "en")])
+    assert mean["bleu"] is None
+    assert mean["reasons"] == found["reasons"]
+
+
+def test_a_collapsed_system_has_scores_and_empty_references_have_none():
+    collapsed = metrics.score([""] * 3, ["one red car is here"] * 3, "en")
+    assert (collapsed["bleu"], collapsed["chrf"], collapsed["ter"], collapsed["exact"]) == (0, 0, 100, 0)
+    empty = metrics.score(["a b c d"], [""], "en", [3.0])
+    assert {empty[name] for name in ("bleu", "chrf", "ter", "nll")} == {None}
+    assert set(empty["reasons"]) == {"bleu", "chrf", "ter", "nll"}
+
+
+def test_all_figures_see_the_same_texts():
+    wanted = ["Der große Käfer läuft über die Straße"]
+    for said in (unicodedata.normalize("NFD", wanted[0]), f"\ufeff{wanted[0]}", wanted[0].replace(" ", "\u00a0"),
+                 wanted[0].replace("große", "gro\u00adße\u200b"), f" {wanted[0]}\r\n"):  # fmt: skip
+        found = metrics.score([said], wanted, "de")
+        assert (found["bleu"], found["chrf"], found["ter"], found["exact"]) == (
+            pytest.approx(100), pytest.approx(100), 0, 100
+        )  # fmt: skip
+
+
 def test_average_is_the_mean_over_pairs_not_over_examples():
     rows = [
         {"bleu": 10.0, "chrf": 20.0, "ter": 60.0, "exact": 0.0, "nll": 1.0, "n": 1},
@@ -164,7 +198,11 @@ def test_statistics_sum_to_corpus_bleu(texts):
     hypotheses, references = map(list, zip(*texts, strict=True))
     summed = metrics.bleu_statistics(hypotheses, references, metrics.bleu_metric("de")).sum(axis=0)
     direct = sacrebleu.metrics.BLEU(force=True).corpus_score(hypotheses, [references]).score
-    assert float(value(summed.astype(float), "bleu")) == pytest.approx(direct)
+    found = float(value(summed.astype(float), "bleu"))
+    if math.isnan(found):  # no reference, or no answer, has four tokens
+        assert metrics.why_no_bleu(summed)
+    else:
+        assert found == pytest.approx(direct)
 
 
 @pytest.mark.parametrize(("hypotheses", "references"), [([], []), (["a"], ["a", "b"])])

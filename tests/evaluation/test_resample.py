@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import sacrebleu
 
-from neuroglot.evaluation import metrics
-from neuroglot.evaluation.resample import FIGURES, Draws, resample, statistics, value
+from neuroglot.errors import UserError
+from neuroglot.evaluation import metrics, paired_bootstrap
+from neuroglot.evaluation.resample import FIGURES, Draws, interval, reason, resample, statistics, value
 
 WORDS = ["der", "die", "das", "Haus", "Tür", "links", "rechts", "12", "18:30", "Montag"]
 
@@ -36,7 +38,9 @@ def test_a_figure_of_sums_is_the_figure(seed, right):
     expected = metrics.score(hypotheses, references, "de", [r["nll"] for r in rows])
     for metric in ("bleu", "chrf", "exact", "nll"):
         made = statistics(rows, metric)
-        assert float(value(made.sum(axis=0), metric)) == pytest.approx(expected[metric], abs=1e-9), metric
+        found = float(value(made.sum(axis=0), metric))
+        wanted = expected[metric]
+        assert np.isnan(found) if wanted is None else found == pytest.approx(wanted, abs=1e-9), metric
     share = np.mean([r["nll"] < min(r["alternative_nll"]) for r in rows])
     assert float(value(statistics(rows, "contrastive").sum(axis=0), "contrastive")) == pytest.approx(100 * share)
 
@@ -101,3 +105,38 @@ def test_intervals_over_seeds_and_items_cover_the_truth():
         low, high = np.quantile(resample(runs, "nll", ["s"], draws)[1:], [0.025, 0.975])
         covered += low <= 3 <= high
     assert 0.88 <= covered / 120 <= 1.0
+
+
+def test_draws_in_which_a_figure_means_nothing_are_not_counted_and_many_leave_no_interval():
+    def rows(short, long):
+        texts = ["one red car"] * short + ["one very red car is here"] * long
+        return [{"split": "s", "pair": "en-de", "item": str(i), "index": i, "hypothesis": text, "reference": text}
+                for i, text in enumerate(texts)]  # fmt: skip
+
+    for short, long, known in ((3, 1, False), (0, 1, False), (2, 8, True)):
+        made = rows(short, long)
+        draws = Draws.make(made, seeds=1, draws=200)
+        found = resample([made], "bleu", ["s"], draws)
+        assert found[0] == pytest.approx(100)
+        assert (interval(found, len(made)) is not None) == known
+        gap = paired_bootstrap(made, made, "bleu", 200)
+        assert (gap.value, gap.p) == (0, 1 if known else None)
+    made = rows(14, 1)
+    assert resample([made], "bleu", ["s"], Draws.make(made, seeds=1, draws=5)) is None
+    assert "3 runs of four tokens in 15" in reason(made, "bleu", ["s"])
+    with pytest.raises(UserError, match="means nothing: the references are too short"):
+        paired_bootstrap(rows(20, 1), rows(20, 1), "bleu", 20)
+
+
+def test_any_of_several_references_will_do():
+    rows = [{"pair": "en-de", "index": 0, "hypothesis": "b c d e f", "reference": "x y z u v", "references":
+             ["x y z u v", "b c d e f"]},
+            {"pair": "en-de", "index": 1, "hypothesis": "g h i j", "reference": "g h i k"}]  # fmt: skip
+    said, streams = [r["hypothesis"] for r in rows], [["x y z u v", "g h i k"], ["b c d e f", None]]
+    made = {"bleu": sacrebleu.BLEU(), "chrf": sacrebleu.CHRF(word_order=2), "chrf0": sacrebleu.CHRF(),
+            "ter": sacrebleu.TER()}  # fmt: skip
+    for name, metric in made.items():
+        expected = metric.corpus_score(said, streams)
+        assert float(value(statistics(rows, name).sum(axis=0), name)) == pytest.approx(expected.score), name
+        assert metrics.signature_of(name, rows).startswith(str(metric.get_signature()))
+    assert float(value(statistics(rows, "exact").sum(axis=0), "exact")) == 50

@@ -10,7 +10,7 @@ import pytest
 import sacrebleu
 
 from neuroglot.errors import UserError
-from neuroglot.evaluation import metrics
+from neuroglot.evaluation import metrics, score_rows
 from neuroglot.evaluation.figures import tokenise
 from neuroglot.evaluation.resample import statistics, value
 
@@ -50,7 +50,7 @@ def without(monkeypatch):
             monkeypatch.delitem(sys.modules, name)
         monkeypatch.setattr(builtins, "__import__", fails)
 
-    cached = (tokenise.tokeniser, tokenise.missing, tokenise._moses, metrics.signature)
+    cached = (tokenise._mecab, tokenise.missing, tokenise._moses, metrics._signature)
     for one in cached:
         one.cache_clear()
     yield hide
@@ -74,6 +74,70 @@ def test_without_sacremoses_there_is_a_word(without):
     without("sacremoses")
     with pytest.raises(UserError, match=r"needs sacremoses; pip install 'neuroglot\[moses\]'"):
         metrics.corpus_bleu_moses(["a"], ["a"], "de")
+
+
+NEARLY_RIGHT = {
+    "th": ("ห้องน้ำอยู่ทางซ้ายมือ", "ห้องน้ำอยู่ทางขวามือ"),
+    "km": ("បន្ទប់ទឹកនៅខាងឆ្វេង", "បន្ទប់ទឹកនៅខាងស្តាំ"),
+    "lo": ("ຫ້ອງນ້ຳຢູ່ທາງຊ້າຍ", "ຫ້ອງນ້ຳຢູ່ທາງຂວາ"),
+    "my": ("အိမ်သာသည်ဘယ်ဘက်တွင်ရှိသည်", "အိမ်သာသည်ညာဘက်တွင်ရှိသည်"),
+    "bo": ("ཁང་པ་འདི་ཆེན་པོ་ཡིན།", "ཁང་པ་འདི་ཆུང་ཆུང་ཡིན།"),
+    "dz": ("ཁང་པ་འདི་ཆེན་པོ་ཡིན།", "ཁང་པ་འདི་ཆུང་ཆུང་ཡིན།"),
+    "yue": ("洗手間喺左邊", "洗手間喺右邊"),
+    "jv_Java": ("ꦲꦤꦕꦫꦏꦢꦠꦱꦮꦭ", "ꦲꦤꦕꦫꦏꦢꦠꦱꦮꦩ"),
+    "und": ("ห้องน้ำอยู่ทางซ้ายมือ", "ห้องน้ำอยู่ทางขวามือ"),
+}
+
+
+@pytest.mark.parametrize("language", NEARLY_RIGHT)
+def test_a_nearly_right_answer_in_a_script_without_spaces_is_nearly_right(language):
+    said, wanted = ([text] for text in NEARLY_RIGHT[language])
+    assert sacrebleu.corpus_bleu(said, [wanted], tokenize="13a").score == 0
+    found = metrics.score(said, wanted, language)
+    assert 30 < found["bleu"] < 100
+    assert 0 < found["ter"] < 60
+    rows = [{"pair": f"en-{language}", "hypothesis": said[0], "reference": wanted[0]}]
+    for name in ("bleu", "ter"):
+        assert float(value(statistics(rows, name).sum(axis=0), name)) == pytest.approx(found[name])
+    assert (
+        metrics.signature_of("bleu", rows)
+        == metrics.signatures([f"en-{language}"], references={f"en-{language}": wanted})["bleu"][f"en-{language}"]
+    )
+
+
+@pytest.mark.parametrize(("language", "text", "name"), [
+    ("sr_Latn", "Izlaz je levo", "13a"), ("sr", "Излаз је лево", "13a"), ("sr", "Izlaz je levo", "13a"),
+    ("th", "hong nam yu thang sai", "13a"), ("ja_Latn", "deguchi wa hidari desu", "13a"),
+    ("zh", "Chukou zai zuobian", "13a"), ("zh", "出口 EXIT ONLY PLEASE", "zh"), ("de", "Ausgang 出口", "13a"),
+    ("de", "出口在左边", "zh"), ("und", "出口は左にあります", "ja-mecab"), ("ja", "禁煙", "ja-mecab"),
+    ("ko", "출구는 왼쪽입니다", "ko-mecab"), ("lo", "12:30", "char"), ("am", "መውጫ በግራ", "13a"),
+])  # fmt: skip
+def test_the_script_of_the_references_decides(language, text, name):
+    if tokenise.missing(name):
+        pytest.skip(tokenise.missing(name))
+    assert metrics.tokeniser(language, [text]) == name
+
+
+@pytest.mark.parametrize("name", ["flores200", "spm"])
+def test_a_tokeniser_whose_model_is_not_there_is_refused_and_nothing_is_fetched(name, tmp_path, monkeypatch):
+    pytest.importorskip("sentencepiece")
+    monkeypatch.setattr("urllib.request.urlopen", lambda *args, **kwargs: pytest.fail("a download"))
+    monkeypatch.setattr(tokenise, "SACREBLEU_DIR", str(tmp_path))
+    tokenise.missing.cache_clear()
+    with pytest.raises(UserError, match=f"{name} needs its model; download https.* to .*models"):
+        tokenise.check_tokeniser(name)
+    tokenise.missing.cache_clear()
+
+
+def test_a_tokeniser_may_be_chosen_for_a_pair_or_a_language():
+    assert tokenise.read_tokenise("ja=char,EN-zh_hant=intl") == {"ja": "char", "en-zh_Hant": "intl"}
+    assert tokenise.read_tokenise("intl") == "intl"
+    for wrong in ("ja=chars", "xx=char", "=char"):
+        with pytest.raises(UserError):
+            tokenise.read_tokenise(wrong)
+    row = {"pair": "en-ja", "hypothesis": "出口は左です", "reference": "出口は右です", "nll": None}
+    chosen = score_rows([row], tokenise={"ja": "char"})["en-ja"]["bleu"]
+    assert chosen == pytest.approx(sacrebleu.corpus_bleu(["出口は左です"], [["出口は右です"]], tokenize="char").score)
 
 
 def test_an_unknown_tokeniser():

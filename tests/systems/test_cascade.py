@@ -9,6 +9,7 @@ import pytest
 from neuroglot.data.batch import Batcher
 from neuroglot.data.example import Example, RenderSpec
 from neuroglot.errors import UserError
+from neuroglot.evaluation import evaluate
 from neuroglot.models.load import load_model, load_processor
 from neuroglot.systems import Cascade, HFSystem, System
 from neuroglot.systems.lines import known, unmarked
@@ -60,6 +61,14 @@ def test_the_reader_is_asked_for_a_transcription_and_not_shown_the_text(parts):
     assert (asked.task, str(asked.pair), asked.source, asked.alternatives) == ("ocr", "en-en", None, ())
     (asked,) = translator.asked
     assert (asked.task, str(asked.pair), asked.source, asked.images) == ("text_translation", "en-de", "open", ())
+
+
+def test_what_was_read_stands_beside_what_was_said(parts):
+    reader, _, cascade = parts
+    examples = [sign("OPEN"), sign("EXIT", task="ocr", target_lang="en")]
+    _, rows = evaluate(cascade, {"signs": examples})
+    assert [(row["hypothesis"], row.get("transcription")) for row in rows] == [("de:open", "open"), ("exit", None)]
+    assert len(reader.asked) == 2, "it is not read again for the file"
 
 
 def test_an_empty_transcription_is_an_empty_translation(parts):

@@ -151,9 +151,10 @@ def _examine(context: Context, system: str) -> None:
     said: list[str] = []
     made = _system(context, system, said.append)
     partial = Partial(context.path(".examine") / "said.jsonl", system)  # a run forgets it when the stage is done
-    scores, rows = evaluate(made, splits, partial=partial, moses=context.recipe.evaluate.moses)
+    settings = context.recipe.evaluate
+    scores, rows = evaluate(made, splits, partial=partial, moses=settings.moses, tokenise=settings.tokenise)
     write_hypotheses(context.path("hypotheses.jsonl"), rows)
-    write_scores(context.path("scores.json"), {system: scores}, rows=rows)
+    write_scores(context.path("scores.json"), {system: scores}, rows=rows, tokenise=settings.tokenise)
     close(made)
     if further:
         write_text(context.path(SAID), "".join(f"{line}\n" for line in said))

@@ -68,8 +68,10 @@ def _tested(axes: Any, entries: Sequence[Mapping[str, Any]], colours: Any) -> No
         x, y = entry["figures"].get("nll"), entry["figures"].get("retention")
         if x is None or y is None:
             continue
-        spans = {"xerr": [[x["mean"] - x["low"]], [x["high"] - x["mean"]]],
-                 "yerr": [[y["mean"] - y["low"]], [y["high"] - y["mean"]]]}  # fmt: skip
+        spans = {
+            name: [[0 if of["low"] is None else abs(of["mean"] - of[end])] for end in ("low", "high")]
+            for name, of in (("xerr", x), ("yerr", y))
+        }
         colour = colours[entry["method"]]
         axes.errorbar(x["mean"], y["mean"], **spans, fmt="o", color=colour, markersize=6, linewidth=0.8)
         axes.annotate(entry["method"], (x["mean"], y["mean"]), xytext=(6, 5), textcoords="offset points",

@@ -23,7 +23,9 @@ from neuroglot.compare.grid import Contender
 from neuroglot.compare.runner import Grid, Outcome, cell_folder
 from neuroglot.evaluation import metrics
 from neuroglot.evaluation.figures.lines import has_lines
-from neuroglot.evaluation.resample import Array, Draws, Row, resample
+from neuroglot.evaluation.figures.tokenise import Tokenise
+from neuroglot.evaluation.resample import Array, Draws, Row, reason, resample
+from neuroglot.evaluation.resample import interval as ends
 
 CHANCE = ("random", "random-layers")
 """The controls that a choice is held against: the first that the grid has."""
@@ -41,6 +43,7 @@ def figures_of(rows: Sequence[Row], task: str, moses: bool = False) -> dict[str,
         task: the test split.
         moses: whether the recipe asks for lower-cased, Moses-tokenised BLEU.
 
+    A figure that means nothing of these references is left out; in place of BLEU on held-out items stands chrF++ then.
     TER and what is said of lines are of references with several lines; elsewhere they would only widen the table.
     """
     splits = tuple(dict.fromkeys(row["split"] for row in rows))
@@ -55,6 +58,8 @@ def figures_of(rows: Sequence[Row], task: str, moses: bool = False) -> dict[str,
         figures["contrastive"] = ("contrastive", (task,))
     if heldout in splits:
         figures |= {"heldout_bleu": ("bleu", (heldout,)), "heldout_nll": ("nll", (heldout,))}
+        if reason(rows, "bleu", (heldout,)):
+            figures["heldout_chrf"] = ("chrf", (heldout,))
     if kept:
         figures |= {"retention": ("exact", kept), "retention_nll": ("nll", kept)}
     return figures
@@ -70,8 +75,9 @@ def summarise(grid: Grid, folder: Path, outcomes: Sequence[Outcome], draws: int 
     figures = figures_of(widest, task, grid.recipe.evaluate.moses)
     drawn = Draws.make(widest, grid.seeds, draws)
     values: dict[Contender, dict[str, Array]] = {}
+    tokenise = grid.recipe.evaluate.tokenise
     for contender, rows in runs.items():
-        made = {name: resample(rows, metric, splits, drawn) for name, (metric, splits) in figures.items()}
+        made = {name: resample(rows, metric, splits, drawn, tokenise) for name, (metric, splits) in figures.items()}
         values[contender] = {name: x for name, x in made.items() if x is not None}
     entries = []
     for outcome in outcomes:
@@ -105,18 +111,28 @@ def summarise(grid: Grid, folder: Path, outcomes: Sequence[Outcome], draws: int 
         "retain": grid.retain,
         "draws": draws,
         "kept": list(figures.get("retention", ("", ()))[1]),
-        "signatures": _signatures(figures, [row for row in widest if row["split"] == task]),
+        "signatures": _signatures(figures, [row for row in widest if row["split"] == task], tokenise),
+        "reasons": {
+            name: why
+            for name, (metric, splits) in figures.items()
+            if not any(name in own for own in values.values()) and (why := reason(widest, metric, splits, tokenise))
+        },
         "contenders": entries,
         "comparisons": comparisons,
-        "wins": wins({c: rows for c, rows in runs.items() if c.trained}, figures),
+        "wins": wins({c: rows for c, rows in runs.items() if c.trained}, figures, tokenise),
         "base": start,
         "matched": matched(entries, start),
     }
 
 
-def _signatures(figures: Mapping[str, tuple[str, tuple[str, ...]]], rows: Sequence[Row]) -> dict[str, str]:
+def _signatures(
+    figures: Mapping[str, tuple[str, tuple[str, ...]]], rows: Sequence[Row], tokenise: Tokenise
+) -> dict[str, str]:
     """Return how the figures of the test split can be computed again."""
-    found = {metric: metrics.signature_of(metric, rows) for metric in dict.fromkeys(m for m, _ in figures.values())}
+    found = {
+        metric: metrics.signature_of(metric, rows, tokenise)
+        for metric in dict.fromkeys(m for m, _ in figures.values())
+    }
     return {metric: text for metric, text in found.items() if text}
 
 
@@ -125,10 +141,10 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-def interval(draws: Array) -> dict[str, float]:
+def interval(draws: Array) -> dict[str, float | None]:
     """Return a figure and its 95 % interval: the first draw is the data, the others are resamples."""
-    low, high = np.nanquantile(draws[1:], [LEVEL / 2, 1 - LEVEL / 2])
-    return {"mean": float(draws[0]), "low": float(low), "high": float(high)}
+    low, high = ends(draws) or (None, None)
+    return {"mean": float(draws[0]), "low": low, "high": high}
 
 
 def _cost(folders: Sequence[Path]) -> dict[str, float] | None:
@@ -207,14 +223,16 @@ def holm(ps: Sequence[float | None], level: float = LEVEL) -> list[bool]:
     return rejected
 
 
-def wins(runs: Mapping[Contender, Sequence[Sequence[Row]]], figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+def wins(
+    runs: Mapping[Contender, Sequence[Sequence[Row]]], figures: Mapping[str, Any], tokenise: Tokenise = None
+) -> list[dict[str, Any]]:
     """Return in how many seeds a contender was ahead of the chance control of its budget and seed, per figure."""
     found, chance = [], chance_of(runs)
     held = {c: Contender(chance, c.budget) for c in runs if c.method != chance and c.budget is not None}
     held = {contender: other for contender, other in held.items() if other in runs}
     needed = dict.fromkeys((*held, *held.values()))
     for name, (metric, splits) in figures.items():
-        at = {c: [_figure(rows, metric, splits) for rows in runs[c]] for c in needed}
+        at = {c: [_figure(rows, metric, splits, tokenise) for rows in runs[c]] for c in needed}
         for contender, other in held.items():
             pairs = [(a, b) for a, b in zip(at[contender], at[other], strict=True) if a is not None and b is not None]
             won = sum(a < b if name in LOWER_IS_BETTER else a > b for a, b in pairs)
@@ -224,9 +242,9 @@ def wins(runs: Mapping[Contender, Sequence[Sequence[Row]]], figures: Mapping[str
     return sorted(found, key=lambda entry: order.index(entry["of"]))
 
 
-def _figure(rows: Sequence[Row], metric: str, splits: Sequence[str]) -> float | None:
+def _figure(rows: Sequence[Row], metric: str, splits: Sequence[str], tokenise: Tokenise) -> float | None:
     """Return a figure of one cell; None where it lacks it."""
-    found = resample([rows], metric, splits, Draws.make(rows, 1, draws=1))
+    found = resample([rows], metric, splits, Draws.make(rows, 1, draws=1), tokenise)
     return None if found is None else float(found[0])
 
 

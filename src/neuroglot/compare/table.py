@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 LABELS = {
     "bleu": "BLEU", "bleu_moses": "BLEU, Moses", "chrf": "chrF++", "ter": "TER", "exact": "exact",
     "lines": "lines, F1", "bleu_lines": "BLEU, lines matched", "nll": "nll", "contrastive": "contrastive",
-    "heldout_bleu": "held-out BLEU", "heldout_nll": "held-out nll", "retention": "kept, exact",
-    "retention_nll": "kept, nll",
+    "heldout_bleu": "held-out BLEU", "heldout_chrf": "held-out chrF++", "heldout_nll": "held-out nll",
+    "retention": "kept, exact", "retention_nll": "kept, nll",
 }  # fmt: skip
 EQUAL = 0.1
 """What numbers of parameters may differ by and still be called as many, as a share."""
@@ -68,8 +68,7 @@ def against_lora(comparison: Mapping[str, Any]) -> list[list[str]]:
     def cell(own: Mapping[str, Any] | None, name: str) -> str:
         if own is None:
             return ""
-        digits, difference = 3 if name in NLL else 1, own["difference"]
-        text = f"{difference['mean']:+.{digits}f} [{difference['low']:+.{digits}f}, {difference['high']:+.{digits}f}]"
+        text = _with_interval(own["difference"], f"+.{3 if name in NLL else 1}f")
         return text + ({"better": "▲", "worse": "▼"}[own["survives"]] if own["survives"] else "")
 
     systems = dict.fromkeys(of for of, _ in found)
@@ -114,13 +113,19 @@ def _figure(entry: Mapping[str, Any], name: str, comparisons: Sequence[Mapping[s
     found = entry["figures"].get(name)
     if found is None:
         return ""
-    digits = 3 if name in NLL else 1
     marks = "".join(
         MARKS["full" if c["to"] == "full" else "chance", c["survives"]]
         for c in comparisons
         if c["of"] == entry["name"] and c["figure"] == name and c["survives"] and not _of_lora(c)
     )
-    return f"{found['mean']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]{marks}"
+    return _with_interval(found, f".{3 if name in NLL else 1}f") + marks
+
+
+def _with_interval(found: Mapping[str, float | None], digits: str) -> str:
+    """Return a figure with its interval, or alone where it has none."""
+    if found["low"] is None:
+        return format(found["mean"], digits)
+    return f"{found['mean']:{digits}} [{found['low']:{digits}}, {found['high']:{digits}}]"
 
 
 def legend(comparison: Mapping[str, Any]) -> str:
@@ -129,6 +134,8 @@ def legend(comparison: Mapping[str, Any]) -> str:
     text = LEGEND.format(seeds=comparison["seeds"], kept=kept, chance=_chance(comparison))
     if comparison.get("retain") is not None:
         text += f" Rates were chosen among those that keep what should be kept at {comparison['retain']:g} nll on dev."
+    for name, why in comparison.get("reasons", {}).items():
+        text += f" No {LABELS[name]}: {why}."
     return text + signed(comparison)
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from neuroglot.errors import UserError, nearest
 from neuroglot.evaluation import metrics
 from neuroglot.evaluation.evaluate import Scores
-from neuroglot.evaluation.resample import FIGURES, Draws, resample
+from neuroglot.evaluation.figures.tokenise import Tokenise
+from neuroglot.evaluation.resample import FIGURES, Draws, interval, reason, resample
 
 OWN = "file:"
 """What the splits of a user's own files begin with, so that none is taken for a task."""
@@ -62,9 +63,9 @@ def retention(
         texts = said.get((before, split), []), said.get((after, split), [])
         for metric in (*metrics.PERCENT, "contrastive"):
             old, new = (scores[name][split]["average"].get(metric) for name in (before, after))
-            if old is None or new is None:  # contrastive: no wrong readings, or no likelihoods
+            if old is None or new is None:  # no wrong readings, no likelihoods, or a figure that means nothing
                 continue
-            interval = _interval(*texts, metric, resamples)
+            gap = _difference(*texts, metric, resamples)
             found.append(
                 {
                     "split": split,
@@ -72,8 +73,8 @@ def retention(
                     "before": old,
                     "after": new,
                     "difference": new - old,
-                    "low": interval and interval.low,
-                    "high": interval and interval.high,
+                    "low": gap and gap.low,
+                    "high": gap and gap.high,
                     "ratio": new / old if old else None,
                 }
             )
@@ -84,14 +85,15 @@ def retention(
 class Difference:
     """A difference between two systems (b - a, points, averaged over pairs) and its bootstrap interval.
 
-    `p` is the two-sided bootstrap p-value: twice the smaller share of resamples on either side of zero.
+    `p` is the two-sided bootstrap p-value: twice the smaller share of resamples on either side of zero. `low`, `high`
+    and `p` are None where there are fewer than two items, or where the figure means nothing of many resamples.
     """
 
     metric: str
     value: float
-    low: float
-    high: float
-    p: float
+    low: float | None
+    high: float | None
+    p: float | None
     items: int
     resamples: int
 
@@ -105,9 +107,8 @@ def paired_bootstrap(
     b: Rows,
     metric: str = "bleu",
     resamples: int = 1000,
-    confidence: float = 0.95,
     seed: int = 0,
-    tokenise: str | None = None,
+    tokenise: Tokenise = None,
 ) -> Difference:
     """Interval of the difference b - a of the average over pairs, on the same test items.
 
@@ -116,9 +117,8 @@ def paired_bootstrap(
         b: rows of the other system on the same split.
         metric: one of `neuroglot.evaluation.resample.FIGURES`, such as `bleu` (corpus BLEU per pair, averaged).
         resamples: number of bootstrap draws.
-        confidence: coverage of the percentile interval.
         seed: of the draws; the same seed gives the same interval.
-        tokenise: the tokeniser of `bleu`, if it is not to follow the target language.
+        tokenise: the tokenisers of `bleu`, where they are not to follow the script.
 
     Raises:
         UserError: the rows are not of the same examples, or the metric is unknown.
@@ -127,19 +127,26 @@ def paired_bootstrap(
         raise UserError(f"metric {metric!r} cannot be resampled; {nearest(metric, FIGURES)}")
     rows_a, rows_b = _aligned(a, b)
     drawn = Draws.make(rows_a, 1, resamples, seed)
-    values = [resample([rows], metric, list(drawn.items), drawn, tokenise) for rows in (rows_a, rows_b)]
+    splits = list(drawn.items)
+    values = [resample([rows], metric, splits, drawn, tokenise) for rows in (rows_a, rows_b)]
     if values[0] is None or values[1] is None:
-        raise UserError(f"metric {metric!r} is not known of every row of both systems; choose another")
+        why = reason(rows_a, metric, splits, tokenise) or reason(rows_b, metric, splits, tokenise)
+        raise UserError(
+            f"metric {metric!r} {f'means nothing: {why}' if why else 'is not known of every row of both systems'}; "
+            "choose another"
+        )
     difference = values[1] - values[0]
-    observed, draws = float(difference[0]), difference[1:]
-    tail = (1 - confidence) / 2
-    low, high = np.nanquantile(draws, [tail, 1 - tail])
-    side = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
-    p = min(1.0, 2 * (side + 1) / (resamples + 1))  # the +1: the sample itself counts, so p is never 0
-    return Difference(metric, observed, float(low), float(high), p, sum(map(len, drawn.items.values())), resamples)
+    items = sum(map(len, drawn.items.values()))
+    ends = interval(difference, items)
+    if ends is None:
+        return Difference(metric, float(difference[0]), None, None, None, items, resamples)
+    known = difference[1:][np.isfinite(difference[1:])]
+    side = min(int((known <= 0).sum()), int((known >= 0).sum()))
+    p = min(1.0, 2 * (side + 1) / (len(known) + 1))  # the +1: the sample itself counts, so p is never 0
+    return Difference(metric, float(difference[0]), *ends, p, items, resamples)
 
 
-def _interval(before: Rows, after: Rows, metric: str, resamples: int) -> Difference | None:
+def _difference(before: Rows, after: Rows, metric: str, resamples: int) -> Difference | None:
     try:
         return paired_bootstrap(before, after, metric, resamples)
     except UserError:  # not the same examples, or not in the file: no pairing, no interval

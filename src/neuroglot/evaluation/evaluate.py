@@ -18,6 +18,7 @@ from neuroglot.artefact import SCORES, read_json, write_json, write_text
 from neuroglot.data.example import Example
 from neuroglot.errors import UserError
 from neuroglot.evaluation import metrics
+from neuroglot.evaluation.figures.tokenise import Tokenise, chosen
 from neuroglot.evaluation.partial import BATCHES, PORTION, Partial, portions
 
 if TYPE_CHECKING:  # only the interface is needed: scoring files must not wait for torch to load
@@ -36,6 +37,7 @@ def evaluate(
     progress: SplitProgress | None = None,
     partial: Partial | None = None,
     moses: bool = False,
+    tokenise: Tokenise = None,
 ) -> tuple[Scores, list[dict[str, Any]]]:
     """Translate and score every split.
 
@@ -45,14 +47,16 @@ def evaluate(
         progress: called after each split.
         partial: keeps what was said as it comes, and gives it back after an interruption.
         moses: whether lower-cased, Moses-tokenised BLEU is wanted too.
+        tokenise: BLEU's tokenisers where they are not to follow the script.
 
     Returns:
-        Scores by split and pair (percent; nll in nats per reference character, None where the system has none),
-        with the mean over pairs as `average`; and one row per example: system, split, task, pair, item, index,
-        source, reference, hypothesis, nll (nats of the whole target; None where it overflowed, which leaves the
-        pair and the average without an nll too), and, of examples that have them, `domain` and `alternative_nll`
-        (nats of each wrong alternative; no list where the system has no likelihood) with `tokens` and
-        `alternative_tokens`, the numbers of tokens that these nats are of.
+        Scores by split and pair (percent; nll in nats per reference character; None where the system has none or a
+        figure would mean nothing, and then `reasons` says why), with the mean over pairs as `average`; and one row
+        per example: system, split, task, pair, item, index, source, reference, hypothesis, `transcription` (what a
+        cascade read), nll (nats of the whole target; None where it overflowed, which leaves the pair and the average
+        without an nll too), and, of examples that have them, `domain` and `alternative_nll` (nats of each wrong
+        alternative; no list where the system has no likelihood) with `tokens` and `alternative_tokens`, the numbers
+        of tokens that these nats are of.
 
     Raises:
         UserError: no splits, an empty split, or an example without a reference.
@@ -73,7 +77,7 @@ def evaluate(
                     partial.keep(own, examples, time.perf_counter() - began)
             found |= {row["index"]: row for row in own}
         split_rows = [found[index] for index in range(len(examples))]
-        scores[split] = score_rows(split_rows, moses)
+        scores[split] = score_rows(split_rows, moses, tokenise)
         rows += split_rows
         if progress is not None:
             progress(split, done, len(splits))
@@ -84,6 +88,8 @@ def _asked(system: System, split: str, every: Sequence[Example], portion: Sequen
     """Return the rows of a portion of a split."""
     examples = [every[index] for index in portion]
     hypotheses = system.translate(examples)
+    seen = getattr(system, "transcriptions", None)
+    read = seen(examples) if seen is not None else [None] * len(examples)
     nats = system.nll(examples)
     wrong = _alternatives(system, examples) if nats is not None else {}
     return [
@@ -97,6 +103,7 @@ def _asked(system: System, split: str, every: Sequence[Example], portion: Sequen
             "source": example.source,
             "reference": example.target,
             "hypothesis": hypothesis,
+            **({"transcription": read[place]} if read[place] is not None else {}),
             "nll": _finite(nats[place]) if nats is not None else None,
             **wrong.get(place, {}),
             **({"domain": example.meta["domain"]} if "domain" in example.meta else {}),
@@ -125,7 +132,9 @@ def _alternatives(system: System, examples: Sequence[Example]) -> dict[int, dict
     return found
 
 
-def score_rows(rows: Iterable[Mapping[str, Any]], moses: bool = False) -> dict[str, dict[str, Any]]:
+def score_rows(
+    rows: Iterable[Mapping[str, Any]], moses: bool = False, tokenise: Tokenise = None
+) -> dict[str, dict[str, Any]]:
     """Score hypothesis rows of one system and split: pair -> figures, and `average`, the mean over pairs.
 
     >>> row = {"pair": "en-de", "reference": "eins zwei drei vier", "hypothesis": "eins zwei drei vier", "nll": None}
@@ -148,6 +157,7 @@ def score_rows(rows: Iterable[Mapping[str, Any]], moses: bool = False) -> dict[s
             [others for _, others in known] if ranked else None,
             [own for own, _ in known] if ranked else None,
             moses,
+            chosen(tokenise, pair),
         )
     return {**scores, "average": metrics.average(scores.values())}
 
@@ -163,7 +173,7 @@ def score_domains(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]
 
 def average_nll(examples: Sequence[Example], nats: Sequence[float]) -> float | None:
     """Return the mean over pairs of nats per reference character; None where some target's nats overflowed."""
-    if not all(map(math.isfinite, nats)):
+    if not examples or not all(map(math.isfinite, nats)):
         return None
     pairs: dict[str, list[int]] = {}
     for index, example in enumerate(examples):
@@ -182,21 +192,26 @@ def write_scores(
     made_from: Mapping[str, Any] | None = None,
     ceilings: Mapping[str, Mapping[str, float]] | None = None,
     rows: Iterable[Mapping[str, Any]] = (),
+    tokenise: Tokenise = None,
 ) -> dict[str, Any]:
     """Write scores.json atomically and return what was written.
 
     The signatures of every pair that occurs are added; `seconds` says how long each system took, `made_from`
     identifies what was scored, `ceilings` the exact match (percent) that no system can exceed on a split if it is
     shown only a part of each example: split -> what is shown -> percent. `rows`, those that were scored, say how
-    readings were ranked.
+    readings were ranked and in which script the references are; `tokenise` is what `evaluate` was given.
     """
+    rows = list(rows)
+    references: dict[str, list[str]] = {}
+    for row in rows:
+        references.setdefault(row["pair"], []).append(row["reference"])
     pairs = {pair for splits in systems.values() for scores in splits.values() for pair in scores if pair != "average"}
     moses = any(metrics.MOSES in figures for splits in systems.values() for s in splits.values() for figures in
                 s.values())  # fmt: skip
     content = {
         "made_from": dict(made_from or {}),
         "systems": {name: dict(splits) for name, splits in systems.items()},
-        "signatures": {**metrics.signatures(pairs, moses), **_ranking(rows)},
+        "signatures": {**metrics.signatures(pairs, moses, tokenise, references), **_ranking(rows)},
         "seconds": {name: round(value, 3) for name, value in (seconds or {}).items()},
         "ceilings": {split: dict(values) for split, values in (ceilings or {}).items()},
     }

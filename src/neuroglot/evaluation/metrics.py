@@ -1,6 +1,7 @@
 """The figures: corpus BLEU, chrF++ and TER by sacreBLEU, exact match, lines, nats per character. None needs torch.
 
-Notable: the tokeniser follows the target language, and the signature that says so is kept with the scores.
+Notable: the tokeniser follows the script of the references, and the signature that says so is kept with the scores.
+All figures see the same texts (`normalise`). A figure that would mean nothing is None, and the reason is said.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -17,13 +19,17 @@ from sacrebleu.metrics import BLEU, CHRF, TER
 from neuroglot.errors import UserError
 from neuroglot.evaluation.figures.lines import has_lines, line_counts, reordered
 from neuroglot.evaluation.figures.tokenise import (
-    UNSEGMENTED,
-    language_of,
+    Tokenise,
+    chosen,
     moses_lower,
     moses_signature,
     tokeniser,
+    writing,
 )
 from neuroglot.pair import Pair
+
+Reference = str | Sequence[str]
+"""What should have been said; several texts where any of them will do."""
 
 METRICS = ("bleu", "chrf", "ter", "exact", "nll", "contrastive", "lines", "bleu_lines")
 """What is scored of everything; None where it does not apply."""
@@ -31,15 +37,49 @@ MOSES = "bleu_moses"
 """Lower-cased, Moses-tokenised BLEU, only where it is asked for: it needs a package of its own."""
 PERCENT = ("bleu", "chrf", "exact")
 LOWER_IS_BETTER = ("ter", "nll")
+FEWEST = 0.25
+"""Runs of four tokens that there must be for each reference, on average; else BLEU speaks of a few long texts."""
+EMPTY = "every reference is empty"
+NORMAL = "text:nfc+blanks"
+"""What `normalise` does, in signatures."""
+
+# Soft hyphen, zero-width spaces, word joiner, marks of direction. The joiners of Persian and of Indic scripts stay:
+# they change what is seen.
+_UNSEEN = dict.fromkeys([0xAD, 0x200B, 0x2060, 0xFEFF, 0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F),
+                         *range(0x2066, 0x206A)])  # fmt: skip
 
 
 def normalise(text: str) -> str:
-    """Return the text in Unicode normal form C without outer white space: what exact match compares."""
-    return unicodedata.normalize("NFC", text).strip()
+    """Return a text as all figures see it.
+
+    It is in Unicode normal form C, without characters that nobody can see, with single plain spaces within lines and
+    none around them.
+
+    >>> normalise(" cafe\u0301\u00a0\u200bnoir \r\n")
+    'café noir'
+    """
+    normal = unicodedata.normalize("NFC", text.translate(_UNSEEN))
+    return "\n".join(" ".join(line.split()) for line in normal.splitlines()).strip()
+
+
+def normalised(texts: Iterable[Reference]) -> list[Any]:
+    """Return texts, or lists of texts, as all figures see them."""
+    return [normalise(text) if isinstance(text, str) else [*map(normalise, text)] for text in texts]
+
+
+def streams(references: Sequence[Reference]) -> list[list[str | None]]:
+    """Return references as sacreBLEU takes them: the first of every item, the second of every item, and so on."""
+    lists = [[text] if isinstance(text, str) else list(text) for text in references]
+    return [list(stream) for stream in zip_longest(*lists)]
+
+
+def first(reference: Reference) -> str:
+    """Return the only reference, or the first of several."""
+    return reference if isinstance(reference, str) else reference[0]
 
 
 def is_exact(hypothesis: str, reference: str) -> bool:
-    """Whether two texts are the same after NFC and strip.
+    """Whether two texts are the same after `normalise`.
 
     >>> is_exact("cafe\\u0301 ", "caf\\u00e9")
     True
@@ -48,13 +88,13 @@ def is_exact(hypothesis: str, reference: str) -> bool:
 
 
 def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    """Percentage of hypotheses that equal their reference after NFC and strip."""
+    """Percentage of hypotheses that equal their reference after `normalise`."""
     _check(hypotheses, references)
     return 100.0 * sum(map(is_exact, hypotheses, references)) / len(references)
 
 
 def characters(texts: Iterable[str]) -> int:
-    """Number of characters (NFC code points, outer white space left out) in some texts."""
+    """Number of characters (code points after `normalise`) in some texts."""
     return sum(len(normalise(text)) for text in texts)
 
 
@@ -69,25 +109,52 @@ def bleu_metric(target_lang: str, tokenise: str | None = None) -> BLEU:
     return BLEU(tokenize=tokenise or tokeniser(target_lang), force=True)
 
 
-def chrf_metric() -> CHRF:
-    """Return sacreBLEU's chrF++ (character 6-grams and word 2-grams, beta 2)."""
-    return CHRF(word_order=2)
+def chrf_metric(words: int = 2) -> CHRF:
+    """Return sacreBLEU's chrF++ (character 6-grams and word 2-grams, beta 2), or chrF without words."""
+    return CHRF(word_order=words)
 
 
-def ter_metric(target_lang: str) -> TER:
-    """Return sacreBLEU's translation edit rate; Chinese and Japanese are split by character."""
-    by_character = language_of(target_lang) in ("zh", "ja")
-    return TER(normalized=by_character, asian_support=by_character)
+def ter_metric(kind: str) -> TER:
+    """Return sacreBLEU's translation edit rate of texts of a kind, see `writing`, after `for_ter`."""
+    return TER(normalized=kind in ("zh", "ja"), asian_support=kind in ("zh", "ja"))
 
 
-def corpus_bleu(hypotheses: Sequence[str], references: Sequence[str], target_lang: str) -> float:
-    """Corpus BLEU in percent.
+def for_ter(texts: Iterable[str], kind: str) -> list[str]:
+    """Return texts as TER takes them: sacreBLEU splits Chinese and Japanese itself, but no other unspaced script."""
+    return [" ".join(text.replace(" ", "")) for text in texts] if kind == "char" else list(texts)
 
-    sacreBLEU's value as it is: a corpus in which no segment has four tokens scores 0 even where every segment is
-    right; read exact match and chrF++ there.
+
+def corpus_bleu(
+    hypotheses: Sequence[str], references: Sequence[str], target_lang: str, tokenise: str | None = None
+) -> float | None:
+    """Corpus BLEU in percent, sacreBLEU's value as it is; None where it means nothing, see `why_no_bleu`."""
+    return bleu_of(hypotheses, references, bleu_metric(target_lang, tokenise or tokeniser(target_lang, references)))[0]
+
+
+def bleu_of(
+    hypotheses: Sequence[str], references: Sequence[Reference], metric: BLEU
+) -> tuple[float, None] | tuple[None, str]:
+    """Return corpus BLEU in percent, or why there is none."""
+    totals = bleu_statistics(hypotheses, references, metric).sum(axis=0)
+    if why := why_no_bleu(totals):
+        return None, why
+    made = BLEU.compute_bleu(*map(list, (totals[:4], totals[4:8])), int(totals[8]), int(totals[9]), "exp")
+    return float(made.score), None
+
+
+def why_no_bleu(totals: NDArray[Any]) -> str:
+    """Return why corpus BLEU of summed `bleu_statistics` means nothing; empty where it means something.
+
+    Texts of fewer than four tokens have no 4-grams. sacreBLEU says 0 of them, whatever they say, and of a corpus that
+    has a few longer ones whatever these few are worth.
     """
-    _check(hypotheses, references)
-    return float(bleu_metric(target_lang).corpus_score(list(hypotheses), [list(references)]).score)
+    held, texts = int(totals[10]), int(totals[11])
+    instead = "read chrF++ and exact match"
+    if held < FEWEST * texts:
+        return f"the references are too short: {held} runs of four tokens in {texts} of them; {instead}"
+    if totals[8] and not totals[7]:
+        return f"no answer is as long as four tokens; {instead}"
+    return ""
 
 
 def corpus_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> float:
@@ -97,33 +164,37 @@ def corpus_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> float:
 
 
 def corpus_ter(hypotheses: Sequence[str], references: Sequence[str], target_lang: str) -> float:
-    """Corpus TER in percent of the reference's words: edits and shifts of phrases; lower is better."""
+    """Corpus TER in percent of the reference's words: edits and shifts of phrases; lower is better.
+
+    Of scripts that write no spaces in percent of the reference's characters.
+    """
     _check(hypotheses, references)
-    return float(ter_metric(target_lang).corpus_score(list(hypotheses), [list(references)]).score)
+    kind = writing(target_lang, references)
+    return float(ter_metric(kind).corpus_score(for_ter(hypotheses, kind), [for_ter(references, kind)]).score)
 
 
-def corpus_bleu_moses(hypotheses: Sequence[str], references: Sequence[str], target_lang: str) -> float:
+def corpus_bleu_moses(hypotheses: Sequence[str], references: Sequence[str], target_lang: str) -> float | None:
     """Corpus BLEU in percent after Moses' normalising and tokenising and lower-casing, as in many papers' BLEU-4.
 
-    Chinese, Japanese and Korean, which Moses does not split, take sacreBLEU's tokeniser instead.
+    Chinese, Japanese and Korean and scripts that write no spaces, which Moses does not split, take sacreBLEU's
+    tokeniser instead. None where it means nothing.
 
     Raises:
         UserError: sacremoses is not installed.
     """
-    _check(hypotheses, references)
-    prepared = [for_moses(texts, target_lang) for texts in (hypotheses, references)]
-    return float(moses_metric(target_lang).corpus_score(prepared[0], [prepared[1]]).score)
+    own = tokeniser(target_lang, references)
+    prepared = [for_moses(texts, target_lang, own) for texts in (hypotheses, references)]
+    return bleu_of(prepared[0], prepared[1], moses_metric(own))[0]
 
 
-def moses_metric(target_lang: str) -> BLEU:
-    """Return the BLEU that scores what `for_moses` returns."""
-    own = language_of(target_lang) in UNSEGMENTED
-    return BLEU(tokenize=tokeniser(target_lang) if own else "none", lowercase=own, force=True)
+def moses_metric(own: str) -> BLEU:
+    """Return the BLEU that scores what `for_moses` returns, given sacreBLEU's tokeniser of the texts."""
+    return BLEU(tokenize="none" if own == "13a" else own, lowercase=own != "13a", force=True)
 
 
-def for_moses(texts: Sequence[str], target_lang: str) -> list[str]:
-    """Return texts as the lower-cased BLEU takes them."""
-    return list(texts) if language_of(target_lang) in UNSEGMENTED else moses_lower(texts, target_lang)
+def for_moses(texts: Sequence[str], target_lang: str, own: str) -> list[str]:
+    """Return texts as the lower-cased BLEU takes them, given sacreBLEU's tokeniser of them."""
+    return moses_lower(texts, target_lang) if own == "13a" else list(texts)
 
 
 def line_f1(hypotheses: Sequence[str], references: Sequence[str]) -> float:
@@ -133,7 +204,7 @@ def line_f1(hypotheses: Sequence[str], references: Sequence[str]) -> float:
     return 200.0 * shared / together if together else 0.0
 
 
-def corpus_bleu_lines(hypotheses: Sequence[str], references: Sequence[str], target_lang: str) -> float:
+def corpus_bleu_lines(hypotheses: Sequence[str], references: Sequence[str], target_lang: str) -> float | None:
     """Corpus BLEU in percent after each hypothesis' lines were put into the order of its reference's."""
     return corpus_bleu([*map(reordered, hypotheses, references)], references, target_lang)
 
@@ -181,6 +252,7 @@ def score(
     alternatives: Sequence[Sequence[float]] | None = None,
     own: Sequence[float] | None = None,
     moses: bool = False,
+    tokenise: str | None = None,
 ) -> dict[str, Any]:
     """Return every figure of one pair: those of `METRICS`, and n.
 
@@ -189,92 +261,156 @@ def score(
     Args:
         hypotheses: what a system said.
         references: what it should have said.
-        target_lang: decides the tokeniser.
+        target_lang: decides the tokeniser, with the references.
         nats: of the whole references; None where they are not known.
         alternatives: what the wrong alternatives cost; None where that is not known.
         own: what the references cost, to be held against `alternatives`; by default `nats`.
         moses: whether lower-cased, Moses-tokenised BLEU is wanted too, as `bleu_moses`.
+        tokenise: the tokeniser of `bleu`, if it is not to follow the script.
 
-    `lines` and `bleu_lines` are None where every reference is one line.
+    `lines` and `bleu_lines` are None where every reference is one line. Where another figure is None because it would
+    mean nothing, `reasons` says why.
     """
+    _check(hypotheses, references)
+    hypotheses, references = normalised(hypotheses), normalised(references)
     own = nats if own is None else own
     several = any(map(has_lines, references))
-    found = {
-        "bleu": corpus_bleu(hypotheses, references, target_lang),
-        "chrf": corpus_chrf(hypotheses, references),
-        "ter": corpus_ter(hypotheses, references, target_lang),
+    split = tokenise or tokeniser(target_lang, references)
+    bleu = bleu_metric(target_lang, split)
+    made: dict[str, tuple[float | None, str | None]] = {
+        "bleu": bleu_of(hypotheses, references, bleu),
+        "bleu_lines": bleu_of([*map(reordered, hypotheses, references)], references, bleu)
+        if several
+        else (None, None),
+    }
+    if moses:
+        plain = tokeniser(target_lang, references)
+        prepared = [for_moses(texts, target_lang, plain) for texts in (hypotheses, references)]
+        made[MOSES] = bleu_of(prepared[0], prepared[1], moses_metric(plain))
+    empty = None if any(references) else EMPTY
+    made |= {
+        "chrf": (None if empty else corpus_chrf(hypotheses, references), empty),
+        "ter": (None if empty else corpus_ter(hypotheses, references, target_lang), empty),
+        "nll": (None if nats is None or empty else nll_per_character(nats, references), empty),
+    }
+    reasons = {name: why for name, (_, why) in made.items() if why}
+    return {
+        **{name: value for name, (value, _) in made.items()},
         "exact": exact_match(hypotheses, references),
-        "nll": None if nats is None else nll_per_character(nats, references),
         "contrastive": None if own is None or alternatives is None else contrastive(own, alternatives),
         "lines": line_f1(hypotheses, references) if several else None,
-        "bleu_lines": corpus_bleu_lines(hypotheses, references, target_lang) if several else None,
         "n": len(references),
+        **({"reasons": reasons} if reasons else {}),
     }
-    return {**found, MOSES: corpus_bleu_moses(hypotheses, references, target_lang)} if moses else found
 
 
 def average(scores: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Return the mean over pairs of each figure; `n` is the sum; a figure that some pair lacks is None."""
+    """Return the mean over pairs of each figure; `n` is the sum; a figure that some pair lacks is None.
+
+    `reasons` are those of the first pair that has one.
+    """
     rows = list(scores)
     mean: dict[str, Any] = {}
     for metric in (*METRICS, *([MOSES] if any(MOSES in row for row in rows) else [])):
         values: list[Any] = [row.get(metric) for row in rows]
         mean[metric] = None if None in values else sum(values) / len(values)
-    return {**mean, "n": sum(row["n"] for row in rows)}
+    reasons = {metric: why for row in reversed(rows) for metric, why in row.get("reasons", {}).items()}
+    return {**mean, "n": sum(row["n"] for row in rows), **({"reasons": reasons} if reasons else {})}
 
 
-def signatures(pairs: Iterable[str], moses: bool = False) -> dict[str, dict[str, str]]:
-    """Return sacreBLEU's signatures, `{"bleu": {pair: ...}, "chrf": ..., ...}`: how to compute the same again."""
-    names = sorted(set(pairs))
+def signatures(
+    pairs: Iterable[str],
+    moses: bool = False,
+    tokenise: Tokenise = None,
+    references: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, dict[str, str]]:
+    """Return the signatures, `{"bleu": {pair: ...}, "chrf": ..., ...}`: how to compute the same again.
+
+    Args:
+        pairs: text forms.
+        moses: whether that of the lower-cased BLEU is wanted too.
+        tokenise: see `chosen`.
+        references: by pair, where they are known.
+    """
     kinds = ("bleu", "chrf", "ter", *([MOSES] if moses else []))
-    return {kind: {name: signature(kind, Pair.parse(name).target) for name in names} for kind in kinds}
+    known = references or {}
+    return {
+        kind: {
+            pair: signature(kind, Pair.parse(pair).target, chosen(tokenise, pair), normalised(known.get(pair, ())))
+            for pair in sorted(set(pairs))
+        }
+        for kind in kinds
+    }
+
+
+def signature(metric: str, target_lang: str, tokenise: str | None = None, references: Sequence[Reference] = ()) -> str:
+    """Return sacreBLEU's signature of a figure for a target language, and what is done before sacreBLEU sees a text.
+
+    Args:
+        metric: `bleu`, `chrf`, `chrf0`, `ter` or `bleu_moses`.
+        target_lang: decides the tokeniser, with the references.
+        tokenise: the tokeniser of `bleu`, if it is not to follow the script.
+        references: what should have been said.
+    """
+    firsts = [*map(first, references)]
+    counts = {1 if isinstance(reference, str) else len(reference) for reference in references}
+    several = 1 if not counts else min(counts) if len(counts) == 1 else 0
+    own = tokeniser(target_lang, firsts)
+    return _signature(metric, target_lang, tokenise or own, own, writing(target_lang, firsts), several)
 
 
 @cache
-def signature(metric: str, target_lang: str, tokenise: str | None = None) -> str:
-    """Return sacreBLEU's signature of a figure for a target language.
-
-    Args:
-        metric: `bleu`, `chrf`, `ter` or `bleu_moses`.
-        target_lang: decides the tokeniser.
-        tokenise: the tokeniser of `bleu`, if it is not to follow the language.
-    """
+def _signature(metric: str, target_lang: str, tokenise: str, own: str, kind: str, several: int) -> str:
     made: dict[str, Any] = {
-        "bleu": lambda: BLEU(tokenize=tokenise or tokeniser(target_lang), force=True),
+        "bleu": lambda: BLEU(tokenize=tokenise, force=True),
         "chrf": chrf_metric,
-        "ter": lambda: ter_metric(target_lang),
-        MOSES: lambda: moses_metric(target_lang),
+        "chrf0": lambda: chrf_metric(0),
+        "ter": lambda: ter_metric(kind),
+        MOSES: lambda: moses_metric(own),
     }
     scorer = made[metric]()
-    scorer.corpus_score(["a"], [["a"]])  # a signature exists once the number of references is known
+    # A signature exists once the number of references is known.
+    scorer.corpus_score(["a", "a"], [["a", "a"]] * several or [["a", "a"], ["a", None]])
     text = str(scorer.get_signature())
-    return moses_signature(target_lang, text) if metric == MOSES else text
+    if metric == MOSES and own == "13a":
+        text = moses_signature(target_lang, text)
+    if metric == "ter" and kind == "char":
+        text = text.replace("tok:tercom", "tok:char+tercom")
+    return f"{text}|{NORMAL}"
 
 
-def signature_of(figure: str, rows: Iterable[Mapping[str, Any]], tokenise: str | None = None) -> str:
+def signature_of(figure: str, rows: Iterable[Mapping[str, Any]], tokenise: Tokenise = None) -> str:
     """Return how to compute a figure of hypothesis rows again; several signatures where the pairs differ in theirs."""
+    rows = list(rows)
     if figure == "contrastive":
         return contrastive_signature(rows)
-    if figure not in ("bleu", "chrf", "ter", "bleu_lines", MOSES):
-        return {"exact": "norm:nfc+strip", "lines": "f1|norm:nfc+blanks", "nll": "nats|unit:character"}[figure]
+    if figure in ("exact", "lines", "nll", "comet"):
+        return {"exact": NORMAL, "lines": f"f1|{NORMAL}", "nll": f"nats|unit:character|{NORMAL}", "comet": ""}[figure]
+    by_pair: dict[str, list[Reference]] = {}
+    for row in rows:
+        by_pair.setdefault(row["pair"], []).append(row.get("references") or row["reference"])
     kind = "bleu" if figure == "bleu_lines" else figure
-    targets = dict.fromkeys(row["pair"].split("-")[1] for row in rows)
-    said = dict.fromkeys(signature(kind, target, tokenise if kind == "bleu" else None) for target in targets)
+    said = dict.fromkeys(
+        signature(kind, pair.split("-")[1], chosen(tokenise, pair), normalised(references))
+        for pair, references in by_pair.items()
+    )
     return "; ".join(said) + ("|lines:best-match" if figure == "bleu_lines" else "")
 
 
-def bleu_statistics(hypotheses: Sequence[str], references: Sequence[str], metric: BLEU) -> NDArray[np.int64]:
-    """Return what BLEU is made of, per segment: (N, 10) = 4 matches, 4 totals, hypothesis and reference length.
+def bleu_statistics(hypotheses: Sequence[str], references: Sequence[Reference], metric: BLEU) -> NDArray[np.int64]:
+    """Return what BLEU is made of, per segment: (N, 12).
 
-    Corpus BLEU is a function of the sum over segments, so a resampled corpus is a weighted sum.
+    That is 4 matches, 4 totals, hypothesis and reference length, 4-grams of the reference, and 1. Corpus BLEU is a
+    function of the sum over segments, so a resampled corpus is a weighted sum.
     """
     _check(hypotheses, references)
     # The public interface of sacreBLEU gives these only one segment at a time, and several times slower.
-    made = np.asarray(metric._extract_corpus_statistics(list(hypotheses), [list(references)]), dtype=np.int64)
-    return np.concatenate([made[:, 2:], made[:, :2]], axis=1)
+    made = np.asarray(metric._extract_corpus_statistics(list(hypotheses), streams(references)), dtype=np.int64)
+    lengths, of_reference = made[:, :2], np.maximum(made[:, 1:2] - 3, 0)
+    return np.concatenate([made[:, 2:], lengths, of_reference, np.ones_like(of_reference)], axis=1)
 
 
-def _check(hypotheses: Sequence[Any], references: Sequence[str]) -> None:
+def _check(hypotheses: Sequence[Any], references: Sequence[Any]) -> None:
     if len(hypotheses) != len(references):
         raise UserError(f"got {len(hypotheses)} hypotheses for {len(references)} references; expected one each")
     if not references:

@@ -33,6 +33,9 @@ STAGES = {
 TRANSLATION = ("image_translation", "multimodal_translation", "text_translation", "ocr", "describe")
 """Splits by how well they serve as the headline of a run."""
 
+JUDGED = ("bleu", "chrf", "exact")
+"""Figures that a run may be judged by, the first that means something: BLEU of short texts does not."""
+
 BEFORE, YARDSTICK = "base", "cascade"
 
 
@@ -103,14 +106,29 @@ class RunFiles:
         return [row for row in rows if row["split"] not in self.taught]
 
     @cached_property
+    def figure(self) -> str:
+        """The figure that the run is judged by: the first of `JUDGED` that means something of all that is taught."""
+        scored = [self.systems[name].get(split, {}) for split in self.taught for name in self.order]
+        known = [figures for pairs in scored for figures in pairs.values()]
+        meant = (name for name in JUDGED if all(figures.get(name) is not None for figures in known))
+        return next(meant, JUDGED[-1])
+
+    @cached_property
     def headline(self) -> dict[str, Any] | None:
-        """Average BLEU, chrF++ and exact match of the headline's split, before and after."""
+        """Averages of the headline's split, before and after, and the figure that the run is judged by."""
         split = self.headline_split
         if self.method is None or not all(split in self.systems.get(name, {}) for name in (BEFORE, self.method)):
             return None
         before, after = (self.systems[name][split]["average"] for name in (BEFORE, self.method))
         yardstick = self.systems.get(YARDSTICK, {}).get(split, {}).get("average")
-        return {"split": split, "method": self.method, "before": before, "after": after, "cascade": yardstick}
+        return {
+            "split": split,
+            "figure": self.figure,
+            "method": self.method,
+            "before": before,
+            "after": after,
+            "cascade": yardstick,
+        }
 
     @cached_property
     def domains(self) -> dict[str, dict[str, dict[str, Any]]]:
@@ -124,16 +142,17 @@ class RunFiles:
 
     @cached_property
     def difference(self) -> Difference | None:
-        """Bootstrap interval of the headline's BLEU gain; None without the hypotheses of both systems."""
+        """Bootstrap interval of the headline's gain; None without the hypotheses of both systems."""
         rows: dict[str, list[dict[str, Any]]] = {BEFORE: [], self.method or "": []}
         for row in self.hypotheses:
             if row["split"] == self.headline_split and row["system"] in rows:
                 rows[row["system"]].append(row)
         before, after = rows[BEFORE], rows[self.method or ""]
         try:
-            return paired_bootstrap(before, after, "bleu")
+            found = paired_bootstrap(before, after, self.figure)
         except UserError:  # the two were scored on different items, or one is not in the file: no pairing, no interval
             return None
+        return None if found.low is None else found
 
 
 def read_run(folder: Path | str) -> RunFiles:

@@ -51,6 +51,8 @@ def render(run: RunFiles) -> str:
         title=tables.split_title(run.headline_split),
         colours=_colours(run),
         headline=run.headline,
+        judged=run.figure,
+        judged_label=dict(tables.FIGURES)[run.figure],
         difference=run.difference,
         bars=_headline_bars(run),
         parts=tables.part_rows(run),
@@ -93,7 +95,7 @@ def _colours(run: RunFiles) -> dict[str, str]:
 def _headline_bars(run: RunFiles) -> list[dict[str, Any]]:
     split = run.headline_split
     return [
-        {"system": name, "value": run.systems[name][split]["average"]["bleu"]}
+        {"system": name, "value": run.systems[name][split]["average"][run.figure]}
         for name in run.order
         if split in run.systems[name]
     ]
@@ -124,15 +126,16 @@ def _scores_figure(run: RunFiles) -> dict[str, Any]:
         scored = {name: run.systems[name][split] for name in run.order if split in run.systems[name]}
         pairs = sorted({pair for by_pair in scored.values() for pair in by_pair if pair != "average"})
         panels[tables.split_title(split)] = {
-            pair: {name: by_pair[pair]["bleu"] for name, by_pair in scored.items() if pair in by_pair}
+            pair: {name: by_pair[pair][run.figure] for name, by_pair in scored.items() if pair in by_pair}
             for pair in (*pairs, "average")
         }
     averages = "; ".join(
         f"{title}: " + ", ".join(f"{name} {value:.1f}" for name, value in pairs["average"].items())
         for title, pairs in panels.items()
     )
-    alt = f"Bars of BLEU per pair and system. Averages: {averages}. Every figure is in the tables below."
-    return _figure("scores", alt, figures.score_bars(panels, _colours(run), "BLEU"))
+    label = dict(tables.FIGURES)[run.figure]
+    alt = f"Bars of {label} per pair and system. Averages: {averages}. Every figure is in the tables below."
+    return _figure("scores", alt, figures.score_bars(panels, _colours(run), label))
 
 
 def _score_table(run: RunFiles, split: str) -> dict[str, Any]:
@@ -150,6 +153,7 @@ def _score_table(run: RunFiles, split: str) -> dict[str, Any]:
             for pair, n, scored in tables.score_rows(run, split)
         ],
         "open": split in run.taught,
+        "reasons": tables.reasons(run, split),
     }
 
 

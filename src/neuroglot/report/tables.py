@@ -26,7 +26,8 @@ DIGITS = {"nll": 3}
 def show(run_folder: Path | str) -> dict[str, Any]:
     """Return what is known of a run, ready for `json.dumps`.
 
-    Keys: run, method, split (that the run is judged by), headline (before, after, cascade averages, or null), parts,
+    Keys: run, method, split (that the run is judged by), headline (before, after, cascade averages, the
+    figure that stands for them, or null), parts,
     trainable_parameters, total_parameters, groups (part -> kind -> neurons), scores (scores.json's systems), domains
     (domain -> system -> figures), ceilings (scores.json's), retention, signatures, seconds, files (file -> present).
 
@@ -72,6 +73,8 @@ def show_tables(run_folder: Path | str, console: Console) -> None:
             for pair, n, scored in score_rows(run, split)
         ]
         console.print(_rich(split_title(split), heads, rows))
+        for line in reasons(run, split):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     if run.domains:
         console.print(_rich(f"{split_title(run.headline_split)}, by domain", domain_heads(run), domain_rows(run)))
     if run.controls:
@@ -89,8 +92,9 @@ def headline_sentence(run: RunFiles) -> str:
     headline = run.headline
     if headline is None:
         return "no system was scored before and after training"
-    before, after = headline["before"]["bleu"], headline["after"]["bleu"]
-    return f"{split_title(headline['split']).lower()} BLEU {before:.1f} -> {after:.1f} ({headline['method']})"
+    before, after = (headline[when][headline["figure"]] for when in ("before", "after"))
+    label = dict(FIGURES)[headline["figure"]]
+    return f"{split_title(headline['split']).lower()} {label} {before:.1f} -> {after:.1f} ({headline['method']})"
 
 
 def part_rows(run: RunFiles) -> list[list[str]]:
@@ -133,6 +137,17 @@ def figures(run: RunFiles, split: str) -> list[tuple[str, str]]:
     scored = [run.systems[name][split]["average"] for name in run.order if split in run.systems[name]]
     some = {key for average in scored for key in SOMETIMES if average.get(key) is not None}
     return [(key, label) for key, label in FIGURES if key in some or key not in SOMETIMES]
+
+
+def reasons(run: RunFiles, split: str) -> list[str]:
+    """Return why figures of a split are left out, a sentence for each figure and reason."""
+    labels, found = dict(FIGURES), {}
+    for name in run.order:
+        for pair, scored in run.systems[name].get(split, {}).items():
+            for metric, why in scored.get("reasons", {}).items():
+                if pair != "average" and metric in labels:
+                    found.setdefault(f"No {labels[metric]}: {why}", dict.fromkeys([pair]))[pair] = None
+    return [f"{sentence} ({', '.join(pairs)})." for sentence, pairs in found.items()]
 
 
 def score_rows(run: RunFiles, split: str) -> list[tuple[str, int | None, list[dict[str, float | None]]]]:

@@ -228,6 +228,11 @@ class Context:
         self.check_systems()
         if self.recipe.evaluate.every and not len(self.corpus.dev):
             raise UserError("evaluate.every looks at the dev split, which is empty; raise data.dev, or set every to 0")
+        for name in self.recipe.evaluate.tokenise.values():
+            from neuroglot.evaluation.figures.tokenise import missing
+
+            if missing(name):
+                raise UserError(f"evaluate.tokenise: {missing(name)}")
         if self.recipe.evaluate.moses:
             from neuroglot.evaluation.figures.tokenise import needs_moses
 

@@ -110,6 +110,7 @@ def evaluate(context: Context) -> None:
     settings = recipe.model_dump(mode="json", include={"evaluate", "systems"})
     made_from = json.dumps([manifest, settings["evaluate"], settings["systems"]], sort_keys=True)
     partial = Partial(context.path(".evaluate") / "said.jsonl", made_from)  # a run forgets it when the stage is done
+    options = recipe.evaluate
     scores, rows, seconds, done = {}, [], {}, 0
     for system, part in systems:
         began = time.perf_counter()
@@ -117,7 +118,7 @@ def evaluate(context: Context) -> None:
         def advance(split: str, finished: int, of: int, done: int = done) -> None:
             bar(done + finished)
 
-        scores[system.name], own = score(system, part, advance, partial, recipe.evaluate.moses)
+        scores[system.name], own = score(system, part, advance, partial, options.moses, options.tokenise)
         rows += own
         done += len(part)
         seconds[system.name] = time.perf_counter() - began + partial.seconds.get(system.name, 0.0)
@@ -126,7 +127,7 @@ def evaluate(context: Context) -> None:
         context.say(f"evaluate: {partial.reused:,} of {len(rows):,} answers were there already")
     write_hypotheses(context.path("hypotheses.jsonl"), rows)
     write_text(context.path("gallery.jsonl"), "".join(_gallery(context, rows)))
-    write_scores(context.path("scores.json"), scores, seconds, {"trained": manifest}, ceilings, rows)
+    write_scores(context.path("scores.json"), scores, seconds, {"trained": manifest}, ceilings, rows, options.tokenise)
 
 
 def _gallery(context: Context, rows: list[dict[str, Any]]) -> list[str]:

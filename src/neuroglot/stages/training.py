@@ -162,7 +162,7 @@ def _look(context: Context) -> tuple[int, Callable[[Any], dict[str, Any]]] | Non
         system = HFSystem(model, context.batcher, "dev", settings.batch_size, settings.max_new_tokens)
         said = system.translate(examples)
         rows = [{"pair": str(e.pair), "reference": e.target, "hypothesis": s} for e, s in zip(examples, said)]
-        found = score_rows(rows)["average"]
+        found = score_rows(rows, tokenise=settings.tokenise)["average"]
         return {name: found[name] for name in ("bleu", "chrf", "exact", "n")}
 
     return settings.every, look

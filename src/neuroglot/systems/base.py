@@ -22,6 +22,7 @@ class System(Protocol):
 
     A system may have more, which evaluation uses where it is: `batch_size`, and `tokens(examples)`, how many tokens
     the nats of each target are of, by which a contrastive score compares perplexities instead of likelihoods. A
+    chain has `transcriptions(examples)`, what was read in the images of each, for the file of hypotheses. A
     translator that refuses some texts may have `readable(example)`, which gives back what it would take of one.
     """
 

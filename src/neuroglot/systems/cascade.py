@@ -73,6 +73,12 @@ class Cascade:
             self._read.update(zip(fresh, self.reader.translate(list(fresh.values())), strict=True))
         return [self._read[key] for key in keys]
 
+    def transcriptions(self, examples: Sequence[Example]) -> list[str | None]:
+        """Return what was read in the images of each example; None of those that are not read first."""
+        chained = [example for example in examples if _is_chained(example)]
+        read = iter(self.transcribe(chained))
+        return [next(read) if _is_chained(example) else None for example in examples]
+
     def _shown(self, example: Example, transcription: str) -> list[Example]:
         """Return what the translator is asked: nothing of a piece that leaves nothing it could read."""
         texts = [_as_text(example, piece) for piece in pieces(transcription, self.lines)]

@@ -61,10 +61,11 @@ def _panel(
 ) -> None:
     points = [(x, entry["figures"][name]) for x, entry in zip(places, own, strict=True) if name in entry["figures"]]
     xs, means = [x for x, _ in points], [p["mean"] for _, p in points]
-    spans = [[p["mean"] - p["low"] for _, p in points], [p["high"] - p["mean"] for _, p in points]]
+    spans = [[0 if p["low"] is None else abs(p["mean"] - p[end]) for _, p in points] for end in ("low", "high")]
     line = {"linestyle": "-" if joined else "none", "linewidth": 1.4, "capsize": 3}
     axes.errorbar(xs, means, yerr=spans, marker="o", markersize=5, color=COLOURS[0], **line)
     for number, entry in enumerate(entry for entry in beside if name in entry["figures"]):
         p, colour = entry["figures"][name], COLOURS[1:][number % (len(COLOURS) - 1)]
         axes.axhline(p["mean"], color=colour, linestyle="--", linewidth=1, label=entry["name"])
-        axes.axhspan(p["low"], p["high"], color=colour, alpha=0.08, linewidth=0)
+        if p["low"] is not None:
+            axes.axhspan(p["low"], p["high"], color=colour, alpha=0.08, linewidth=0)

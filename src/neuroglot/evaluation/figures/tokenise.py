@@ -1,28 +1,162 @@
 """How a target language is split into tokens: sacreBLEU's tokenisers, and Moses' for figures beside older papers.
 
-Notable: without MeCab a Japanese or Korean target is split by character (`tok:char`). sacreBLEU's `13a` would take a
-Japanese sentence for one token, so that its BLEU is 0 or 100 and says nothing; and the signature names what was used.
+Notable: the script decides. Where words are not separated by spaces (Chinese, Japanese, Thai, Khmer, Tibetan and many
+more), sacreBLEU's `13a` would take a sentence for one token, so that BLEU is 0 for nearly right answers. The script is
+that of the references where they have letters, since a language may be written in several (Serbian, romanised Thai)
+and outputs may come without the name of their language. The signature names what was used.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib import metadata
+from importlib import metadata, util
+from pathlib import Path
 from typing import Any
 
+import regex
 from sacrebleu.metrics import BLEU
+from sacrebleu.tokenizers.tokenizer_spm import SPM_MODELS
+from sacrebleu.utils import SACREBLEU_DIR
 
 from neuroglot.errors import UserError, nearest
+from neuroglot.pair import Pair, language_code, script_of
 
-TOKENISERS = ("none", "13a", "intl", "char", "zh", "ja-mecab", "ko-mecab")
-"""Those of sacreBLEU that need no download."""
+SPM = ("flores101", "flores200", "spm", "spBLEU-1K")
+"""Tokenisers of sacreBLEU that need sentencepiece and a model that sacreBLEU downloads; `spm` is `flores101`."""
 
-UNSEGMENTED = ("zh", "ja", "ko")
-"""Languages that Moses does not split: their lower-cased BLEU takes sacreBLEU's tokeniser."""
+TOKENISERS = ("none", "13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", *SPM)
+
+Tokenise = str | Mapping[str, str] | None
+"""A tokeniser, or those of some pairs or target languages; None where the script decides."""
+
+_LETTER = regex.compile(r"\p{L}")
+# Unicode's line breaking classes of letters between which a line may be broken without a space. Tibetan, Vai, Buginese
+# and Rejang write no spaces between words either, but have other break points.
+_UNSPACED = regex.compile(
+    r"[\p{lb=SA}\p{lb=ID}\p{lb=CJ}\p{lb=AK}\p{lb=AS}\p{sc=Tibt}\p{sc=Vaii}\p{sc=Bugi}\p{sc=Rjng}]"
+)
+_KANA, _HAN = regex.compile(r"[\p{sc=Hira}\p{sc=Kana}]"), regex.compile(r"\p{sc=Hani}")
+_NAMES = {"Hans": "Hani", "Hant": "Hani", "Jpan": "Hira", "Hrkt": "Kana", "Kore": "Hang"}
+"""ISO 15924 codes that Unicode does not use -> a script of Unicode."""
 
 _log = logging.getLogger(__name__)
+
+
+def writing(target_lang: str, references: Sequence[str] = ()) -> str:
+    """Return how texts of a target language are written, by the tokeniser of sacreBLEU that fits.
+
+    Args:
+        target_lang: a language code; decides where the references say nothing else.
+        references: all of the pair. The code is overruled where it means a script with spaces and most letters are
+            of one without, or where it means one without and fewer than a tenth of the letters are.
+
+    Returns:
+        `zh`, `ja` or `ko`, `char` for any other script without spaces between words, `13a` for all that have them.
+
+    >>> writing("zh_Hans"), writing("de"), writing("th"), writing("jv_Java"), writing("jv")
+    ('zh', '13a', 'char', 'char', '13a')
+    >>> writing("th", ["hong nam yu thi nai"]), writing("und", ["ห้องน้ำอยู่ที่ไหน"])
+    ('13a', 'char')
+    """
+    written = _NAMES.get(script_of(target_lang), script_of(target_lang))
+    usual, usually = _letters_of(written)
+    letters = _LETTER.findall("".join(references)) or usual
+    unspaced = [letter for letter in letters if _UNSPACED.match(letter)]
+    if not unspaced or len(unspaced) < (0.1 if usually else 0.5) * len(letters):
+        return "ko" if written == "Hang" else "13a"
+    kana, han = (sum(bool(kind.match(letter)) for letter in unspaced) for kind in (_KANA, _HAN))
+    if 2 * (kana + han) < len(unspaced):
+        return "char"
+    return "ja" if written in ("Hira", "Kana") or (written != "Hani" and 10 * kana > len(unspaced)) else "zh"
+
+
+def tokeniser(target_lang: str, references: Sequence[str] = ()) -> str:
+    """Return sacreBLEU's tokeniser for texts, see `writing`: without MeCab Japanese and Korean are split by character.
+
+    >>> tokeniser("zh_Hans"), tokeniser("de"), tokeniser("km")
+    ('zh', '13a', 'char')
+    """
+    kind = writing(target_lang, references)
+    return _mecab(kind) if kind in ("ja", "ko") else kind
+
+
+@cache
+def _letters_of(script: str) -> tuple[list[str], bool]:
+    """Return letters of a script of Unicode, and whether most write no spaces; none where it has no such script."""
+    try:
+        pattern = regex.compile(rf"[\p{{L}}&&\p{{sc={script}}}]", regex.V1)
+    except regex.error:
+        return [], False
+    letters = pattern.findall("".join(map(chr, [*range(0xD800), *range(0xE000, 0x20000)])))
+    return letters, 2 * sum(bool(_UNSPACED.match(letter)) for letter in letters) > len(letters)
+
+
+@cache
+def _mecab(language: str) -> str:
+    name = f"{language}-mecab"
+    if not missing(name):
+        return name
+    _log.warning("BLEU of %s is by character (tok:char): %s", language, missing(name))
+    return "char"
+
+
+def chosen(tokenise: Tokenise, pair: str) -> str | None:
+    """Return the tokeniser that a user chose for a pair: for the pair, its target language, or for all.
+
+    >>> chosen({"ja": "char"}, "en-ja"), chosen({"zh": "char"}, "en-zh_Hant"), chosen({"ja": "char"}, "en-de")
+    ('char', 'char', None)
+    """
+    if tokenise is None or isinstance(tokenise, str):
+        return tokenise
+    target = pair.split("-")[1]
+    return next((tokenise[name] for name in (pair, target, language_of(target)) if name in tokenise), None)
+
+
+def read_tokenise(text: str) -> Tokenise:
+    """Read the form of the command line: a tokeniser, or `ja=char,en-th=flores200`.
+
+    Raises:
+        UserError: a tokeniser is not known or not installed, or a language is none.
+    """
+    if "=" not in text:
+        return check_tokeniser(text)
+    parts = known_tokenisers(dict(part.strip().partition("=")[::2] for part in text.split(",")))
+    for name in parts.values():
+        check_tokeniser(name)
+    return parts
+
+
+def known_tokenisers(parts: Mapping[str, str]) -> dict[str, str]:
+    """Return tokenisers by pair or target language, these spelt as rows have theirs.
+
+    Raises:
+        UserError: a tokeniser is not known, or a language is none.
+    """
+    for name in parts.values():
+        _check_known(name)
+    return {str(Pair.parse(key)) if "-" in key else language_code(key): name for key, name in parts.items()}
+
+
+@cache
+def missing(name: str) -> str:
+    """Return what a tokeniser of sacreBLEU lacks and how to get it; empty where it works. Nothing is downloaded."""
+    if name in SPM:
+        if util.find_spec("sentencepiece") is None:
+            return f"the tokeniser {name} needs sentencepiece; pip install 'neuroglot[mt]'"
+        url = SPM_MODELS[name]["url"]
+        model = Path(SACREBLEU_DIR) / "models" / os.path.basename(url)
+        if not model.is_file():  # sacreBLEU would fetch it, and wait for a network that may not be there
+            return f"the tokeniser {name} needs its model; download {url} to {model}"
+    try:
+        BLEU(tokenize=name, force=True)
+    except Exception as error:  # of three foreign libraries, which raise what they like
+        if name in SPM:
+            return f"the tokeniser {name} cannot read its model {model} ({error}); download {url} again"
+        return f"the tokeniser {name} needs MeCab; pip install 'neuroglot[mecab]'"
+    return ""
 
 
 def language_of(target_lang: str) -> str:
@@ -34,49 +168,21 @@ def language_of(target_lang: str) -> str:
     return target_lang.partition("_")[0]
 
 
-@cache
-def tokeniser(target_lang: str) -> str:
-    """Return sacreBLEU's tokeniser for a target language.
-
-    Chinese is split by character; Japanese and Korean by MeCab, or by character where that is not installed;
-    everything else is `13a`.
-
-    >>> tokeniser("zh_Hans"), tokeniser("de")
-    ('zh', '13a')
-    """
-    language = language_of(target_lang)
-    if language == "zh":
-        return "zh"
-    if language in ("ja", "ko"):
-        name = f"{language}-mecab"
-        if not missing(name):
-            return name
-        _log.warning("BLEU of %s is by character (tok:char): %s", target_lang, missing(name))
-        return "char"
-    return "13a"
-
-
-@cache
-def missing(name: str) -> str:
-    """Return what a tokeniser of sacreBLEU lacks and how to get it; empty where it works."""
-    try:
-        BLEU(tokenize=name, force=True)
-    except (ImportError, RuntimeError):
-        return f"the tokeniser {name} needs MeCab; pip install 'neuroglot[mecab]'"
-    return ""
-
-
 def check_tokeniser(name: str) -> str:
     """Return the name of a tokeniser that a user asked for.
 
     Raises:
-        UserError: it is not known, or its package is not installed.
+        UserError: it is not known, or its package or model is not installed.
     """
-    if name not in TOKENISERS:
-        raise UserError(f"tokeniser {name!r} is not known; {nearest(name, TOKENISERS)}")
+    _check_known(name)
     if missing(name):
         raise UserError(missing(name))
     return name
+
+
+def _check_known(name: str) -> None:
+    if name not in TOKENISERS:
+        raise UserError(f"tokeniser {name!r} is not known; {nearest(name, TOKENISERS)}")
 
 
 def moses_lower(texts: Sequence[str], target_lang: str) -> list[str]:
@@ -94,10 +200,7 @@ def moses_lower(texts: Sequence[str], target_lang: str) -> list[str]:
 
 def moses_signature(target_lang: str, sacrebleus: str) -> str:
     """Return the signature of the lower-cased BLEU: sacreBLEU's, with what came before it."""
-    language = language_of(target_lang)
-    if language in UNSEGMENTED:
-        return sacrebleus
-    used = f"tok:moses-{language}|norm:moses"
+    used = f"tok:moses-{language_of(target_lang)}|norm:moses"
     return sacrebleus.replace("case:mixed", "case:lc").replace("tok:none", used) + f"|sacremoses:{_version()}"
 
 

@@ -11,22 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from neuroglot.errors import UserError, nearest
 from neuroglot.evaluation import metrics
 from neuroglot.evaluation.compare import paired_bootstrap
 from neuroglot.evaluation.figures.comet import MODEL, comet, python_of
 from neuroglot.evaluation.figures.lines import has_lines
-from neuroglot.evaluation.figures.tokenise import check_tokeniser, needs_moses
+from neuroglot.evaluation.figures.tokenise import Tokenise, needs_moses, read_tokenise
 from neuroglot.evaluation.outputs.files import read_outputs, read_texts
-from neuroglot.evaluation.resample import FIGURES, Draws, item_of, resample
+from neuroglot.evaluation.resample import FIGURES, Draws, interval, item_of, reason, resample
 from neuroglot.pair import Pair
 
 Row = dict[str, Any]
 
 UNKNOWN = "und-und"
 """The pair of outputs whose languages nobody named."""
+COMPARED = ("other", "difference", "difference_low", "difference_high", "p")
+"""What is said of a figure beside another system's."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Options:
         split: of outputs of several splits, the one to score.
         against: another file of outputs, or another system in the same file.
         figures: which figures; those that apply if empty.
-        tokenise: BLEU's tokeniser, if it is not to follow the target language.
+        tokenise: BLEU's tokeniser, or `ja=char,en-th=flores200`, if it is not to follow the script.
         resamples: of the bootstrap over source items.
         seed: of the resampling.
         comet: COMET's virtual environment.
@@ -53,7 +53,7 @@ class Options:
     split: str | None = None
     against: str | None = None
     figures: Sequence[str] = ()
-    tokenise: str | None = None
+    tokenise: Tokenise = None
     resamples: int = 1000
     seed: int = 0
     comet: Path | None = None
@@ -69,8 +69,8 @@ class Options:
             python_of(self.comet)
         if metrics.MOSES in self.figures and needs_moses():
             raise UserError(needs_moses())
-        if self.tokenise is not None:
-            check_tokeniser(self.tokenise)
+        if isinstance(self.tokenise, str):
+            object.__setattr__(self, "tokenise", read_tokenise(self.tokenise))
         if self.pair is not None:
             object.__setattr__(self, "pair", str(Pair.parse(self.pair)))  # as rows have theirs
         if self.resamples < 1:
@@ -89,7 +89,8 @@ def score_outputs(hypotheses: Path, references: Path | None, options: Options) -
         `hypotheses`, `references`, `resamples`, `against`, and `results`: a list with, for each system and
         split, `system`, `split`, and `pairs`: pair (and `average`, where there are several) -> `n`, `items`,
         `figures`: figure -> `value`, `low`, `high` (95 % interval), `signature`, and, with `against`, `other`,
-        `difference`, `difference_low`, `difference_high` and `p`.
+        `difference`, `difference_low`, `difference_high` and `p`. All but the signature may be None: of a figure
+        that would mean nothing (then `reason` says why), and of the interval of a single item.
 
     Raises:
         UserError: a file cannot be read, the files do not match, or a figure that was asked for is not there.
@@ -132,25 +133,25 @@ def _figures(rows: list[Row], other: list[Row] | None, options: Options, comet_s
     found: dict[str, Any] = {}
     for name in wanted:
         drawn = resample([rows], name, splits, draws, options.tokenise)
+        signature = comet_signature if name == "comet" else metrics.signature_of(name, rows, options.tokenise)
         if drawn is None:
+            if why := reason(rows, name, splits, options.tokenise):
+                found[name] = {"value": None, "low": None, "high": None, "signature": signature, "reason": why}
+                if other is not None:
+                    found[name] |= dict.fromkeys(COMPARED)
+                continue
             why = "no reference has several lines" if "lines" in name else "not every segment has what it needs"
             raise UserError(f"the figure {name} cannot be computed: {why}; leave it out of --metrics")
-        low, high = np.nanquantile(drawn[1:], [0.025, 0.975])
-        found[name] = {
-            "value": float(drawn[0]),
-            "low": float(low),
-            "high": float(high),
-            "signature": comet_signature if name == "comet" else metrics.signature_of(name, rows, options.tokenise),
-        }
+        low, high = interval(drawn, sum(map(len, draws.items.values()))) or (None, None)
+        found[name] = {"value": float(drawn[0]), "low": low, "high": high, "signature": signature}
         if other is not None:
+            found[name] |= dict.fromkeys(COMPARED)
+            if why := reason(other, name, splits, options.tokenise):
+                found[name]["reason"] = f"of the other: {why}"
+                continue
             gap = paired_bootstrap(other, rows, name, options.resamples, seed=options.seed, tokenise=options.tokenise)
-            found[name] |= {
-                "other": found[name]["value"] - gap.value,
-                "difference": gap.value,
-                "difference_low": gap.low,
-                "difference_high": gap.high,
-                "p": gap.p,
-            }
+            values = (found[name]["value"] - gap.value, gap.value, gap.low, gap.high, gap.p)
+            found[name] |= dict(zip(COMPARED, values, strict=True))
     return found
 
 

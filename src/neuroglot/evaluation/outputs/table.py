@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 LABELS = {
     "bleu": "BLEU", "chrf": "chrF++", "ter": "TER", "exact": "exact", "nll": "nll", "contrastive": "contrastive",
     "lines": "lines, F1", "bleu_lines": "BLEU, lines by best match", "bleu_moses": "BLEU, lower-cased, Moses",
-    "comet": "COMET",
+    "comet": "COMET", "chrf0": "chrF",
 }  # fmt: skip
 
 
@@ -39,6 +39,10 @@ def show(found: Mapping[str, Any], console: Console) -> None:
                 table.add_row(*map(plain, _cells(name, figure, compared)))
                 signatures.setdefault(LABELS[name], {})[figure["signature"]] = None
             console.print(table)
+            for name, figure in part["figures"].items():
+                if "reason" in figure:
+                    line = f"No {LABELS[name]}: {figure['reason']}."
+                    console.print(line, highlight=False, markup=False, soft_wrap=True)
     for label, texts in signatures.items():
         for text in texts:
             console.print(plain(f"{label}: {text}"), soft_wrap=True)
@@ -52,16 +56,23 @@ def show(found: Mapping[str, Any], console: Console) -> None:
 
 def _cells(name: str, figure: Mapping[str, Any], compared: bool) -> list[str]:
     digits = 3 if name == "nll" else 1
+
+    def number(value: float | None, sign: str = "") -> str:
+        return "–" if value is None else f"{value:{sign}.{digits}f}"
+
+    def interval(low: float | None, high: float | None, sign: str = "") -> str:
+        return "–" if low is None else f"{number(low, sign)} to {number(high, sign)}"
+
     cells = [
         f"{LABELS[name]}{' (lower is better)' if name in LOWER_IS_BETTER else ''}",
-        f"{figure['value']:.{digits}f}",
-        f"{figure['low']:.{digits}f} to {figure['high']:.{digits}f}",
+        number(figure["value"]),
+        interval(figure["low"], figure["high"]),
     ]
     if compared:
         cells += [
-            f"{figure['other']:.{digits}f}",
-            f"{figure['difference']:+.{digits}f}",
-            f"{figure['difference_low']:+.{digits}f} to {figure['difference_high']:+.{digits}f}",
-            f"{figure['p']:.3f}",
+            number(figure["other"]),
+            number(figure["difference"], "+"),
+            interval(figure["difference_low"], figure["difference_high"], "+"),
+            "–" if figure["p"] is None else f"{figure['p']:.3f}",
         ]
     return cells

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from neuroglot.recipe.sections.section import Section
 
@@ -18,6 +18,10 @@ class EvaluateSection(Section):
     moses: bool = Field(
         False, description="also lower-cased, Moses-tokenised BLEU, to stand beside papers' BLEU-4; needs sacremoses"
     )
+    tokenise: dict[str, str] = Field(
+        default_factory=dict,
+        description="BLEU's tokeniser by pair or target language, such as {ja: char}; by default the script decides",
+    )
     retention: tuple[str, ...] = Field(
         (),
         description="JSONL files or corpora of what should not be forgotten, relative to the recipe: any task, "
@@ -26,6 +30,15 @@ class EvaluateSection(Section):
     retention_items: int = Field(1000, ge=1, description="most items of each of these sources and tasks")
     every: int = Field(0, ge=0, description="steps of training between looks at the dev split; 0 for none")
     items: int = Field(16, ge=1, description="dev items that are translated at each look, greedily")
+
+    @field_validator("tokenise")
+    @classmethod
+    def _known_tokenisers(cls, value: dict[str, str]) -> dict[str, str]:
+        if not value:  # most recipes need not wait for sacreBLEU
+            return value
+        from neuroglot.evaluation.figures.tokenise import known_tokenisers
+
+        return known_tokenisers(value)
 
     @model_validator(mode="after")
     def _for_beams(self) -> EvaluateSection:
