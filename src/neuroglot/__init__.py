@@ -1,13 +1,15 @@
 """neuroglot: teach a multimodal LLM to translate what it sees by training only the neurons that do the work.
 
-The names below are imported when they are first used, so that `import neuroglot` costs next to nothing. The PEFT
-method is registered by `import neuroglot.tuner`, which asking for `NeuroglotConfig` does.
+The names below are imported when they are first used, so that `import neuroglot` costs next to nothing. It is also
+all that PEFT needs to know the method: its types are registered as soon as `peft` is imported, before or after this.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Any
+
+from neuroglot.registration import register
 
 __version__ = "0.1.0"
 
@@ -29,6 +31,9 @@ _HOMES = {
 }
 
 __all__ = [*_HOMES, "__version__"]
+
+
+register()
 
 
 def __getattr__(name: str) -> Any:

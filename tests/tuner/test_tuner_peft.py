@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from peft import (
-    AutoPeftModel,
     PeftConfig,
     PeftModel,
     get_peft_model,
@@ -366,38 +366,79 @@ def test_what_does_not_fit_is_refused_when_loading(tmp_path: Path) -> None:
             PeftModel.from_pretrained(tiny_llava(bias=True), tmp_path)
 
 
-def test_the_model_card_says_how_to_load_once(tmp_path: Path) -> None:
-    model = tuned()
+def test_the_model_card_says_what_is_known_once_and_keeps_what_was_written(tmp_path: Path) -> None:
+    meta = {"method": "mnaft", "options": {"budget": 0.25}, "neurons": {"language": 336}}
+    model = tuned(selection=dataclasses.replace(tiny_selection(), meta=meta))
+    model.save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    (tmp_path / "README.md").write_text(card + "\n## Uses\n\n### Direct Use\n\nStreet signs.\n\nNot menus.\n")
     for _ in range(2):
         model.save_pretrained(tmp_path)
     card = (tmp_path / "README.md").read_text()
-    assert card.count("import neuroglot") == 1
+    assert card.count("import neuroglot ") == 1
+    assert "More Information Needed" not in card
+    assert "<!--" not in card
+    assert card.endswith("## Uses\n\n### Direct Use\n\nStreet signs.\n\nNot menus.\n")
+    for fact in (
+        "en-cs, en-de, en-fr",
+        "| chosen: budget | 0.25 |",
+        "84 of 336 neurons of language",
+        torch.__version__,
+    ):
+        assert fact in card
     assert card.startswith("---\n")
     assert "84 rows in 7 layers" in card
     assert "library_name: peft" in card
 
 
+FIRST_OURS = "import neuroglot, sys\nassert 'torch' not in sys.modules\n"
+LOADING = """
+import importlib.util
+importlib.util.find_spec("peft")  # looking for it must not use up the registration
+import peft
+"""
+CHECK = """
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+assert {"NEUROGLOT", "NEUROGLOT_PROMPT", "NEUROGLOT_VECTORS"} <= {*PEFT_TYPE_TO_TUNER_MAPPING}
+"""
+ALL_WAYS = """
+import torch
+sys.path.insert(0, sys.argv[2])
+from peft import AutoPeftModel, PeftModel
+from tiny_llava import logits
+from transformers import AutoModelForImageTextToText
+expected = torch.load(sys.argv[1] + "/out.pt")
+base = AutoModelForImageTextToText.from_pretrained(sys.argv[3])
+assert torch.equal(logits(PeftModel.from_pretrained(base, sys.argv[1])), expected)
+assert torch.equal(logits(AutoPeftModel.from_pretrained(sys.argv[1])), expected)
+assert torch.equal(logits(AutoModelForImageTextToText.from_pretrained(sys.argv[1])), expected)
+base = AutoModelForImageTextToText.from_pretrained(sys.argv[3])
+base.load_adapter(sys.argv[1])
+assert torch.equal(logits(base), expected)
+"""
+
+
+def fresh(script: str, *arguments: object) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_is_enough_for_peft_and_loads_no_torch() -> None:
+    fresh(FIRST_OURS + LOADING + CHECK)
+
+
 @pytest.mark.slow
-def test_auto_peft_model_and_a_fresh_process(base_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "order", [FIRST_OURS + LOADING, LOADING + FIRST_OURS.partition("\n")[0]], ids=["ours", "peft"]
+)
+def test_an_adapter_loads_in_a_fresh_process_in_either_order(base_folder: Path, tmp_path: Path, order: str) -> None:
     model = get_peft_model(from_folder(base_folder), NeuroglotConfig.from_selection(tiny_selection()))
     fill_deltas(model)
-    out = logits(model)
     model.save_pretrained(tmp_path)
-    assert torch.equal(logits(AutoPeftModel.from_pretrained(tmp_path)), out)
-    torch.save(out, tmp_path / "out.pt")
-    script = (
-        "import sys; sys.path.insert(0, sys.argv[2])\n"
-        "import neuroglot.tuner, torch\n"
-        "from peft import AutoPeftModel\n"
-        "from tiny_llava import logits\n"
-        "model = AutoPeftModel.from_pretrained(sys.argv[1])\n"
-        "assert torch.equal(logits(model), torch.load(sys.argv[1] + '/out.pt'))\n"
-        "print(type(model.base_model).__name__)\n"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parent)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "NeuroglotModel"
+    torch.save(logits(model), tmp_path / "out.pt")
+    fresh(order + CHECK + ALL_WAYS, tmp_path, Path(__file__).parent, base_folder)
 
 
 def test_a_layer_that_is_read_and_not_called_is_refused_and_not_listed() -> None:

@@ -13,7 +13,9 @@ from dataclasses import InitVar, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
+from huggingface_hub import ModelCard, ModelCardData
 from peft import PeftConfig
 
 from neuroglot.errors import UserError, nearest
@@ -118,6 +120,7 @@ class NeuroglotConfig(StrictConfig):
             output; `auto` takes `sliced` wherever the weight is a dense floating tensor.
         init_weights: start with deltas of zero; False fills them at random, for tests.
         trained_on: what it was trained on, such as task, data, examples, steps; for the JSON and the model card.
+        chosen: how the units were chosen: method, budget, and the share of all that they are; for the same two.
         rows: module -> unit indices in the order of the layout; they are data and never part of the JSON.
 
     Raises:
@@ -136,6 +139,7 @@ class NeuroglotConfig(StrictConfig):
     init_weights: bool = field(default=True, metadata={"help": "Start with deltas of zero."})
     quantised: bool = field(default=False, metadata={"help": "Whether the base was quantised in training."})
     trained_on: dict[str, Any] | None = field(default=None, metadata={"help": "What it was trained on."})
+    chosen: dict[str, Any] | None = field(default=None, metadata={"help": "How the units were chosen."})
     rows: InitVar[Mapping[str, Sequence[int] | torch.Tensor] | None] = None
 
     def __post_init__(self, rows: Mapping[str, Sequence[int] | torch.Tensor] | None = None) -> None:
@@ -222,7 +226,13 @@ class NeuroglotConfig(StrictConfig):
         layout = {module: {group: len(index) for group, index in groups.items()} for module, groups in chosen.items()}
         axes = {module: axis for module, axis in selection.axes.items() if axis and module in chosen}
         rows = {module: torch.cat(list(groups.values())) for module, groups in chosen.items()}
-        return cls(pairs=list(selection.pairs), layout=layout, axes=axes, rows=rows, **kwargs)
+        return cls(
+            pairs=list(selection.pairs),
+            layout=layout,
+            axes=axes,
+            rows=rows,
+            **{"chosen": _chosen(selection), **kwargs},
+        )
 
     @property
     def target_modules(self) -> tuple[str, ...]:
@@ -273,6 +283,7 @@ class NeuroglotConfig(StrictConfig):
             "layers": len(self.layout),
             "delta": self._ranks(),
             "mode": self.mode,
+            **{f"chosen: {name}": value for name, value in (self.chosen or {}).items()},
             **(self.trained_on or {}),
         }
 
@@ -289,26 +300,35 @@ def with_card(
         mergeable: whether the base can take the adapter in.
         facts: for a table; by default the pairs and what the configuration says of its training.
     """
+    import transformers
+
+    import neuroglot
+
     card = Path(folder) / "README.md"
     text = card.read_text(encoding="utf-8") if card.exists() else "---\nlibrary_name: peft\n---\n"
     head, fence, body = _split_front_matter(_SECTION.sub("", text))
-    base, kind = config.base_model_name_or_path or "BASE", str(getattr(config.peft_type, "value", ""))
+    base, kind = config.base_model_name_or_path, str(getattr(config.peft_type, "value", ""))
     merging = "model = model.merge_and_unload()  # optional: a plain model that needs neither peft nor neuroglot\n"
+    pairs = ", ".join(getattr(config, "pairs", ()))
     if facts is None:
-        facts = {"pairs": ", ".join(getattr(config, "pairs", ())), **(getattr(config, "trained_on", None) or {})}
-    cells = ((name, " ".join(str(value).split()).replace("|", "\\|")) for name, value in facts.items())
+        facts = {"pairs": pairs, **(getattr(config, "trained_on", None) or {})}
+    libraries = {"neuroglot": neuroglot, "peft": peft, "transformers": transformers, "torch": torch}
+    versions = {"saved with": ", ".join(f"{name} {module.__version__}" for name, module in libraries.items())}
+    cells = ((k, " ".join(str(v).split()).replace("|", "\\|")) for k, v in {**facts, **versions}.items())
     table = "\n".join(f"| {name} | {value} |" for name, value in cells)
     section = f"""{CARD_HEADING}
 
-It trains {what}; every other weight is that
-of the base model, bit for bit. PEFT knows its type once `neuroglot` has been imported (`pip install neuroglot`):
+An adapter of {base or "a model"}{f" for {pairs}" if pairs else ""}, made with neuroglot.
+It trains {what}.
+Every other weight is that of the base model, bit for bit.
+PEFT knows its type once `neuroglot` has been imported (`pip install neuroglot`):
 
 ```python
-import neuroglot.tuner  # registers the adapter type; without it PEFT raises KeyError: {kind!r}
+import neuroglot  # before or after peft; without it PEFT raises KeyError: {kind!r}
 from peft import PeftModel
 from transformers import AutoModelForImageTextToText
 
-model = AutoModelForImageTextToText.from_pretrained({base!r})
+model = AutoModelForImageTextToText.from_pretrained({base or "path/to/the/base/model"!r})
 model = PeftModel.from_pretrained(model, "path/to/this/folder")
 {merging if mergeable else ""}```
 
@@ -317,8 +337,45 @@ model = PeftModel.from_pretrained(model, "path/to/this/folder")
 | | |
 |---|---|
 {table}
+
+### Licence
+
+None is stated here. An adapter is of use only with its base model, whose licence holds for the two together.
 """
-    card.write_text(f"{head}{fence}\n{section}\n{body.lstrip()}", encoding="utf-8")
+    body = _own_lines(body).lstrip()
+    card.write_text(f"{head}{fence}\n{section}" + (f"\n{body}\n" if body else ""), encoding="utf-8")
+
+
+def _chosen(selection: Selection) -> dict[str, Any]:
+    """Return what a selection's meta says of how it came about, for the JSON."""
+    meta, found = selection.meta, {}
+    if "method" in meta:
+        found["method"] = meta["method"]
+    if (budget := (meta.get("options") or {}).get("budget")) is not None:
+        found["budget"] = budget
+    if total := sum((meta.get("neurons") or {}).values()):
+        found["share"] = f"{len(selection):,} of {total:,} neurons of {', '.join(meta['neurons'])}"
+    return found
+
+
+def _own_lines(body: str) -> str:
+    """Return a card's body without the form that PEFT writes: what someone wrote stays, under its headings."""
+    form = set(ModelCard.from_template(ModelCardData()).text.splitlines())
+    body = re.sub(r"^### Framework versions\n\n- PEFT .*\n?", "", body, flags=re.MULTILINE)
+    kept: list[str] = []
+    headings: list[str] = []
+    for line in body.splitlines():
+        if line.startswith("#"):
+            level = len(line) - len(line.lstrip("#"))
+            headings = [one for one in headings if len(one) - len(one.lstrip("#")) < level]
+            headings.append(line)
+        elif line.strip() and line not in form:
+            kept += [part for heading in headings for part in ("", heading, "")]
+            headings = []
+            kept.append(line)
+        elif kept and not headings and not line.strip():
+            kept.append("")
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(kept))
 
 
 _SECTION = re.compile(rf"^{CARD_HEADING}\n.*?(?=^##? |\Z)", re.DOTALL | re.MULTILINE)
