@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -86,3 +87,35 @@ def serving():
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def raw_serving(parts):
+    """Serve bytes as they are: `parts()` gives what is sent on a connection, piece by piece, until the client goes."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    left = []
+
+    def serve():
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                try:
+                    connection.recv(2**16)
+                    for part in parts():
+                        connection.sendall(part)
+                    connection.shutdown(socket.SHUT_WR)
+                    connection.recv(1)
+                except OSError:
+                    left.append("the client went")
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1", left
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(10)

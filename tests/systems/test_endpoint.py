@@ -6,10 +6,13 @@ import base64
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +23,7 @@ pytest.importorskip("httpx2")
 pytest.importorskip("tenacity")
 
 sys.path.append(str(Path(__file__).parent))
-from endpoint_stub import reply, said, serving
+from endpoint_stub import raw_serving, reply, said, serving
 
 from neuroglot.data.example import Example
 from neuroglot.errors import UserError
@@ -149,6 +152,13 @@ def test_images_are_kept_as_hashes_and_a_damaged_answer_is_asked_again(stub, end
         (200, {}, '{"choices": []}'),
         (200, {}, '{"choices": [{"message": null}]}'),
         (200, {}, '{"choices": [{"message": {"content": 7}}]}'),
+        (200, {}, "[" * 100_000),
+        (200, {}, '{"choices": ' * 20_000),
+        (500, {}, "[" * 100_000),
+        (200, {}, '{"usage": ' + "9" * 5000 + "}"),
+        (200, {"Content-Encoding": "br"}, "x"),
+        (200, {"Content-Encoding": "gzip"}, "no gzip"),
+        (429, {"Retry-After": "Thu, 99 Jan 99999999999 00:00:30 GMT"}, ""),
     ],
 )
 def test_a_fault_of_the_server_is_waited_for_and_asked_again(stub, endpoint, fault):
@@ -164,6 +174,77 @@ def test_a_stall_is_a_fault_too(stub, endpoint):
     stub.plan = [30.0]
     assert endpoint(patience=replace(QUICK, timeout=0.3)).translate([text("a")]) == ["A"]
     assert len(stub.requests) == 2
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+
+def trickled(first: bytes, piece: bytes):
+    def parts():
+        yield first
+        for _ in range(400):  # far longer than the test takes
+            time.sleep(0.05)
+            yield piece
+
+    return parts
+
+
+def unpacked_to_much():
+    packer = zlib.compressobj(wbits=31)
+    yield HEAD + b"Content-Encoding: gzip\r\n\r\n"
+    for _ in range(20):
+        yield packer.compress(bytes(2**20))
+    yield packer.flush()
+
+
+@pytest.mark.parametrize(("parts", "why"), [
+    (trickled(b"HTTP/1.1 200 OK\r\n", b"X-More: 1\r\n"), "no whole answer within 0.3 seconds"),
+    (trickled(HEAD + b"\r\n", b" "), "no whole answer within 0.3 seconds"),
+    (trickled(b"", b"H"), "no whole answer within 0.3 seconds|Protocol"),
+    (lambda: [b"no HTTP at all\r\n\r\n"], "gave no answer in 2 attempts"),
+    (lambda: [HEAD + b"Content-Length: 99\r\n\r\n{}"], "gave no answer in 2 attempts"),
+    (lambda: [b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n"], "redirects"),
+])  # fmt: skip
+def test_no_server_holds_a_run_longer_than_its_deadline(endpoint, parts, why):
+    with raw_serving(parts) as (url, left):
+        system = endpoint(url=url, patience=replace(QUICK, attempts=2, timeout=0.3))
+        with pytest.raises(UserError, match=why) as raised:
+            system.translate([text("a")])
+        assert "\n" not in str(raised.value)
+        system.client.close()
+
+
+@pytest.mark.parametrize("parts", [
+    unpacked_to_much,
+    lambda: [HEAD + b"\r\n", *[b" " * 2**20] * 20],
+    lambda: [HEAD + b"Content-Length: 3\r\n\r\n\xff\xfe\xfd"],
+])  # fmt: skip
+def test_a_reply_that_is_too_large_or_no_text_is_none(endpoint, parts):
+    with raw_serving(parts) as (url, _):
+        system = endpoint(url=url, patience=replace(QUICK, attempts=1))
+        assert system.translate([text("a")]) == [""]
+        assert system.bill.wrong == {"garbage": 1}
+
+
+def test_the_deadline_holds_while_a_name_is_looked_up(endpoint, monkeypatch):
+    slow = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: slow.wait(30) and [])
+    with pytest.raises(UserError, match="no whole answer within 0.2 seconds"):
+        endpoint(url="http://slow.example/v1", patience=replace(QUICK, attempts=1, timeout=0.2)).translate([text("a")])
+    slow.set()
+
+
+def test_half_a_surrogate_pair_is_no_reason_to_lose_an_answer(stub, endpoint, tmp_path):
+    stub.answer = lambda body: {**reply("Haus \ud800"), "usage": {"prompt_tokens": 10**30, "completion_tokens": True}}
+    for requests in (1, 1):
+        system = endpoint(price=Price(1.0, 1.0))
+        assert system.translate([text("house \udfff")]) == ["Haus \ufffd"]
+        assert len(stub.requests) == requests
+        assert system.bill.money == 0
+    stub.plan = [(200, {}, json.dumps(reply("ok")).replace('"usage"', '"n": NaN, "m": 1e999, "usage"'))]
+    assert endpoint().translate([text("b")]) == ["ok"]
+    for file in (tmp_path / "answers").rglob("*.json"):
+        json.loads(file.read_text(encoding="utf-8"), parse_constant=pytest.fail)
 
 
 def test_no_connection_is_a_fault_too_and_the_run_says_what_is_kept(endpoint):

@@ -25,6 +25,10 @@ KINDS = {
 """What may be wrong with an answer, as it is said."""
 
 
+MOST_TOKENS = 10**8
+"""Of one reply; a server that says more does not know."""
+
+
 @dataclass(frozen=True)
 class Price:
     """Money for a million tokens of input and of output, and what it is counted in."""
@@ -43,13 +47,14 @@ def tokens_of(answer: Mapping[str, Any]) -> dict[str, int]:
     usage = answer.get("usage") or {}
     names = {"input": "prompt_tokens", "output": "completion_tokens"}
     found = {side: usage.get(name) if isinstance(usage, Mapping) else None for side, name in names.items()}
-    return {side: count if isinstance(count, int) and count > 0 else 0 for side, count in found.items()}
+    return {side: count if type(count) is int and 0 < count <= MOST_TOKENS else 0 for side, count in found.items()}
 
 
 def text_of(answer: Mapping[str, Any]) -> tuple[str, str | None]:
     """Return what a reply says, and what is wrong with it: a key of `KINDS`, or None.
 
-    A refusal in words is still what the model said, and is scored as such; one by a filter is an empty answer.
+    A refusal in words is still what the model said, and is scored as such; one by a filter is an empty answer. Half a
+    surrogate pair, which JSON can hold and no file, becomes a replacement character.
     """
     try:
         choice = answer["choices"][0]
@@ -62,7 +67,7 @@ def text_of(answer: Mapping[str, Any]) -> tuple[str, str | None]:
         content = "".join(part for part in parts if isinstance(part, str))
     if content is not None and not isinstance(content, str):
         return "", "garbage"
-    text = (content or "").strip()
+    text = (content or "").encode("utf-16", "surrogatepass").decode("utf-16", "replace").strip()
     if refusal or ended == "content_filter" or REFUSAL.match(text):
         return text, "refused"
     if not text:

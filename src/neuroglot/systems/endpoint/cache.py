@@ -26,7 +26,8 @@ def default_folder() -> Path:
 
 def key_of(request: Mapping[str, Any]) -> str:
     """Return what an answer is filed under: the same request always has the same."""
-    return hashlib.sha256(json.dumps(request, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    text = json.dumps(request, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class AnswerCache:
@@ -43,7 +44,7 @@ class AnswerCache:
         """Return the answer to a request; None if there is none, or its file is damaged."""
         try:
             kept = json.loads(self._path(key).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         answer = kept.get("answer") if isinstance(kept, dict) else None
         return answer if isinstance(answer, dict) else None
@@ -55,7 +56,10 @@ class AnswerCache:
             UserError: it cannot be written.
         """
         path = self._path(key)
-        text = json.dumps({"request": _without_images(request), "answer": answer}, ensure_ascii=False, indent=1)
+        kept = {"request": _without_images(request), "answer": answer}
+        text = json.dumps(kept, ensure_ascii=False, allow_nan=False, indent=1)
+        if text.encode("utf-8", "replace").decode() != text:  # half a surrogate pair: escaped, as it came
+            text = json.dumps(kept, allow_nan=False, indent=1)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # A name of its own: two processes may put the same answer at the same time.

@@ -2,16 +2,21 @@
 
 Notable: the server's faults (5xx, 429, no connection, no answer in time, a reply that is none) are waited for, longer
 each time and by chance, or as long as its Retry-After says; the user's (a wrong key, no such model) end the run at
-once. The key is in one header and in no message.
+once. The key is in one header and in no message. httpx2's own time limits are of each read, so a server that trickles
+evades them: an attempt runs in an event loop that cancels it, wherever it is, when its time is over.
 """
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
 import json
+import math
 import threading
 import time
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +29,9 @@ AGAIN = (408, 409, 425, 429)
 REFUSED = ("content_filter", "content_policy_violation", "responsible_ai_policy_violation")
 """Error codes that refuse a request for what it holds."""
 LARGEST = 16 * 2**20
-"""Bytes of a reply."""
+"""Bytes of a reply, unpacked."""
+CLOSING = 1.0
+"""Seconds that closing connections may take."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Patience:
 
     Attributes:
         attempts: at one request, the first included.
-        timeout: seconds for one attempt, from sending to the last byte.
+        timeout: seconds for one attempt, from looking up the server's name to the last byte.
         first: seconds before the second attempt, doubled each time; up to as much again is added by chance.
         longest: seconds between two attempts; a server that asks for more ends the run.
     """
@@ -85,12 +92,33 @@ class Client:
         self.url, self._key, self.pace, self.bill, self.patience = url.rstrip("/"), key, pace, bill, patience
         self.stopping = threading.Event()
         self._http, self._tenacity = httpx2, tenacity
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._client = httpx2.Client(headers=headers, timeout=patience.timeout, follow_redirects=False)
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "gzip, deflate"}
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        self._client = httpx2.AsyncClient(headers=headers, timeout=patience.timeout, follow_redirects=False)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting = threading.Lock()
 
     def close(self) -> None:
         """Give back the connections."""
-        self._client.close()
+        if self._loop is not None:
+            with suppress(TimeoutError):  # a server that does not let go
+                self._run(self._client.aclose, CLOSING)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._loop = None
+
+    def _run(self, job: Callable[[], Coroutine[Any, Any, Any]], seconds: float) -> Any:
+        """Run a coroutine to its end in the loop of this client, or raise TimeoutError when the time is over."""
+        with self._starting:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="endpoint loop", daemon=True).start()
+
+        async def limited() -> Any:
+            async with asyncio.timeout(seconds):
+                return await job()
+
+        return asyncio.run_coroutine_threadsafe(limited(), self._loop).result()
 
     def complete(self, body: Mapping[str, Any], tokens: int) -> dict[str, Any]:
         """Return the reply to a chat completion, a JSON object with an answer or a refusal in it.
@@ -137,10 +165,7 @@ class Client:
         status, headers, content = self._post(body)
         if status in AGAIN or status >= 500:
             raise _AgainError(f"status {status}{self._reason(content)}", self._asked_to_wait(status, headers))
-        try:
-            reply = json.loads(content)
-        except ValueError:
-            reply = None
+        reply = parsed(content)
         if status >= 400:
             if self._error_code(reply) in REFUSED:
                 return {"choices": [{"message": {"content": ""}, "finish_reason": "content_filter"}]}
@@ -157,23 +182,33 @@ class Client:
 
     def _post(self, body: Mapping[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
         """Send once; a reply that trickles in counts as none when the time is over."""
-        ends = time.monotonic() + self.patience.timeout
         try:
-            with self._client.stream("POST", f"{self.url}/chat/completions", json=body) as response:
-                content = b""
-                for chunk in response.iter_bytes():
-                    content += chunk
-                    if time.monotonic() > ends:
-                        raise _AgainError(f"the reply was not complete after {self.patience.timeout:g} seconds")
-                    if len(content) > LARGEST:
-                        raise GarbageError(f"the reply is larger than {LARGEST:,} bytes")
-                return response.status_code, response.headers, content
-        except self._http.TimeoutException:
-            raise _AgainError(f"no answer within {self.patience.timeout:g} seconds") from None
-        except self._http.UnsupportedProtocol:
+            answer: tuple[int, Mapping[str, str], bytes] = self._run(lambda: self._sent(body), self.patience.timeout)
+        except (TimeoutError, self._http.TimeoutException):
+            raise _AgainError(f"no whole answer within {self.patience.timeout:g} seconds") from None
+        except (self._http.UnsupportedProtocol, self._http.InvalidURL):
             raise UserError(f"endpoint {self.url} is no address; expected one that begins with http") from None
-        except self._http.HTTPError as error:
+        except GarbageError:
+            raise
+        except Exception as error:  # whatever the layers below make of a broken connection
             raise _AgainError(self._said(str(error)) or type(error).__name__) from None
+        return answer
+
+    async def _sent(self, body: Mapping[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
+        # As ASCII, so that any text can be sent, half a surrogate pair too.
+        async with self._client.stream(
+            "POST", f"{self.url}/chat/completions", content=json.dumps(body, allow_nan=False)
+        ) as response:
+            packed = response.headers.get("content-encoding", "identity").strip().lower()
+            if packed not in ("identity", "", "gzip", "x-gzip", "deflate"):
+                raise GarbageError(f"the reply is packed as {packed[:40]!r}, which was not asked for")
+            unpacker = zlib.decompressobj(wbits=47) if packed not in ("identity", "") else None  # 47: either format
+            content = bytearray()
+            async for chunk in response.aiter_raw():
+                content += chunk if unpacker is None else unpacker.decompress(chunk, LARGEST + 1 - len(content))
+                if len(content) > LARGEST:
+                    raise GarbageError(f"the reply is larger than {LARGEST:,} bytes")
+        return response.status_code, response.headers, bytes(content)
 
     def _asked_to_wait(self, status: int, headers: Mapping[str, str]) -> float | None:
         """Return the seconds of a Retry-After header, and keep every thread from sending meanwhile."""
@@ -194,13 +229,12 @@ class Client:
 
     def _reason(self, content: bytes) -> str:
         """Return what the body of an error says, short and without the key."""
-        try:
-            tree = json.loads(content)
-            error = tree.get("error", tree)
-            text = error.get("message") if isinstance(error, dict) else error
-        except (ValueError, AttributeError):
-            text = content.decode("utf-8", "replace")
-        said = self._said(str(text or ""))
+        tree = parsed(content)
+        error = tree.get("error", tree) if isinstance(tree, dict) else None
+        text = error.get("message") if isinstance(error, dict) else error
+        if not isinstance(text, str):
+            text = content[:1000].decode("utf-8", "replace")
+        said = self._said(text)
         return f": {said}" if said else ""
 
     def _said(self, text: str) -> str:
@@ -211,6 +245,18 @@ class Client:
     def _error_code(reply: Any) -> Any:
         error = reply.get("error") if isinstance(reply, dict) else None
         return error.get("code") if isinstance(error, dict) else None
+
+
+def parsed(content: bytes) -> Any:
+    """Return the value of a JSON text, numbers that are none as null; None if it is no JSON, or nested too deeply."""
+
+    def finite(text: str) -> float | None:
+        return float(text) if math.isfinite(float(text)) else None
+
+    try:
+        return json.loads(content, parse_constant=lambda name: None, parse_float=finite)
+    except (ValueError, RecursionError):
+        return None
 
 
 def retry_after(value: str, now: float) -> float | None:
@@ -224,6 +270,6 @@ def retry_after(value: str, now: float) -> float | None:
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - now
-        except ValueError:
+        except Exception:  # of what is no date at all it raises more than it says
             return None
     return max(0.0, seconds) if seconds == seconds else None
