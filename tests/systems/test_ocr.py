@@ -47,6 +47,39 @@ def test_a_line_may_be_read_from_the_right():
     assert reading_order(PAGE, right_to_left=True) == [list(reversed(line)) for line in LINES]
 
 
+def shuffled(boxes: list, seed: int, **how) -> list[list[int]]:
+    order = list(range(len(boxes)))
+    random.Random(seed).shuffle(order)
+    found = reading_order([boxes[index] for index in order], **how)
+    return [[order[index] for index in line] for line in found]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_columns_are_read_from_right_to_left_and_bands_from_above(seed):
+    title = [box(40, 0, 200, 22)]  # above two bands of columns, the second with a column in two pieces
+    above = [box(200, 40, 20, 120), box(172, 40, 21, 90), box(144, 42, 20, 118)]
+    balloon = [box(60, 50, 20, 60), box(32, 50, 20, 80)]
+    below = [box(200, 190, 20, 50), box(201, 250, 20, 70), box(172, 190, 20, 110)]
+    page = [*title, *above, *balloon, *below]
+    lines = [[0], [1], [2], [3], [4], [5], [6, 7], [8]]
+    assert shuffled(page, seed, vertical=True) == lines
+    assert shuffled(page, seed)[0] == [0], "a language that is not written so is read line by line"
+    # A caption beside it stays a horizontal text: its lines from above, from left to right.
+    caption = [box(0, 60, 70, 14), box(0, 82, 60, 14), box(64, 82, 30, 14)]
+    assert shuffled([*above, *caption], seed, vertical=True) == [[0], [1], [2], [3], [4, 5]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_long_lines_beside_each_other_are_columns_and_short_ones_a_table(seed):
+    head = [box(0, 0, 420, 20)]
+    left = [box(0, y, 200, 14) for y in (40, 60, 80)]
+    right = [box(220, y + 3, 200, 14) for y in (40, 60, 80)]
+    assert shuffled([*head, *left, *right], seed) == [[index] for index in range(7)]
+    assert shuffled([*left, *right], seed, right_to_left=True) == [[3], [4], [5], [0], [1], [2]]
+    prices = [box(220, y, 40, 14) for y in (40, 60, 80)]
+    assert shuffled([*left, *prices], seed) == [[0, 3], [1, 4], [2, 5]]
+
+
 def test_no_boxes_are_no_lines():
     assert reading_order([]) == []
 

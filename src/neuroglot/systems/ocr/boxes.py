@@ -1,58 +1,137 @@
-"""Boxes of text into lines in reading order: top to bottom, and along each line.
+"""Boxes of text into lines in reading order.
 
 Notable: a text detector gives boxes in no order that can be relied on, several to a line where words are far apart,
-and tilted with the sign. The tilt is taken out first, so that a line of a slanted sign stays a line. Columns are not
-told apart: a line goes across the whole image.
+and tilted with the sign. The tilt is taken out first, so that a line of a slanted sign stays a line. A page is then
+cut where it is empty from side to side or from top to bottom, until nothing can be cut. Chinese, Japanese and Korean
+may be written from top to bottom, in columns from right to left: their boxes are tall.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 OVERLAP = 0.5
 """A box belongs to a line if they share this much of the lower of their heights."""
+TALL = 1.5
+"""Height over width of a box that is written from top to bottom."""
+FEWEST, LONG = 3, 4.0
+"""Columns of horizontal text have this many lines at least, and these are so many times as long as high; what is
+shorter is a table, which is read across."""
 
 
-def reading_order(boxes: ArrayLike, right_to_left: bool = False) -> list[list[int]]:
+def reading_order(boxes: ArrayLike, right_to_left: bool = False, vertical: bool = False) -> list[list[int]]:
     """Group boxes into lines.
 
     Args:
         boxes: corners (N, 4, 2) as (x, y) in pixels, clockwise from the upper left of the text.
-        right_to_left: how a line is read.
+        right_to_left: how a horizontal line is read.
+        vertical: whether the language may be written from top to bottom, its columns from right to left.
 
     Returns:
-        The indices of the boxes of each line, in reading order; lines from top to bottom.
+        The indices of the boxes of each line, in reading order; a line may be a column.
 
-    >>> left, right, below = [[0, 0], [9, 0], [9, 9], [0, 9]], [[20, 1], [30, 1], [30, 9], [20, 9]], None
+    >>> left, right = [[0, 0], [9, 0], [9, 9], [0, 9]], [[20, 1], [30, 1], [30, 9], [20, 9]]
     >>> below = [[0, 12], [9, 12], [9, 20], [0, 20]]
     >>> reading_order([right, below, left])
     [[2, 0], [1]]
+    >>> reading_order([[[0, 0], [9, 0], [9, 50], [0, 50]], [[12, 0], [21, 0], [21, 60], [12, 60]]], vertical=True)
+    [[1], [0]]
     """
     corners = np.asarray(boxes, dtype=float).reshape(-1, 4, 2)
     if not len(corners):
         return []
-    upright = corners @ _rotation(-_tilt(corners)).T  # (N, 4, 2)
-    tops, bottoms = upright[:, :, 1].min(axis=1), upright[:, :, 1].max(axis=1)
-    starts = upright[:, :, 0].mean(axis=1)
-    lines: list[list[int]] = []
-    for index in np.argsort((tops + bottoms) / 2, kind="stable"):
-        line = next((line for line in reversed(lines) if _shared(index, line, tops, bottoms) >= OVERLAP), None)
-        if line is None:
-            lines.append([int(index)])
-        else:
-            line.append(int(index))
-    sign = -1 if right_to_left else 1
-    return [sorted(line, key=lambda index: sign * starts[index]) for line in lines]
+    size = np.ptp(corners, axis=1)  # (N, 2), widths and heights
+    tall = size[:, 1] > TALL * size[:, 0]
+    upright = corners if vertical and tall.any() else corners @ _rotation(-_tilt(corners)).T  # (N, 4, 2)
+    page = _Page(upright.min(axis=1), upright.max(axis=1), tall, right_to_left)
+    every = list(range(len(corners)))
+    return page.blocks(every) if vertical and tall.any() else page.paragraphs(every)
 
 
-def _shared(index: int, line: Sequence[int], tops: NDArray, bottoms: NDArray) -> float:
-    """Return the overlap of a box's height with the mean height of a line, as a share of the lower of the two."""
-    top, bottom = tops[list(line)].mean(), bottoms[list(line)].mean()
-    both = min(bottom, bottoms[index]) - max(top, tops[index])
-    return float(both / max(1e-9, min(bottom - top, bottoms[index] - tops[index])))
+@dataclass(frozen=True)
+class _Page:
+    """Upright boxes.
+
+    Attributes:
+        low: (N, 2) the least x and y of each.
+        high: (N, 2) the largest.
+        tall: (N,) whether each is written from top to bottom, as far as its shape tells.
+        right_to_left: how a horizontal line is read.
+    """
+
+    low: NDArray
+    high: NDArray
+    tall: NDArray
+    right_to_left: bool
+
+    def blocks(self, members: list[int]) -> list[list[int]]:
+        """Return the lines and columns of a page that has columns."""
+        size = (self.high - self.low)[members]
+        character = float(np.median(size.min(axis=1)))
+        bands = self._cut(members, 1, 0.5 * character)
+        if len(bands) > 1:
+            return [line for band in bands for line in self.blocks(band)]
+        area, tall = size.prod(axis=1), self.tall[members]
+        upright = area[tall].sum() > area[~tall].sum()
+        if not tall.any():
+            return self.lines(members)
+        parts = self._cut(members, 0, character)
+        if len(parts) > 1:
+            return [line for part in (parts[::-1] if upright else parts) for line in self.blocks(part)]
+        return self.lines(members, axis=0) if upright else self.lines(members)
+
+    def paragraphs(self, members: list[int]) -> list[list[int]]:
+        """Return the lines of horizontal text, which may stand in columns."""
+        size = (self.high - self.low)[members]
+        height = float(np.median(size[:, 1]))
+        parts = self._cut(members, 0, height)
+
+        def is_column(part: list[int]) -> bool:
+            width, height = (self.high - self.low)[part].T
+            return len(part) >= FEWEST and float(np.median(width / np.maximum(height, 1e-9))) >= LONG
+
+        if len(parts) > 1 and all(map(is_column, parts)):
+            return [line for part in (parts[::-1] if self.right_to_left else parts) for line in self.paragraphs(part)]
+        bands = self._cut(members, 1, height)
+        if len(bands) > 1:
+            return [line for band in bands for line in self.paragraphs(band)]
+        return self.lines(members)
+
+    def lines(self, members: list[int], axis: int = 1) -> list[list[int]]:
+        """Group boxes into lines (axis 1), or into columns from right to left (axis 0)."""
+        low, high = self.low[:, axis], self.high[:, axis]
+        found: list[list[int]] = []
+        for index in sorted(members, key=lambda index: (low[index] + high[index]) / 2):
+            line = next((line for line in reversed(found) if _shared(index, line, low, high) >= OVERLAP), None)
+            if line is None:
+                found.append([index])
+            else:
+                line.append(index)
+        along = (self.low + self.high)[:, 1 - axis] * (-1 if axis == 1 and self.right_to_left else 1)
+        ordered = [sorted(line, key=lambda index: float(along[index])) for line in found]
+        return ordered if axis == 1 else ordered[::-1]
+
+    def _cut(self, members: list[int], axis: int, gap: float) -> list[list[int]]:
+        """Divide boxes where nothing stands between them for at least `gap` pixels along an axis."""
+        parts: list[list[int]] = []
+        end = -np.inf
+        for index in sorted(members, key=lambda index: self.low[index, axis]):
+            if not parts or self.low[index, axis] - end >= gap:
+                parts.append([])
+            parts[-1].append(index)
+            end = max(end, self.high[index, axis])
+        return parts
+
+
+def _shared(index: int, line: Sequence[int], low: NDArray, high: NDArray) -> float:
+    """Return the overlap of a box with the mean extent of a line, as a share of the smaller of the two."""
+    start, end = low[list(line)].mean(), high[list(line)].mean()
+    both = min(end, high[index]) - max(start, low[index])
+    return float(both / max(1e-9, min(end - start, high[index] - low[index])))
 
 
 def _tilt(corners: NDArray) -> float:

@@ -15,6 +15,12 @@ from neuroglot.systems.ocr.reader import Reader
 SCRIPTS = {"Latn": "Latin", "Hans": "Chinese", "Hant": "Chinese", "Jpan": "Japanese"}
 """What the bundled recognition model has characters for."""
 
+RIGHT_TO_LEFT = ("Arab", "Hebr", "Syrc", "Thaa", "Nkoo", "Adlm", "Rohg")
+"""Scripts whose lines are read from the right."""
+
+VERTICAL = ("Hans", "Hant", "Hani", "Jpan", "Hira", "Kana", "Bopo", "Kore", "Hang")
+"""Scripts that may be written from top to bottom, in columns from right to left."""
+
 WITHOUT = ("vi",)
 """Languages in one of these scripts whose letters it lacks."""
 
@@ -63,6 +69,8 @@ class RapidReader(Reader):
         found = self._engine(np.asarray(image)[:, :, ::-1])  # it takes BGR
         if found.boxes is None or found.txts is None:
             return ""
-        gap = "" if script_of(language) in ("Hans", "Hant", "Jpan") else " "
-        lines = (gap.join(found.txts[index] for index in line) for line in reading_order(found.boxes))
+        written = script_of(language)
+        gap = "" if written in ("Hans", "Hant", "Jpan") else " "
+        order = reading_order(found.boxes, written in RIGHT_TO_LEFT, written in VERTICAL)
+        lines = (gap.join(found.txts[index] for index in line) for line in order)
         return "\n".join(" ".join(line.split()) for line in lines)
