@@ -21,7 +21,7 @@ from neuroglot.data.batch import Batcher
 from neuroglot.data.checking import KINDS, Plan, Record, check
 from neuroglot.data.checking.looks import difference_hash
 from neuroglot.data.checking.repeats import alike
-from neuroglot.data.checking.texts import scripts_of
+from neuroglot.data.checking.texts import crossed, scripts_of
 from neuroglot.data.example import Example, RenderSpec
 from neuroglot.data.image import open_image
 from neuroglot.data.store.keys import normalised
@@ -91,6 +91,10 @@ FAULTS = {
     "bad_image": put(8, images=(Path("nowhere/gone.png"),)),
     "missing_font": put(9, images=(RenderSpec("\U0010fffd", 1, 1),)),
     "empty_target": put(10, target=" \u00a0\n"),
+    "swapped": put(28, source="Ausgang 28, bitte", target="Exit 28, please"),
+    "reasoning": put(29, target="<think>It says exit.</think> Ausgang 29"),
+    "decomposed": put(30, target="Ausga\u0308nge 30"),
+    "same_reading": put(31, alternatives=("Weg 31", "Ausgang 31, bitte ")),
     "identical_target": put(11, target="Exit 11, please"),
     "code_fence": put(12, target="```\nAusgang 12\n```"),
     "label": put(13, target="**German translation:** Ausgang 13"),
@@ -159,7 +163,8 @@ def test_bad_records_are_counted_by_their_reason():
         records[place] = records[place]._replace(content=UserError(why))
     finding = found(records)[0]["bad_record"]
     assert dict(finding.reasons) == {"image … does not exist": 8, "unknown field …": 4}
-    assert [e["position"] for e in finding.examples] == [1, 2, 3, 4, 5]
+    assert [e["position"] for e in finding.examples] == [*range(1, 13)], "all are listed, each with its own reason"
+    assert "/data/1.png" in finding.examples[1]["why"]
 
 
 def test_pictures_beside_words_leak_apart_from_their_input():
@@ -187,11 +192,28 @@ def test_a_leak_of_less_than_a_hundredth_is_a_warning():
     assert found(records)[0]["leaked_input"].severity == "error"
 
 
+@pytest.mark.parametrize(("source", "target", "pair", "is_swapped"), [
+    ("出口", "exit", "en-zh", True), ("exit", "出口", "en-zh", False), ("IKEA", "IKEA", "en-zh", False),
+    ("выход", "exit", "en-ru", True), ("выход", "вихід", "ru-uk", False), ("12:30", "12:30", "en-ru", False),
+])  # fmt: skip
+def test_a_corpus_that_is_swapped_as_a_whole_is_found_by_its_scripts(source, target, pair, is_swapped):
+    languages = dict(zip(("source_lang", "target_lang"), pair.split("-"), strict=True))
+    assert crossed(replace(clean()[0].content, source=source, target=target, **languages)) == is_swapped
+
+
+def test_pairs_with_few_examples_are_one_finding():
+    languages = ["de", "fr", "cs", "lv", "hi", "tr", "es"]
+    records = [r._replace(content=replace(r.content, target_lang=languages[r.position % 7])) for r in clean()]
+    findings, _ = found(records)
+    assert (findings["small_split"].count, findings["small_split"].where) == (
+        7, "en-fr 3, en-cs 3, en-lv 4, en-hi 4, en-tr 4 and 2 more, test")  # fmt: skip
+
+
 def test_splits_that_a_run_needs():
     records = [r for r in clean() if r.split != "test"]
     assert {k: f.where for k, f in found(records)[0].items()} == {"empty_split": "en-de, test"}
     few = [*records, *(r for r in clean() if r.split == "test" and r.position < 80)]
-    assert {k: f.where for k, f in found(few)[0].items()} == {"small_split": "en-de, test"}
+    assert {k: f.where for k, f in found(few)[0].items()} == {"small_split": "en-de 14, test"}
     findings, _ = found(clean(), replace(PLAN, pairs=("en-de", "en-fr")))
     assert {k: (f.where, f.severity) for k, f in findings.items()} == {"no_examples": ("en-fr", "error")}
     findings, report = found(clean(), replace(PLAN, task="multimodal_translation"))

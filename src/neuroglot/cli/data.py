@@ -149,6 +149,8 @@ def _show(report: Report) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from neuroglot.data.checking import LEFT_OUT
+
     console = wide(Console())
 
     def table(title: str, names: Sequence[str], rows: list[list[Any]]) -> None:
@@ -176,8 +178,10 @@ def _show(report: Report) -> None:
         console.print(Text.assemble((f"{f.severity:>7} ", colours[f.severity]), plain(f.message)), soft_wrap=True)
         for why, count in f.reasons[:3] if len(f.reasons) > 1 else ():
             console.print(plain(f"          {count:,} x {why}"), soft_wrap=True)
-        for example in f.examples[:3]:
+        for example in f.examples if f.kind in LEFT_OUT else f.examples[:3]:
             console.print(plain(f"          {_place(example)}"), soft_wrap=True)
+        if f.kind in LEFT_OUT and f.count > len(f.examples):
+            console.print(plain(f"          and {f.count - len(f.examples):,} more"), soft_wrap=True)
     errors, warnings = len(report.of("error")), len(report.of("warning"))
     console.print(f"{errors or 'no'} error{'s' * (errors != 1)}, {warnings or 'no'} warning{'s' * (warnings != 1)}")
 

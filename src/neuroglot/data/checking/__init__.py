@@ -2,6 +2,6 @@
 
 from neuroglot.data.checking.check import Read, Record, Report, check
 from neuroglot.data.checking.conclusions import Plan
-from neuroglot.data.checking.findings import KINDS, SEVERITIES, Finding
+from neuroglot.data.checking.findings import KINDS, LEFT_OUT, SEVERITIES, Finding
 
-__all__ = ["KINDS", "SEVERITIES", "Finding", "Plan", "Read", "Record", "Report", "check"]
+__all__ = ["KINDS", "LEFT_OUT", "SEVERITIES", "Finding", "Plan", "Read", "Record", "Report", "check"]

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from neuroglot.data.checking.conclusions import Cell, Plan, counts, leaks, repeats, replayed, splits
-from neuroglot.data.checking.findings import KINDS, SEVERITIES, Finding, Tally
+from neuroglot.data.checking.findings import KINDS, LEFT_OUT, LISTED, SEVERITIES, Finding, Tally
 from neuroglot.data.checking.lengths import Histogram, Lengths
 from neuroglot.data.checking.looks import Look, Looks
 from neuroglot.data.checking.repeats import Columns
+from neuroglot.data.checking.swaps import Swaps, judged
 from neuroglot.data.checking.texts import faults
 from neuroglot.data.example import Example, ImageSource, RenderSpec
 from neuroglot.data.readers.checked import blocks
@@ -123,11 +124,12 @@ def check(
     for block in blocks(read(), lambda record: record.content):
         run.take(block)
         progress("read", run.entries)
+    _find_swaps(run, read)
     run.lengths.finish(progress)
     table = counts(run.cells, run.columns, plan)
 
     findings = [*splits(table, plan), *_unusable(run, plan.max_bad)]
-    findings += [t.finding(kind, len(run.columns)) for kind, t in run.tallies.items() if kind not in _UNUSABLE]
+    findings += [t.finding(kind, len(run.columns)) for kind, t in run.tallies.items() if kind not in UNUSABLE]
     drawn = [*repeats(run.columns), *leaks(run.cells, run.columns), *replayed(run.cells, run.columns, plan)]
     findings += _with_texts(drawn, read)
     kinds = list(KINDS)
@@ -145,15 +147,16 @@ def check(
 
 
 SPLITS = ("train", "dev", "test", "heldout")
-_UNUSABLE = ("bad_record", "bad_image", "missing_font", "cannot_render")
+UNUSABLE = tuple(kind for kind in LEFT_OUT if kind != "refused")
+"""Kinds that are found without the model."""
 
 
 def _unusable(run: _Pass, most: int) -> Iterator[Finding]:
     """Yield what a run leaves out: an error if it is more than the recipe allows."""
     refused = run.lengths.refused
     share = refused.count / max(1, run.lengths.measured)
-    tallies = {**{kind: run.tallies[kind] for kind in _UNUSABLE if kind in run.tallies}, "refused": refused}
-    out = sum(run.tallies[kind].count for kind in _UNUSABLE if kind in run.tallies)
+    tallies = {**{kind: run.tallies[kind] for kind in UNUSABLE}, "refused": refused}
+    out = sum(run.tallies[kind].count for kind in UNUSABLE)
     out += round(share * run.lengths.offered)
     severity = "error" if out > most else "warning"
     for kind, tally in tallies.items():
@@ -165,13 +168,22 @@ def _unusable(run: _Pass, most: int) -> Iterator[Finding]:
                                 subject="records" if kind == "bad_record" else "examples")  # fmt: skip
 
 
+def _find_swaps(run: _Pass, read: Read) -> None:
+    """Read again what was counted, and keep what is swapped."""
+    kept = (r for r in read() if isinstance(r.content, Example) and judged(r.content)) if run.swaps.examples else ()
+    for record in islice(kept, run.swaps.examples):
+        if run.swaps.swapped(record.content):
+            run.tallies["swapped"].add(record.position, f"{record.content.source} · {record.content.target}")
+
+
 class _Pass:
     """What is left behind of the records that went by."""
 
     def __init__(self, lengths: Lengths) -> None:
         self.lengths = lengths
         self.columns = Columns()
-        self.tallies: dict[str, Tally] = defaultdict(Tally)
+        self.swaps = Swaps()
+        self.tallies: dict[str, Tally] = defaultdict(Tally) | {kind: Tally(LISTED) for kind in UNUSABLE}
         self.entries = 0
         self.records = 0
         self._position = 0
@@ -214,6 +226,7 @@ class _Pass:
         content = found[0].content if len(found) == 1 else hash_text(repr([f.content for f in found])) if found else 0
         seen = found[0].look if len(found) == 1 else 0
         self.columns.add(ordinal, self._cell(example, record.split), example, content, seen)
+        self.swaps.add(example)
         if not empty:
             self.lengths.offer(record.position, example, [(f.width, f.height) for f in found])
 

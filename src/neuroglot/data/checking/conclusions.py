@@ -165,17 +165,26 @@ def splits(table: Sequence[Mapping[str, Any]], plan: Plan) -> Iterator[Finding]:
         tasks = ", ".join(sorted({row["task"] for row in table})) or "nothing"
         yield finding("no_examples", 1, subject="tasks", where=plan.task, remark=f"the data have {tasks}")
         return
-    for pair in plan.pairs or found:
+    for pair in plan.pairs:
         if pair not in found:
             yield finding("no_examples", 1, subject="pairs", where=pair, remark=nearest(pair, found))
-            continue
-        for split, few in (("train", FEW_TRAIN), ("test", FEW_TEST)):
-            count = found[pair].get(split, {"examples": 0})["examples"]
-            if count < few and not (plan.made and count):
-                kind = "small_split" if count else "empty_split"
-                remark = f"{count} where {few} would say something" if count else ""
-                yield finding(kind, 1, subject="pairs", where=f"{pair}, {split}", remark=remark)
+    for split, few in (("train", FEW_TRAIN), ("test", FEW_TEST)):
+        rows = {pair: found[pair].get(split) for pair in plan.pairs or found if pair in found}
+        counted = {pair: row["examples"] if row else 0 for pair, row in rows.items()}
+        lacking = {pair: n for pair, n in counted.items() if n < few and not (plan.made and n)}
+        empty, small = [p for p, n in lacking.items() if not n], [f"{p} {n}" for p, n in lacking.items() if n]
+        if empty:
+            yield finding("empty_split", len(empty), subject="pairs", where=f"{_some(empty)}, {split}")
+        if small:
+            remark = f"{few} would say something"
+            yield finding("small_split", len(small), subject="pairs", where=f"{_some(small)}, {split}", remark=remark)
     most = max((by_split["train"]["items"] for by_split in found.values() if "train" in by_split), default=0)
     if most > plan.train:
         remark = f"data.train is {plan.train:,}"
         yield finding("unused", most - plan.train, most, subject="training items of a pair", remark=remark)
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return names as a list of which the tail is counted."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

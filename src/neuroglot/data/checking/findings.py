@@ -14,6 +14,12 @@ SEVERITIES = ("error", "warning", "note")
 SHOWN = 5
 """Examples of a finding that are kept."""
 
+LEFT_OUT = ("bad_record", "bad_image", "missing_font", "cannot_render", "refused")
+"""Kinds of what a run leaves out, or refuses to begin with."""
+
+LISTED = 1000
+"""Records that a run leaves out and that are listed, each with its reason."""
+
 REASONS = 200
 """Different reasons that are told apart; what comes after is counted as one."""
 
@@ -42,16 +48,23 @@ KINDS: dict[str, Kind] = {
     "empty_split": Kind("error", "have no example in a split that a run needs", "add some, or mark some with a split"),
     "small_split": Kind("warning", "with too few examples in a split to say much", "add some, or leave the pair out"),
     "empty_target": Kind("error", "have a target that is empty or blank", "remove them"),
+    "swapped": Kind("warning", "seem to have source and target the wrong way round",
+                    "swap the two texts, or source_lang and target_lang"),
     "identical_target": Kind("warning", "have a target that is the source text, in another language",
                              "see whether they were left untranslated"),
     "code_fence": Kind("warning", "have a code fence in the target", "strip what the generator added"),
     "label": Kind("warning", "have a target that begins with a label such as `Translation:`",
                   "strip what the generator added"),
     "chatter": Kind("warning", "have a target that talks about the translation", "strip what the generator added"),
+    "reasoning": Kind("warning", "have a target with a model's reasoning (<think>)", "strip what the generator added"),
     "json_wrapper": Kind("warning", "have a target wrapped in JSON", "take the text out of it"),
     "html": Kind("warning", "have HTML entities or tags in the target", "unescape them"),
     "quotes": Kind("warning", "have a target with an unbalanced quotation mark", "see whether the text was cut"),
     "replacement_character": Kind("warning", "hold U+FFFD, where a byte was lost", "decode the source file again"),
+    "decomposed": Kind("warning", "have a text that is not in Unicode's composed form (NFC)",
+                       "normalise them: two spellings of one text are two texts to a model"),
+    "same_reading": Kind("warning", "have a wrong reading that is the target, or twice the same one",
+                         "remove it: nothing can be told apart by it"),
     "foreign_script": Kind("warning", "have a target in a script that its language is not written in",
                            "see whether the language code is right"),
     "repeated_example": Kind("warning", "repeat an earlier example of their split: same input, same target",
@@ -86,7 +99,8 @@ class Finding:
         total: out of how many; 0 where that says nothing.
         where: the task, pair or splits that it is about; empty where it is about all.
         message: one line for people.
-        examples: the first few, each with its position (line or record) where it has one.
+        examples: the first few, of what a run leaves out the first thousand; each with its position (line or record)
+            where it has one.
         reasons: why, with a count each, the most frequent first.
     """
 
@@ -128,6 +142,7 @@ def _percent(count: int, total: int) -> str:
 class Tally:
     """Counts of one kind, its first examples and its reasons; of bounded size whatever it is fed."""
 
+    most: int = SHOWN
     count: int = 0
     examples: list[dict[str, Any]] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -136,7 +151,7 @@ class Tally:
         """Count one, and keep it if it is among the first."""
         self.count += 1
         again = bool(self.examples) and self.examples[-1]["position"] == position  # another pair of the same record
-        if len(self.examples) < SHOWN and not again:
+        if len(self.examples) < self.most and not again:
             self.examples.append({"position": position, "text": text[:200]} | ({"why": why} if why else {}))
         if why:
             reason = _reason(why)

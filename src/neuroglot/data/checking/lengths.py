@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroglot.data.checking.findings import Tally
+from neuroglot.data.checking.findings import LISTED, Tally
 from neuroglot.data.example import Example
 from neuroglot.errors import UserError
 
@@ -91,7 +91,7 @@ class Lengths:
     fits: Fits | None = None
     most: int = 10_000
     histograms: dict[str, Histogram] = field(default_factory=dict)
-    refused: Tally = field(default_factory=Tally)
+    refused: Tally = field(default_factory=lambda: Tally(LISTED))
     offered: int = 0
     measured: int = 0
     over: int = 0

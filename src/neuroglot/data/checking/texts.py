@@ -34,6 +34,7 @@ _HTML = re.compile(
     re.IGNORECASE,
 )
 _INCHES = re.compile(r'(?<=\d)"')
+_THINK = re.compile(r"</?(?:think(?:ing)?|thought|reason(?:ing)?)>|<\|?(?:begin|end)_of_thought\|?>", re.IGNORECASE)
 _WORD = re.compile(r"\S+")
 
 SHORT = 12
@@ -57,13 +58,22 @@ def faults(example: Example) -> Iterator[tuple[str, str]]:
         yield "label", ""
     if _talks(target):
         yield "chatter", ""
+    if "<" in target and (mark := _THINK.search(target)) and not _THINK.search(source):
+        yield "reasoning", mark[0]
+    for text, place in ((target, "target"), (source, "source"), *((a, "wrong reading") for a in example.alternatives)):
+        if not unicodedata.is_normalized("NFC", text):
+            yield "decomposed", f"in the {place}"
+            break
+    readings = [unicodedata.normalize("NFC", text).strip() for text in (target, *example.alternatives)]
+    if len(set(readings)) < len(readings):
+        yield "same_reading", ""
     if target.lstrip()[0] in "{[" and not source.lstrip().startswith(("{", "[")) and _is_json(target):
         yield "json_wrapper", ""
     if ("&" in target or "<" in target) and _HTML.search(target) and not _HTML.search(source):
         yield "html", ""
     if (mark := _unbalanced(target)) and not _unbalanced(source):
         yield "quotes", f"an odd number of {mark}"
-    if why := _strange_script(target, example.target_lang):
+    if not crossed(example) and (why := _strange_script(target, example.target_lang)):
         yield "foreign_script", why
 
 
@@ -160,6 +170,20 @@ def _strange_script(text: str, language: str) -> str:
         if expected & {"Cyrl", "Grek"} and any({"Latn"} | expected <= {_script(c) for c in w} for w in _words(text)):
             return f"Latn inside a word of {language}"
     return ""
+
+
+def crossed(example: Example) -> bool:
+    """Whether source and target are each written in the script of the other's language, and not in that of their own.
+
+    >>> crossed(Example((), "出口", "exit", "en", "zh", "text_translation"))
+    True
+    """
+    source, target = example.source_lang, example.target_lang
+    if scripts_of(source) == scripts_of(target) or example.task not in TRANSLATING:
+        return False
+    shown, answer = ({_script(c) for c in text} - {*_NEUTRAL} for text in (example.source or "", example.target))
+    own, other = scripts_of(source), scripts_of(target)
+    return bool(shown and answer) and shown <= other and answer <= own and not (shown <= own or answer <= other)
 
 
 def _words(text: str) -> list[str]:
