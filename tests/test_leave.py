@@ -110,7 +110,8 @@ def test_transformers_alone_loads_it(cli, filled, tmp_path, inputs):
     places = [str(tmp_path / name) for name in ("merged", "inputs", "out")]
     ended = subprocess.run([sys.executable, "-I", "-c", PLAIN, *places], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    assert torch.equal(load_file(tmp_path / "out")["logits"], answers(live(filled / "adapter"), inputs))
+    mine = answers(live(filled / "adapter"), inputs)  # with another number of threads, perhaps
+    torch.testing.assert_close(load_file(tmp_path / "out")["logits"], mine, rtol=1e-4, atol=1e-4)
     card = (tmp_path / "merged" / "README.md").read_text()
     assert card.startswith("---\nbase_model: embedded\n")
     assert re.search(r"had trained [\d,]+ rows \(or columns\) in \d+ layers for the pairs en-de, en-fr", card)
@@ -152,7 +153,7 @@ def test_an_exported_run_answers_as_the_adapter_does(cli, filled, tmp_path, inpu
     config = json.loads((additive / "adapter_config.json").read_text())
     (additive / "adapter_config.json").write_text(json.dumps({**config, "mode": "additive"}))
     expected = answers(live(additive), inputs)
-    assert torch.equal(answers(lora, inputs), expected)
+    torch.testing.assert_close(answers(lora, inputs), expected, rtol=1e-4, atol=1e-4)  # products of other shapes
     assert (expected - answers(load_model("embedded"), inputs)).abs().max() > 1e-3
 
 
