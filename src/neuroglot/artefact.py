@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroglot.errors import UserError
+from neuroglot.errors import UserError, refusing
 
 if TYPE_CHECKING:  # scores are read without waiting for torch
     from torch import Tensor
@@ -76,6 +77,15 @@ class Format:
             raise NewerFileError(f"{path} was made by a newer neuroglot: {reads}; update neuroglot, or {self.again}")
         raise UserError(f"{path} was made by an older neuroglot: {reads}; {self.again}")
 
+    @contextmanager
+    def reading(self, path: Path | str) -> Iterator[None]:
+        """Refuse a file by its name, whatever goes wrong while it is read in the block."""
+        with refusing(lambda why: self.damaged(path, why)):
+            try:
+                yield
+            except FileNotFoundError:
+                raise self.missing(path) from None
+
     def damaged(self, path: Path | str, why: Any) -> UserError:
         """Return the error for a file that cannot be read as what it should be."""
         return UserError(f"{path} cannot be read as {self.name}: {' '.join(str(why).split())}; {self.again}")
@@ -99,6 +109,21 @@ LOSSES = Format("losses", 1, "compare")
 COMPARISON = Format("comparison", 2, "compare")
 ABLATION = Format("ablation", 1, "sweep")
 EVIDENCE = Format("evidence", 1, "evidence")
+
+
+def given_path(path: Path | str, folder: Path | str = "") -> Path:
+    """Return a path that a user gave, relative to a folder; `~` is the home folder, `~nobody` stays as it is.
+
+    Raises:
+        UserError: no file can have such a name.
+    """
+    text = os.path.join(folder, os.path.expanduser(path))
+    if "\0" in text:
+        raise UserError(f"path {text} holds a NUL character, which no file's name has")
+    sizes = [len(part.encode("utf-8", "surrogatepass")) for part in text.split(os.sep)]
+    if max(sizes) > 255 or sum(sizes) + len(sizes) > 4096:
+        raise UserError(f"path {text} is too long; a name has at most 255 bytes, a path 4,096")
+    return Path(text)
 
 
 # ---- files that are there whole or not at all -------------------------------------------------------------------
@@ -157,12 +182,11 @@ def read_json(path: Path, kind: Format) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, damaged, or something else.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise kind.missing(path) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); {kind.again}") from None
+    with refusing(lambda why: f"{path} is not valid JSON ({why}); {kind.again}"):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise kind.missing(path) from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, expected an object; {kind.again}")
     kind.check(content.get("format"), path)
@@ -195,22 +219,15 @@ def load_tensors(path: Path | str, kind: Format) -> tuple[dict[str, Tensor], dic
     Raises:
         UserError: the file is missing, damaged, or something else.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            meta = file.metadata() or {}
-            head = json.loads(meta[_HEAD]) if _HEAD in meta else {"format": meta.get("format")}
-            kind.check(head.get("format"), path)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
-    except FileNotFoundError:
-        raise kind.missing(path) from None
-    except (SafetensorError, OSError, ValueError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise kind.damaged(path, error) from None
-    if head.pop("checksum", None) != _checksum(head, _hash(tensors)):
-        raise kind.damaged(path, "its content does not match its checksum")
+    with kind.reading(path), safe_open(str(path), framework="pt") as file:
+        meta = file.metadata() or {}
+        head = json.loads(meta[_HEAD]) if _HEAD in meta else {"format": meta.get("format")}
+        kind.check(head.get("format"), path)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+        if head.pop("checksum", None) != _checksum(head, _hash(tensors)):
+            raise kind.damaged(path, "its content does not match its checksum")
     return tensors, head
 
 
@@ -220,15 +237,13 @@ def kind_of(path: Path | str) -> str:
     Raises:
         UserError: the file is missing, or none of ours.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            name = re.fullmatch(r"neuroglot-(\w+)-\d+", json.loads((file.metadata() or {})[_HEAD])["format"])
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
-        name = None
+    said = f"{path} is no file of neuroglot; expected a selection or a profile, or a run's folder"
+    with refusing(lambda why: said), safe_open(str(path), framework="pt") as file:
+        name = re.fullmatch(r"neuroglot-(\w+)-\d+", json.loads((file.metadata() or {})[_HEAD])["format"])
     if name is None:
-        raise UserError(f"{path} is no file of neuroglot; expected a selection or a profile, or a run's folder")
+        raise UserError(said)
     return name[1]
 
 
@@ -276,6 +291,8 @@ def unseal(folder: Path, kind: Format) -> dict[str, Any]:
     """
     manifest = read_json(folder / MANIFEST, kind)
     found = digests(folder)
+    if not isinstance(manifest.get("files"), dict):
+        raise kind.damaged(folder / MANIFEST, "it does not list the files")
     for name, wanted in manifest["files"].items():
         if found.get(name) != wanted:
             what = "is missing" if name not in found else "is damaged or was changed since"

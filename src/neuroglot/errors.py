@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 LONGEST = 2000
 """Characters of a message at most; of a longer one the middle is left out."""
@@ -23,6 +24,26 @@ class UserError(ValueError):
 
     def __init__(self, message: object) -> None:
         super().__init__(_shortened(visible(_shortened(str(message)))))
+
+
+@contextmanager
+def refusing(say: Callable[[str], object]) -> Iterator[None]:
+    """Turn whatever a foreign library raises in the block into a `UserError`, without guessing what that may be.
+
+    A `UserError` passes as it is; so does lack of memory, which is not the fault of what is read.
+
+    Args:
+        say: makes the message from what went wrong, on one line.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        why = " ".join(str(error).split())
+        if not why or not isinstance(error, OSError | ValueError):  # a KeyError says only the key
+            why = f"{type(error).__name__} {why}".strip()
+        raise UserError(say(why)) from None
 
 
 def visible(text: object) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from neuroglot.artefact import given_path
 from neuroglot.data.corpus import Sizes, load_corpus
 from neuroglot.data.example import Example
 from neuroglot.data.readers import Layout
@@ -117,7 +118,7 @@ def write_recipe(
         parts="\n".join(f"#   {part}: {layers} layers, {neurons:,} neurons" for part, layers, neurons in parts),
         name=_quoted(re.sub(r"[^A-Za-z0-9._-]+", "-", out.stem).lstrip("._-") or "run"),
         task=task,
-        model=_quoted(str(Path(model).expanduser().resolve()) if Path(model).expanduser().is_dir() else model),
+        model=_quoted(str(given_path(model).resolve()) if given_path(model).is_dir() else model),
         dtype="float32" if small else "bfloat16",
         data=_quoted(_relative(data, out.parent)),
         format="" if layout == "auto" else f"\n  format: {layout}",

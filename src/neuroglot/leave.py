@@ -60,7 +60,7 @@ def find(place: Path, base: str | None = None) -> Source:
     try:
         fields = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         named = fields.get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError) as error:
+    except Exception as error:
         raise UserError(f"{folder / 'adapter_config.json'} cannot be read: {error}; save the adapter again") from None
     base = base or facts.get("base") or named
     if not base:

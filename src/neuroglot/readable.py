@@ -28,6 +28,7 @@ import yaml
 from neuroglot.artefact import write_text
 from neuroglot.errors import UserError, nearest
 from neuroglot.pair import Pair
+from neuroglot.strict_yaml import read_yaml
 
 FORMAT = "neuroglot-rows-1"
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -90,14 +91,13 @@ def read_rows(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        content = json.loads(text) if path.suffix.lower() == ".json" else yaml.load(text, Loader=loader)
+        content = json.loads(text) if path.suffix.lower() == ".json" else read_yaml(text)
     except FileNotFoundError:
         raise UserError(
             f"{path} does not exist; expected a selection as `neuroglot export --format rows` writes it"
         ) from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}; expected YAML or JSON") from None
+    except Exception as error:  # of the file system, of the decoders
+        raise UserError(f"{path} cannot be read: {error}; expected YAML or JSON") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         got = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise UserError(f"{path} is no selection: its format is {got!r}, expected {FORMAT!r}")
@@ -148,7 +148,7 @@ def indices(value: Any, place: str = "rows") -> torch.Tensor:
     parts: list[Any] = value if isinstance(value, list) else str(value).split(",") if value != "" else []
     found = []
     for part in parts:
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", str(part).strip())
+        match = re.fullmatch(r"(\d{1,8})(?:-(\d{1,8}))?", str(part).strip())  # no layer has 100 million rows
         if match is None:
             raise UserError(f"{place}: {part!r} is no row and no range; expected numbers such as 0-3,7")
         first, last = int(match[1]), int(match[2] or match[1])

@@ -46,6 +46,8 @@ class Selection:
                     f"selection: axes holds {module}: {axis!r}; expected a module of the selection and 0 or 1"
                 )
         for module, groups in self.rows.items():
+            if any(index.dim() != 1 for index in groups.values()):
+                raise UserError(f"selection: the rows of {module} must be lists of numbers")
             chosen = torch.cat(list(groups.values())) if groups else torch.empty(0, dtype=torch.long)
             if chosen.unique().numel() != chosen.numel():
                 raise UserError(f"selection: {module} has a row in two groups; a row belongs to one group at most")
@@ -101,13 +103,16 @@ class Selection:
                 raise UserError(f"{path}: {error}") from None
         tensors, head = load_tensors(path, SELECTION)
         rows: dict[str, dict[Group, torch.Tensor]] = {}
-        for key, index in tensors.items():
-            module, _, name = key.rpartition("|")
-            rows.setdefault(module, {})[frozenset(name.split(","))] = index.long()
-        try:
-            return cls(tuple(head["pairs"]), rows, head["meta"], head.get("axes", {}))
-        except UserError as error:
-            raise SELECTION.damaged(path, error) from None
+        with SELECTION.reading(path):
+            for key, index in tensors.items():
+                if index.dtype not in (torch.int32, torch.int64):
+                    raise ValueError(f"{key} has type {index.dtype}, expected int32")
+                module, _, name = key.rpartition("|")
+                rows.setdefault(module, {})[frozenset(name.split(","))] = index.long()
+            try:
+                return cls(tuple(head["pairs"]), rows, dict(head["meta"]), dict(head.get("axes", {})))
+            except UserError as error:
+                raise SELECTION.damaged(path, error) from None
 
 
 def open_selection(place: Path | str) -> Selection:

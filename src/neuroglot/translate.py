@@ -124,7 +124,7 @@ def _pairs(adapter: Path) -> tuple[str, ...]:
     """Return the pairs that an adapter was trained for; none where it does not say."""
     try:
         return tuple(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")).get("pairs") or ())
-    except (OSError, ValueError, AttributeError):  # what is wrong with it is said when it is loaded
+    except Exception:  # what is wrong with it is said when it is loaded
         return ()
 
 

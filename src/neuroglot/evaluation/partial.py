@@ -65,7 +65,7 @@ class Partial:
                 kept = json.loads(line if line.endswith(b"\n") else b"")
                 row = kept["row"]
                 self._rows[row["system"], row["split"], row["index"]] = kept
-            except (ValueError, TypeError, KeyError):  # cut off while it was written
+            except Exception:  # cut off while it was written
                 break
             whole += len(line)
         if path.exists() and path.stat().st_size > whole:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from neuroglot.artefact import given_path
 from neuroglot.errors import UserError
 
 EMBEDDED = "embedded"
@@ -30,7 +31,7 @@ def resolve(model: str) -> str:
     """
     if model == EMBEDDED:
         return str(embedded_folder())
-    path = Path(model).expanduser()
+    path = given_path(model)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"model folder {model} has no config.json; expected what save_pretrained writes")
@@ -152,11 +153,9 @@ def from_pretrained(kind: Any, what: str, model: str, **options: Any) -> Any:
 @contextmanager
 def _explained(model: str, what: str) -> Iterator[None]:
     """Turn whatever transformers raises into one line."""
-    from safetensors import SafetensorError
-
     try:
         yield
-    except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # of transformers, or of the model's own code
         text = str(error)
         if "trust_remote_code" in text:
             why = "it brings code of its own, which runs only if you say so; read it, then add --trust-remote-code"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from neuroglot.complaint import complaint
@@ -19,6 +18,7 @@ from neuroglot.recipe.sections.section import Section
 from neuroglot.recipe.sections.sweep import SweepSection
 from neuroglot.recipe.sections.systems import SystemSettings
 from neuroglot.recipe.sections.train import TrainSection
+from neuroglot.strict_yaml import write_yaml
 
 
 class Recipe(Section):
@@ -176,4 +176,4 @@ def check(tree: dict[str, Any], origin: str) -> Recipe:
 
 def dump(recipe: Recipe) -> str:
     """Return a recipe as YAML, complete and in the order of its sections."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return write_yaml(recipe.model_dump(mode="json"))

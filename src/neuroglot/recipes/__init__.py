@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from neuroglot.artefact import given_path
 from neuroglot.errors import UserError, nearest
 from neuroglot.recipe import Recipe, check
 from neuroglot.recipe.sections.systems import anchor as anchor_systems
 from neuroglot.recipes.smoke import corpus_in
+from neuroglot.strict_yaml import read_yaml
 
 SMOKE: dict[str, Any] = {
     "data.train": 24, "data.dev": 4, "data.test": 3, "data.heldout": 2, "data.retention": 2,
@@ -25,15 +24,6 @@ SMOKE: dict[str, Any] = {
 """What `--scale smoke` makes of any recipe: every stage runs, nothing is learned."""
 SMOKE_SWEEP = {"seeds": 1, "rates": [1e-3]}
 """And of what is swept, where something is."""
-
-
-class _Numbers(yaml.SafeLoader):
-    """YAML, except that 1e-3 is a number, as everybody expects."""
-
-
-_Numbers.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
-)
 
 
 def shipped() -> dict[str, Path]:
@@ -54,16 +44,16 @@ def load_recipe(source: str | Path, overrides: Sequence[str] | None = None, scal
     Raises:
         UserError: no such file, not YAML, an unknown key (with the nearest names) or a wrong value (with its path).
     """
-    path = Path(source)
+    path = given_path(source)
     if not path.is_file():
         path = shipped().get(str(source), path)
     if not path.is_file():
         hint = nearest(str(source), shipped())
         raise UserError(f"recipe {source} does not exist; give a YAML file or the name of a shipped recipe; {hint}")
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Numbers)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {source} is not YAML: {' '.join(str(error).split())}") from None
+        tree = read_yaml(path.read_text(encoding="utf-8"))
+    except (UserError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {source} is not YAML: {error}") from None
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise UserError(f"recipe {source} must be a mapping of sections, got {type(tree).__name__}")
@@ -73,16 +63,17 @@ def load_recipe(source: str | Path, overrides: Sequence[str] | None = None, scal
     _anchor(tree, Path.cwd() if path in shipped().values() else path.parent)
     if scale == "smoke":
         _shrink(tree, smoke, str(source))
-    if scale == "smoke" and tree.get("sweep"):
+    if scale == "smoke" and isinstance(tree.get("sweep"), dict):
         tree["sweep"] = {**tree["sweep"], **SMOKE_SWEEP}
     for override in overrides or []:
         key, found, text = override.partition("=")
         if not found or not all(key.split(".")):
             raise UserError(f"override {override!r} is malformed; expected key.path=value such as train.steps=50")
         try:
-            _put(tree, key, yaml.load(text, _Numbers))
-        except yaml.YAMLError:
-            raise UserError(f"override {override!r}: the value is not YAML") from None
+            value = read_yaml(text)
+        except UserError as error:
+            raise UserError(f"override {override!r}: the value is not YAML: {error}") from None
+        _put(tree, key, value)
     _anchor(tree, Path.cwd())
     return check(tree, f"recipe {source}")
 
@@ -120,7 +111,7 @@ def _anchor(tree: dict[str, Any], folder: Path) -> None:
     scored = tree.get("evaluate")
     if isinstance(scored, dict) and isinstance(scored.get("retention"), list | str):
         files = scored["retention"] if isinstance(scored["retention"], list) else [scored["retention"]]
-        places = [str((folder / Path(f).expanduser()).resolve()) if isinstance(f, str) else f for f in files]
+        places = [str(given_path(f, folder).resolve()) if isinstance(f, str) else f for f in files]
         tree["evaluate"] = {**scored, "retention": places}
     named = (("data", "source", ("signs", "scenes")), ("data", "images", ("",)), ("model", "path", ("embedded",)),
              ("select", "file", ()))  # fmt: skip
@@ -130,12 +121,12 @@ def _anchor(tree: dict[str, Any], folder: Path) -> None:
             continue
         if section == "data" and inside[key].startswith("hf:"):
             continue
-        place = folder / Path(inside[key]).expanduser()
+        place = given_path(inside[key], folder)
         if section != "model" or inside[key].startswith((".", "~")) or place.is_dir():
             tree[section] = {**inside, key: str(place.resolve())}
     data = tree.get("data")
     if isinstance(data, dict) and isinstance(data.get("render"), dict):
-        photographs = folder / Path(str(data["render"].get("background", ""))).expanduser()
+        photographs = given_path(str(data["render"].get("background", "")), folder)
         if "background" in data["render"] and photographs.is_dir():
             render = {**data["render"], "background": str(photographs.resolve())}
             tree["data"] = {**data, "render": render}

@@ -50,7 +50,6 @@ def with_adapter(model: Any, adapter: Path, safe_merge: bool = False, base: str 
         UserError: there is no adapter, it is damaged, it was made for another model, or a value is not finite.
     """
     from peft import PeftModel
-    from safetensors import SafetensorError
 
     from neuroglot.neurons import inventory
     from neuroglot.neurons.inventory import fingerprint
@@ -68,7 +67,7 @@ def with_adapter(model: Any, adapter: Path, safe_merge: bool = False, base: str 
         if tuned.peft_config["default"].peft_type == PROMPT:
             return tuned
         return tuned.merge_and_unload(safe_merge=safe_merge).eval()
-    except (ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+    except Exception as error:  # of peft
         why = " ".join(str(error).split())[:300].strip()
         raise UserError(f"adapter {adapter} cannot be merged into {base}: {why}") from None
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
+from neuroglot.artefact import given_path
 from neuroglot.errors import UserError, nearest
 
 SIZE = 120
@@ -153,8 +153,8 @@ def _background(value: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in value.split(","))
     if all(name in GROUNDS for name in names):
         return names
-    if Path(value).expanduser().is_dir():
-        return (str(Path(value).expanduser()),)
+    if given_path(value).is_dir():
+        return (str(given_path(value)),)
     wrong = next(name for name in names if name not in GROUNDS)
     raise UserError(
         f"render style background {wrong!r} is neither {', '.join(GROUNDS)} nor a folder of photographs; "

@@ -110,7 +110,7 @@ def _open(cached: Path, identity: Any) -> Store | None:
         if _digest(index, further) != foot["index"]:
             raise ValueError
         return Store(file, index, [Kind(*kind) for kind in foot["kinds"]], further)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+    except Exception:
         file.close()
         return None
 

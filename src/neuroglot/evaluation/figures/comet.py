@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from neuroglot.artefact import given_path
 from neuroglot.errors import UserError
 
 MODEL = "Unbabel/wmt22-comet-da"
@@ -43,7 +44,7 @@ def python_of(place: Path | str) -> Path:
     Raises:
         UserError: there is none.
     """
-    place = Path(place).expanduser()
+    place = given_path(place)
     if not place.exists():
         raise UserError(f"COMET's environment {place} does not exist; make one: {INSTALL}")
     if place.is_dir():

@@ -150,10 +150,11 @@ class Checkpoint:
         if not self.path.exists():
             return 0
         tensors, head = load_tensors(self.path, PROFILING)
-        if head["facts"] != {**facts, "key": self.key}:
+        if head.get("facts") != {**facts, "key": self.key}:
             remove(self.path)
             return 0
-        for kind, sums in (("totals", totals), ("blocks", blocks)):
-            own = {n.partition("|")[2]: x.to(device, copy=True) for n, x in tensors.items() if n.startswith(kind)}
-            sums.restore(own, head[kind])
-        return int(head["done"])
+        with PROFILING.reading(self.path):
+            for kind, sums in (("totals", totals), ("blocks", blocks)):
+                own = {n.partition("|")[2]: x.to(device, copy=True) for n, x in tensors.items() if n.startswith(kind)}
+                sums.restore(own, head[kind])
+            return int(head["done"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -242,12 +243,25 @@ class Profile:
             UserError: the file is missing, damaged, or not a profile of this format version.
         """
         tensors, head = load_tensors(path, PROFILE)
+        with PROFILE.reading(path):
+            return cls._of(tensors, head)
+
+    @classmethod
+    def _of(cls, tensors: dict[str, Tensor], head: dict[str, Any]) -> Profile:
+        """Return what `save` wrote, once its tensors have the shapes that its head speaks of."""
         layers = tuple(Layer(**{**layer, "reads": tuple(layer["reads"])}) for layer in head["layers"])
         conditions = tuple(Condition.parse(text) for text in head["conditions"])
 
         def by_layer(kind: str) -> dict[str, Tensor]:
             return {x.name: tensors[f"{kind}|{x.name}"] for x in layers if f"{kind}|{x.name}" in tensors}
 
+        shape = (len(conditions), len(head["scores"]), len(head["classes"]))
+        if tensors["counts"].shape != (shape[0], shape[2]):
+            raise ValueError("counts has another shape than conditions and classes")
+        for layer in layers:
+            for kind in ("mean", "spread", "share_mean", "share_spread"):
+                if tensors[f"{kind}|{layer.name}"].shape != (*shape, layer.neurons):
+                    raise ValueError(f"{kind} of {layer.name} has another shape than its scores and neurons")
         samples = tensors["counts"].double()[:, None, :, None]
         means, shares = by_layer("mean"), by_layer("share_mean")
         blocks, items = {}, {task: tensors[f"items|{task}"] for task in head["tasks"]}

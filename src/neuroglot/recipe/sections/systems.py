@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from neuroglot.artefact import given_path
 from neuroglot.recipe.sections.section import Section
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
@@ -205,6 +206,6 @@ def _anchored(key: Any, value: Any, beside: Mapping[Any, Any], folder: Path) -> 
     models = key == "path" or (key == "model" and len(beside) == 1)
     if not models and key != "cache":
         return value
-    place = folder / Path(value).expanduser()
+    place = given_path(value, folder)
     meant = key == "cache" or value.startswith((".", "~")) or place.is_dir()
     return str(place.resolve()) if meant and value != "embedded" else value

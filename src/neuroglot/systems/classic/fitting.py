@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import pickle
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -244,7 +243,7 @@ def _resumed(work: Path, mark: str, network: Network, optimiser: torch.optim.Opt
              "best": {name: tensor.clone() for name, tensor in network.state_dict().items()}}  # fmt: skip
     try:
         found = torch.load(work / STATE, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError):
+    except Exception:  # there is none, or it is damaged
         return start
     if not isinstance(found, dict) or found.pop("mark", None) != mark:
         return start

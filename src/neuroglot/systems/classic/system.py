@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -194,7 +193,7 @@ def load(folder: Path | str, features: Features | None = None, **options: Any) -
         missing = [name for name in wrong.missing_keys if name not in _tied(network)]
         if missing or wrong.unexpected_keys:
             raise KeyError(f"weights do not fit: {(missing + wrong.unexpected_keys)[0]}")
-    except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except Exception as error:
         raise CLASSIC.damaged(folder / MANIFEST, error) from None
     if torch.accelerator.is_available():
         network.to(torch.accelerator.current_accelerator())

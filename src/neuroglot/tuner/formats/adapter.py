@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from neuroglot.artefact import ADAPTER, MANIFEST, fresh, seal, unseal
-from neuroglot.errors import UserError
+from neuroglot.artefact import ADAPTER, MANIFEST, fresh, given_path, seal, unseal
+from neuroglot.errors import UserError, refusing
 from neuroglot.tuner.config import NEUROGLOT, NeuroglotConfig
 from neuroglot.tuner.engines.deltas import KEY, shape_of
 from neuroglot.tuner.matching import matrix_of
@@ -132,7 +132,6 @@ class Adapter:
         Raises:
             UserError: there is no adapter of this kind, it is damaged, or its tensors do not fit its configuration.
         """
-        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         folder = Path(folder)
@@ -140,7 +139,7 @@ class Adapter:
             if not (folder / name).is_file():
                 raise UserError(f"{folder} holds no adapter ({name} is missing); expected what save_pretrained writes")
         facts = unseal(folder, ADAPTER) if (folder / MANIFEST).is_file() else {}
-        try:
+        with refusing(lambda why: f"adapter {folder} cannot be read: {why}; save it again"):
             fields = NeuroglotConfig.from_json_file(str(folder / CONFIG))
             kind = fields.get("peft_type")
             if kind != NEUROGLOT:
@@ -149,14 +148,8 @@ class Adapter:
                 )
             config = NeuroglotConfig.from_pretrained(str(folder))
             tensors = load_file(str(folder / WEIGHTS))
-        except UserError:
-            raise
-        except (OSError, ValueError, TypeError, AttributeError, SafetensorError) as error:
-            raise UserError(
-                f"adapter {folder} cannot be read: {' '.join(str(error).split())}; save it again"
-            ) from None
-        kept = {name: value for name, value in facts.items() if name not in ("format", "checksum", "files")}
-        return cls(config, *_parse(config, tensors, folder), kept)
+            kept = {name: value for name, value in facts.items() if name not in ("format", "checksum", "files")}
+            return cls(config, *_parse(config, tensors, folder), kept)
 
     def save(self, folder: Path | str) -> None:
         """Write the adapter's folder, whole or not at all, with its card and a seal.
@@ -209,7 +202,7 @@ def check_free(folder: Path | str) -> Path:
     Raises:
         UserError: something is there already.
     """
-    path = Path(folder).expanduser().absolute()
+    path = given_path(folder).absolute()
     if path.is_dir() and any(path.iterdir()):
         raise UserError(f"folder {folder} exists and is not empty; expected a new one; choose another, or remove it")
     for place in (path, *path.parents):
@@ -263,6 +256,8 @@ def _parse(
             bare.add(module)
         counts = list(groups.values())
         rows = take(f"{place}.neuroglot_rows", sum(counts)).split(counts)
+        if rows[0].dtype != torch.int32 or min(int(own.min()) for own in rows) < 0:
+            raise UserError(f"adapter {folder}: the rows of {module} must be int32 from 0 on; save it again")
         biased = any(name.startswith(f"{place}.neuroglot_bias.") for name in rest)
         found[module] = {}
         for (group, count), own in zip(groups.items(), rows, strict=True):
