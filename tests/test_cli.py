@@ -11,12 +11,12 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
 
 import neuroglot
-from neuroglot.cli import main
 
 VERBS = (
     "run",
@@ -77,13 +77,39 @@ def test_a_full_disk_is_one_line(cli, monkeypatch, error):
     assert re.fullmatch("neuroglot: .*No space left on device.*; make room, then run it again\n", err)
 
 
-def test_a_defect_keeps_its_traceback(cli, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "code", "expected"),
+    [
+        (
+            RuntimeError("a\ndefect"),
+            70,
+            r"this is a defect of neuroglot, please report it with (\S+) \(RuntimeError: a d",
+        ),
+        (RecursionError(), 70, r"this is a defect of neuroglot, please report it with (\S+) \(RecursionError\)\n"),
+        (OSError(36, "File name too long", "x"), 2, r"x: File name too long; see (\S+) for where that happened\n"),
+        (OSError(5, "Input/output error"), 2, r"Input/output error; see (\S+) for where"),
+    ],
+)
+def test_what_nothing_else_catches_is_one_line_and_a_file(cli, monkeypatch, tmp_path, error, code, expected):
     def broken(*arguments):
-        raise RuntimeError("a defect")
+        raise error
 
     monkeypatch.setattr("neuroglot.run.execute", broken)
-    with pytest.raises(RuntimeError, match="a defect"):
-        main(["run", "quickstart"])
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    found, out, err = cli("run", "quickstart", "train.steps=3")
+    assert (found, out, err.count("\n")) == (code, "", 1)
+    file = re.match(f"neuroglot: {expected}", err)
+    assert file, err
+    text = Path(file[1]).read_text()
+    assert "Traceback" in text
+    assert "run quickstart train.steps=3" in text
+
+
+def test_memory_that_ran_out_is_one_line(cli, monkeypatch):
+    monkeypatch.setattr("neuroglot.run.execute", lambda *_: [0] * 2**61)
+    code, _, err = cli("run", "quickstart")
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("neuroglot: memory ran out")
 
 
 def test_an_interrupted_command_says_that_it_goes_on(cli, monkeypatch):
@@ -165,7 +191,8 @@ def test_starting_is_light():
 
 
 def test_the_process_itself(tmp_path, own_run):
-    assert command("--version").stdout == f"{neuroglot.__version__}\n"
+    module = subprocess.run([sys.executable, "-m", "neuroglot", "--version"], capture_output=True, text=True)
+    assert module.stdout == f"{neuroglot.__version__}\n"
     wrong = command("run", "quickstart", "trian.steps=3", cwd=tmp_path)
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr == "neuroglot: recipe quickstart: unknown key trian; did you mean train?\n"

@@ -116,10 +116,47 @@ def test_what_is_typed(cli, images, tmp_path, mistake):
     assert tree(tmp_path) == {"work": None}
 
 
+LONG = "x" * 300
+
+PLAIN = [  # what is typed, and what is said
+    (("compare", "quickstart", "--methods", ""), "no method is named; name one or more, such as base,mnaft"),
+    (("compare", "quickstart", "--jobs", "0"), "jobs must be 1 or more, got 0"),
+    (("compare", "quickstart", "--seeds", "9" * 5000), "Invalid value for '--seeds'"),
+    (("run", "quickstart", "sweep=x", "--scale", "smoke"), "sweep: must be a section of keys, got 'x'"),
+    (
+        ("run", "quickstart", "train.steps=" + "9" * 5000),
+        "the number 999999999999999999999999999999 in line 1, column",
+    ),
+    (("run", "quickstart", "systems=&a {b: *a}"), "anchors (&) and aliases (*) are not read in line 1, column"),
+    (("run", "quickstart", "train={steps: 3, steps: 4}"), "key 'steps' stands twice in line 1, column 1"),
+    (("run", "quickstart", "data=" + "[" * 500), "more than 20 sections or lists within each other"),
+    (("run", "quickstart", "train.seed=-1"), "train.seed: must be greater than or equal to 0, got -1"),
+    (("run", "quickstart", "model.path=~nouser"), "model folder ~nouser does not exist"),
+    (("run", "quickstart", f"model.path=./{LONG}"), "is too long; a name has at most 255 bytes"),
+    (("run", LONG), "is too long; a name has at most 255 bytes"),
+    (("run", "quickstart", "--runs", LONG), "File name too long"),
+    (("show", LONG), "File name too long"),
+    (("init", "--data", LONG), "too long"),
+    (("translate", LONG, "--to", "de", "--model", "embedded"), "too long"),
+    (("merge", LONG, "out"), "File name too long"),
+    (("score", LONG), "too long"),
+    (("data", "check", "quickstart", "--out", ""), ". is a folder; give the name of the file to write"),
+    (("score", "a", "b", "--seed", "-1"), "Invalid value for '--seed'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), PLAIN, ids=[" ".join(words)[:40] for words, _ in PLAIN])
+def test_plain_mistakes(cli, tmp_path, monkeypatch, arguments, expected):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    refused(cli(*arguments), expected)
+    assert {name for name in tree(tmp_path) if not name.startswith("neuroglot-")} == {"work"}
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         (b"method: [mnaft", "is not YAML: "),
+        (b"data:\n\tpairs: [en-de]", "is not YAML: "),
         (b"- method: mnaft", "must be a mapping of sections, got list"),
         (b"name: caf\xe9", "is not YAML: "),
         (b"trian: {steps: 3}", "unknown key trian; did you mean train?"),

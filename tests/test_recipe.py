@@ -12,6 +12,7 @@ from neuroglot.neurons.selecting.select import METHODS as SELECTIONS
 from neuroglot.neurons.selecting.select import Options
 from neuroglot.recipe import METHODS, NEURON_METHODS, SCORES, Recipe, SelectSection, check, dump
 from neuroglot.recipes import SMOKE, load_recipe, shipped
+from neuroglot.strict_yaml import read_yaml, write_yaml
 
 
 def test_every_shipped_recipe_parses_and_says_how_it_is_run(tmp_path, monkeypatch):
@@ -156,6 +157,19 @@ def test_overrides_are_yaml_and_later_ones_win():
     assert recipe.profile.contrast == ()
     assert recipe.train.bf16 is True
     assert (recipe.method, recipe.name) == ("lora", "a-b")
+
+
+def test_values_are_what_they_look_like():
+    """As in YAML 1.2: no Norway, no sexagesimal numbers, no octal ones, no dates; what is written reads the same."""
+    text = "a: [no, yes, on, 12:30, 2024-01-01, 0x1f, 1_000]\nb: [010, 1e-3, .5, -3, true, null, ~, .inf]\nc: '010'\n"
+    found = read_yaml(text)
+    assert found == {
+        "a": ["no", "yes", "on", "12:30", "2024-01-01", "0x1f", "1_000"],
+        "b": [10, 0.001, 0.5, -3, True, None, None, float("inf")],
+        "c": "010",
+    }
+    for value in (found, {"x": ["1e3", ".5", "010", "yes", "~", "12:30", 1e-5, 1e22, None]}):
+        assert read_yaml(write_yaml(value)) == value
 
 
 def test_a_section_left_empty_is_one_left_out(tmp_path):

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 LONGEST = 2000
 """Characters of a message at most; of a longer one the middle is left out."""
 
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""What torch says, on accelerators and processors, beside types that tell."""
+
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, line and paragraph separators, bidirectional overrides, and halves of surrogate pairs."""
 
@@ -69,6 +72,15 @@ def _shortened(text: str) -> str:
         return text
     head, tail = LONGEST * 7 // 10, LONGEST // 4
     return f"{text[:head]} [... {len(text) - head - tail:,} characters left out ...] {text[-tail:]}"
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether memory was too small.
+
+    >>> ran_out(RuntimeError("CUDA error: out of memory"))
+    True
+    """
+    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

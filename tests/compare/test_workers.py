@@ -9,18 +9,12 @@ import weakref
 import pytest
 import torch
 
-from neuroglot.compare.estimate import estimate, timed
-from neuroglot.compare.processes.workers import complaint, ran_out
-from neuroglot.recipes import load_recipe
-from neuroglot.stages import Context
+from neuroglot.compare.estimate import Estimate
+from neuroglot.compare.processes.workers import complaint
+from neuroglot.errors import ran_out
 from neuroglot.stages.keeping.memory import release
 
 SMALL = ["data.pairs=[en-de]", "data.heldout=0", "data.retention=0"]
-
-
-def context(tmp_path, *overrides):
-    recipe = load_recipe("quickstart", [*SMALL, *overrides], "smoke")
-    return Context(recipe, tmp_path, lambda label, total: lambda done: None, lambda text: None)
 
 
 def test_want_of_memory_is_told_from_other_failures():
@@ -41,36 +35,17 @@ def test_the_line_about_cells_that_ran_out_of_memory_names_them_and_a_way_out():
     assert complaint({"a": "", "b": "x"}).startswith("2 cells (a, b) ran out of memory (nothing more was said)")
 
 
-@pytest.fixture
-def every_module():
-    """Calls a function after each module's forward, as torch itself offers."""
-    hooks = []
-    yield lambda function: hooks.append(torch.nn.modules.module.register_module_forward_hook(function))
-    for hook in hooks:
-        hook.remove()
-
-
-def test_the_trial_step_computes_as_training_will(tmp_path, every_module):
-    """Under autocast, and with activations recomputed."""
-    seen = []
-
-    def look(module, given, found):
-        if isinstance(module, torch.nn.Linear) and module.training:
-            seen.append((found.dtype, id(module)))
-
-    every_module(look)
-    options = ("train.bf16=true", "train.gradient_checkpointing=true", "train.batch_size=2")
-    assert timed(context(tmp_path, *options)) > 0
-    assert {dtype for dtype, _ in seen} == {torch.bfloat16}
-    assert max(sum(one == other for _, other in seen) for _, one in seen) == 4  # of two steps
-
-
-def test_a_trial_that_does_not_fit_is_no_obstacle(tmp_path, every_module):
-    def full(module, given, found):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-    every_module(full)
-    assert "is not known" in estimate(context(tmp_path).recipe, tmp_path, 4, 1, False)
+def test_an_estimate_comes_from_measured_cells():
+    estimate = Estimate([], 2)
+    assert estimate.left(10) == "how long they take is said when the first is done"
+    estimate.add(10, whole=True)
+    assert estimate.left(12) == "about 60 seconds left (10 s a cell, 2 at a time)"
+    estimate.add(20, whole=False)  # the test split of the same cell
+    assert estimate.left(12) == "about 3 minutes left (30 s a cell, 2 at a time)"
+    earlier = Estimate([100.0, 200.0], 1)
+    assert earlier.left(2) == "about 5 minutes left (150 s a cell, 1 at a time)"
+    earlier.add(10, whole=True)  # what is measured here counts more than an earlier process's records
+    assert earlier.left(2) == "about 20 seconds left (10 s a cell, 1 at a time)"
 
 
 def test_nothing_is_held_by_a_cycle_when_the_cells_begin():

@@ -6,9 +6,12 @@ import errno
 import io
 import logging
 import os
+import shlex
 import signal
 import sys
+import tempfile
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from neuroglot.cli.app import app
-from neuroglot.errors import UserError
+from neuroglot.errors import UserError, ran_out
 from neuroglot.printing import OneLine
 
 # isort: off
@@ -25,8 +28,8 @@ from neuroglot.printing import OneLine
 from neuroglot.cli import work, data, look, judge, inspect, files, leave  # noqa: F401
 # isort: on
 
-INTERRUPTED, TERMINATED = 130, 143
-"""Exit codes after Ctrl-C and SIGTERM."""
+REFUSED, DEFECT, INTERRUPTED, TERMINATED = 2, 70, 130, 143
+"""Exit codes: a mistake that the user can mend, a defect of neuroglot, Ctrl-C, SIGTERM."""
 
 
 @app.callback(invoke_without_command=True)
@@ -87,7 +90,10 @@ _UsageError: type[Any] = typer.BadParameter.__bases__[0]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line: a user's mistake is one line on stderr and exit code 2."""
+    """Run the command line: a user's mistake is one line on stderr and exit code 2.
+
+    Whatever nothing else has caught is one line too, which names a file with the traceback; exit code 70.
+    """
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what is wrong with an image is said in our own words
     try:
         with _ended_by_sigterm(), _safe_output():
@@ -99,24 +105,51 @@ def main(arguments: list[str] | None = None) -> None:
     except _UsageError as error:
         verb = error.ctx.command_path if error.ctx else "neuroglot"
         code = _refuse(f"{' '.join(error.format_message().split()).rstrip('.')}; see {verb} --help")
-    except typer.Abort:  # what older versions of typer make of Ctrl-C
+    except (typer.Abort, KeyboardInterrupt):  # the first is what older versions of typer make of Ctrl-C
         code = INTERRUPTED
     except BrokenPipeError:  # whoever read the output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception as error:
-        why = " ".join(str(error).split())
-        if any(words in why for words in _FULL_IN_TORCH):
-            why = f"a checkpoint cannot be written, most likely: {_FULL[0]} (torch says {why!r})"
-        if not any(words in why for words in _FULL):
-            raise
-        code = _refuse(f"{why}; make room, then run it again")
+        code = _unexpected(error, sys.argv[1:] if arguments is None else arguments)
     if code in (INTERRUPTED, TERMINATED):
         what = "interrupted" if code == INTERRUPTED else "terminated"
         print(f"neuroglot: {what}; the same command goes on from here", file=sys.stderr)
     sys.exit(code or 0)
 
 
-def _refuse(why: Any) -> int:
+def _refuse(why: Any, code: int = REFUSED) -> int:
     print(f"neuroglot: {UserError(why)}", file=sys.stderr)
-    return 2
+    return code
+
+
+def _unexpected(error: Exception, arguments: list[str]) -> int:
+    """Say in one line what nothing else has caught: what the machine lacks, or else a defect; return the exit code."""
+    why = " ".join(str(error).split())
+    if any(words in why for words in _FULL_IN_TORCH):
+        why = f"a checkpoint cannot be written, most likely: {_FULL[0]} (torch says {why!r})"
+    if any(words in why for words in _FULL):
+        return _refuse(f"{why}; make room, then run it again")
+    if ran_out(error):
+        return _refuse(f"memory ran out ({why or 'nothing more was said'}); try a smaller batch size")
+    file = _keep_traceback(error, arguments)
+    if isinstance(error, OSError) and error.filename is not None:
+        return _refuse(f"{os.fsdecode(error.filename)}: {error.strerror}; see {file} for where that happened")
+    what = f"{type(error).__name__}: {why}" if why else type(error).__name__
+    return _refuse(f"this is a defect of neuroglot, please report it with {file} ({what:.300})", DEFECT)
+
+
+def _keep_traceback(error: Exception, arguments: list[str]) -> str:
+    """Write a traceback, and what was asked for, into a file in the folder for temporary files; return its name."""
+    from neuroglot import __version__
+
+    about = f"neuroglot {__version__}, Python {sys.version}, {sys.platform}\nneuroglot {shlex.join(arguments)}\n\n"
+    text = about + "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="neuroglot-", suffix=".txt", delete=False, encoding="utf-8",
+                                         errors="backslashreplace") as file:  # fmt: skip
+            file.write(text)
+            return file.name
+    except OSError:  # there is no such folder, or no room in it
+        print(text, file=sys.stderr)
+        return "the lines above"

@@ -69,6 +69,18 @@ def bars() -> Iterator[tuple[Callable[[str, int], Callable[[int], None]], Callab
         yield track, say
 
 
+def check_out(out: Path) -> None:
+    """Refuse the name of a file to write that no file can have.
+
+    Raises:
+        UserError: it is a folder, or its folder does not exist.
+    """
+    if out.is_dir():
+        raise UserError(f"{out} is a folder; give the name of the file to write")
+    if not out.parent.is_dir():
+        raise UserError(f"{out.parent} is no folder, so {out.name} cannot be written there; make it first")
+
+
 def wide(console: Console) -> Console:
     """A table cut to 80 columns because its output goes to a file helps nobody."""
     if not console.is_terminal:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neuroglot.cli.app import Json, Overrides, RecipeName, Scale, Trust, app, wide
+from neuroglot.cli.app import Json, Overrides, RecipeName, Scale, Trust, app, check_out, wide
 from neuroglot.errors import UserError
 from neuroglot.printing import plain, print_json, print_line
 
@@ -48,8 +48,8 @@ def check(
     from neuroglot.recipes import load_recipe
 
     loaded = load_recipe(recipe, overrides, scale)
-    if out is not None and not out.parent.is_dir():
-        raise UserError(f"{out.parent} is no folder, so {out.name} cannot be written there; make it first")
+    if out is not None:
+        check_out(out)
     from neuroglot.data.checking import check as look
     from neuroglot.stages.context import Context, quiet
 

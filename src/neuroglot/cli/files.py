@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from neuroglot.cli.app import Json, app, show_facts
+from neuroglot.cli.app import Json, app, check_out, show_facts
 from neuroglot.errors import UserError
 from neuroglot.printing import print_line
 
@@ -37,8 +37,7 @@ def merge_profiles(
         )
     if out.exists():
         raise UserError(f"{out} is there already and is not overwritten; the last file is the one to write")
-    if not out.parent.is_dir():
-        raise UserError(f"{out.parent} is no folder, so {out.name} cannot be written there; make it first")
+    check_out(out)
     from neuroglot.artefact import fresh
     from neuroglot.neurons.profiling.pieces import merge
     from neuroglot.neurons.profiling.profile import Profile

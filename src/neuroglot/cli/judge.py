@@ -17,9 +17,10 @@ def evidence(
     only: Annotated[
         str, typer.Option("--only", help="Of noise, specificity, ablation, difficulty, instruction, layers.")
     ] = "",
-    seeds: Annotated[int, typer.Option("--seeds", help="Repetitions with other draws.")] = 5,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Repetitions with other draws.")] = 5,
     items: Annotated[
-        int | None, typer.Option("--items", help="Source items of a measurement; by default those of the profile.")
+        int | None,
+        typer.Option("--items", min=1, help="Source items of a measurement; by default those of the profile."),
     ] = None,
     ablate: Annotated[
         str, typer.Option("--ablate", help="What an ablated neuron yields: `zero` or its `mean`.")
@@ -53,8 +54,8 @@ def score(
     ] = None,
     metrics: Annotated[str, typer.Option("--metrics", help="Comma-separated; those that apply by default.")] = "",
     tokenise: Annotated[str | None, typer.Option("--tokenise", help="BLEU's tokeniser, such as ja-mecab.")] = None,
-    resamples: Annotated[int, typer.Option("--resamples", help="Bootstrap draws of source items.")] = 1000,
-    seed: Annotated[int, typer.Option("--seed", help="Of the draws.")] = 0,
+    resamples: Annotated[int, typer.Option("--resamples", min=1, help="Bootstrap draws of source items.")] = 1000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draws.")] = 0,
     comet: Annotated[
         Path | None, typer.Option("--comet", help="Virtual environment with unbabel-comet, or its python.")
     ] = None,

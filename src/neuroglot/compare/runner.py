@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neuroglot.compare.cells import mean_of, read_losses
-from neuroglot.compare.estimate import estimate, finished
+from neuroglot.compare.estimate import Estimate, finished, recorded
 from neuroglot.compare.grid import Cell, Contender, contenders, first_steps, next_steps, rate, recipe_of, variants
 from neuroglot.compare.processes.workers import Task, drain
 from neuroglot.errors import UserError
-from neuroglot.recipe import Recipe
+from neuroglot.recipe import METHODS, YARDSTICKS, Recipe
 from neuroglot.run import execute
 from neuroglot.stages import Context, Stage, Track, quiet, stages
 from neuroglot.stages.keeping.files import held
@@ -78,6 +78,10 @@ def make_grid(
     Raises:
         UserError: methods or budgets are wrong, there is no seed, a rate is not positive, or nothing to sweep by.
     """
+    if not methods:
+        raise UserError(
+            f"no method is named; name one or more, such as base,mnaft; known: {', '.join((*YARDSTICKS, *METHODS))}"
+        )
     if seeds < 1:
         raise UserError(f"seeds must be 1 or more, got {seeds}")
     for given in rates:
@@ -142,11 +146,10 @@ def run_grid(
     (folder / "cells").mkdir(exist_ok=True)
     with held(folder / "cells"):
         widths = _widths(grid.recipe, trust_remote_code)
-        planned, left = _planned(grid, folder)
-        takes = estimate(grid.recipe, folder, left, jobs, trust_remote_code)
-        say(f"{planned} cells, {planned - left} of them done; {takes}")
-        release()  # what profile and trial had of the accelerator's memory is the cells' now
-        return _Sweeps(grid, folder, widths, track("cells", planned)).run(jobs, trust_remote_code)
+        release()  # what the profile had of the accelerator's memory is the cells' now
+        sweeps = _Sweeps(grid, folder, widths, Estimate(recorded(folder), jobs), say)
+        sweeps.bar = track("cells", sweeps.planned)
+        return sweeps.run(jobs, trust_remote_code)
 
 
 def _prepare(grid: Grid, runs: Path, track: Track, say: Callable[[str], None], trust: bool) -> None:
@@ -171,26 +174,38 @@ def _widths(recipe: Recipe, trust: bool) -> list[tuple[int, int]]:
     return [(layer.inputs + layer.bias, layer.neurons) for layer in layers]
 
 
-def _planned(grid: Grid, folder: Path) -> tuple[int, int]:
-    """Return about how many cells there will be, and how many of these are still to do."""
-    trained = sum(c.trained for c in grid.contenders)
-    swept = (len(grid.rates) or SWEPT) if grid.sweep else 1
-    planned = len(grid.contenders) - trained + round(trained * (swept + grid.seeds - 1))
-    return planned, max(0, planned - len(finished(folder)))
-
-
 class _Sweeps:
     """What is known of each contender so far, and what follows from a finished cell."""
 
     def __init__(
-        self, grid: Grid, folder: Path, widths: Sequence[tuple[int, int]], bar: Callable[[int], None]
+        self,
+        grid: Grid,
+        folder: Path,
+        widths: Sequence[tuple[int, int]],
+        estimate: Estimate,
+        say: Callable[[str], None],
     ) -> None:
-        self.grid, self.folder, self.widths, self.bar = grid, folder, widths, bar
+        self.grid, self.folder, self.widths, self.estimate, self.say = grid, folder, widths, estimate, say
+        self.bar: Callable[[int], None] = lambda done: None
         self.tried: dict[Contender, dict[float, dict[str, float | None]]] = {}
         self.wanted: dict[Contender, list[float]] = {}
         self.chosen: dict[Contender, float | None] = {}
         self.cells: dict[str, Cell] = {}
+        self.stamps: dict[tuple[str, bool], int] = {}
         self.done = 0
+
+    @property
+    def planned(self) -> int:
+        """About how many cells there will be, by what is known of the sweeps so far."""
+        found = 0.0
+        for contender in self.grid.contenders:
+            if not contender.trained:
+                found += 1
+                continue
+            swept = (len(self.grid.rates) or SWEPT) if self.grid.sweep else 1
+            known = len(self.wanted.get(contender, ()))
+            found += (known if contender in self.chosen else max(known, swept)) + self.grid.seeds - 1
+        return round(found)
 
     def run(self, jobs: int, trust: bool) -> list[Outcome]:
         tasks = []
@@ -206,6 +221,8 @@ class _Sweeps:
             else:
                 self.wanted[contender] = list(self.grid.rates) or [rate(step) for step in self._first(contender)]
             tasks += [self._task(Cell(contender, lr, 0), False) for lr in self.wanted[contender]]
+        there = min(len(finished(self.folder)), self.planned)
+        self.say(f"{self.planned} cells, {there} of them done; {self.estimate.left(self.planned - there)}")
         drain(tasks, self.folder, jobs, trust, self._follow)
         found = []
         for contender in self.grid.contenders:
@@ -217,15 +234,36 @@ class _Sweeps:
         self.cells[cell.name] = cell
         place = self.grid.contenders.index(cell.contender)
         recipe = recipe_of(cell, self.grid.recipe, self.widths)
-        return Task((cell.seed or 0, int(examined), place, round(1e9 * (cell.rate or 0))), recipe,
+        task = Task((cell.seed or 0, int(examined), place, round(1e9 * (cell.rate or 0))), recipe,
                     cell.contender.method, examined)  # fmt: skip
+        self.stamps[cell.name, examined] = self._stamp(task)
+        return task
 
-    def _follow(self, task: Task) -> list[Task]:
+    def _stamp(self, task: Task) -> int:
+        """Return when the last stage of a cell was done, 0 if it was not."""
+        record = (
+            self.folder / "cells" / task.recipe.name / ".stages" / f"{'examine' if task.examined else 'develop'}.json"
+        )
+        return record.stat().st_mtime_ns if record.exists() else 0
+
+    def _follow(self, task: Task, seconds: float) -> list[Task]:
         """Return the cells that a finished one calls for: a rate beyond the edge, or the seeds of the chosen rate."""
         cell = self.cells[task.recipe.name]
-        if not (task.examined and cell.seed == 0):  # the first seed's chosen cell was counted when it was swept
-            self.done += 1
-            self.bar(self.done)
+        new = not (task.examined and cell.seed == 0)  # the first seed's chosen cell was counted when it was swept
+        worked = self._stamp(task) != self.stamps[cell.name, task.examined]
+        self.done += new
+        self.bar(self.done)
+        if worked:
+            self.estimate.add(seconds, new)
+        followers = self._followers(task)
+        took = f"{seconds:.0f} s" if worked else "unchanged"
+        left = max(0, self.planned - self.done)
+        self.say(f"cell {cell.name}{', test' * (not new)}: {took}; {self.done} done, {left} to do"
+                 + f"; {self.estimate.left(left)}" * (left > 0))  # fmt: skip
+        return followers
+
+    def _followers(self, task: Task) -> list[Task]:
+        cell = self.cells[task.recipe.name]
         if task.examined or cell.rate is None:
             return []
         contender, tried = cell.contender, self.tried[cell.contender]

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,11 +20,11 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from neuroglot.errors import UserError
+from neuroglot.errors import UserError, ran_out
 from neuroglot.recipe import Recipe
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-"""What torch says, on accelerators and processors, beside types that tell."""
+PATIENCE = 10
+"""Seconds that a process has to end by itself; inside a long operation of a library it does not hear the signal."""
 
 
 @dataclass(frozen=True, order=True)
@@ -44,7 +45,7 @@ class Task:
 
 
 def drain(
-    tasks: Iterable[Task], folder: Path, jobs: int, trust_remote_code: bool, done: Callable[[Task], list[Task]]
+    tasks: Iterable[Task], folder: Path, jobs: int, trust_remote_code: bool, done: Callable[[Task, float], list[Task]]
 ) -> None:
     """Do tasks until none is left.
 
@@ -53,7 +54,7 @@ def drain(
         folder: of the grid.
         jobs: processes at a time; the processor's cores are divided among them.
         trust_remote_code: let code that comes with the model run.
-        done: called after each task; returns the tasks that follow from it.
+        done: called after each task with the seconds that it took; returns the tasks that follow from it.
 
     Raises:
         UserError: a cell's, with its name; or, once all others are done, that some ran out of memory.
@@ -63,7 +64,7 @@ def drain(
     if sys.platform != "win32":
         context.set_forkserver_preload(["neuroglot.compare.processes.preload"])
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    ready, running, short = list(tasks), dict[Any, tuple[Any, Any, Task]](), dict[str, str]()
+    ready, running, short = list(tasks), dict[Any, tuple[Any, Any, Task, float]](), dict[str, str]()
     heapq.heapify(ready)
     try:
         while ready or running:
@@ -74,19 +75,22 @@ def drain(
                 process = context.Process(target=_do, args=given, daemon=True)
                 process.start()
                 theirs.close()
-                running[process.sentinel] = process, ours, task
+                running[process.sentinel] = process, ours, task, time.monotonic()
             for sentinel in wait(list(running)):
-                process, ours, task = running.pop(sentinel)
+                process, ours, task, began = running.pop(sentinel)
                 process.join()
                 lacked = _check(task, process.exitcode, ours)
                 if lacked is not None:
                     short[task.recipe.name] = lacked
                     continue
-                for follower in done(task):
+                for follower in done(task, time.monotonic() - began):
                     heapq.heappush(ready, follower)
     finally:
-        for process, _, _ in running.values():
+        for process, *_ in running.values():
             process.terminate()
+        for process, *_ in running.values():
+            process.join(PATIENCE)
+            process.kill()
             process.join()
 
     if short:
@@ -109,15 +113,6 @@ def _check(task: Task, code: int, message: Any) -> str | None:
     raise RuntimeError(f"cell {task.recipe.name} failed:\n{text}")
 
 
-def ran_out(error: Exception) -> bool:
-    """Whether memory was too small.
-
-    >>> ran_out(RuntimeError("CUDA error: out of memory"))
-    True
-    """
-    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
-
-
 def complaint(short: Mapping[str, str]) -> str:
     """Return the line about cells that ran out of memory: cell -> what was said there."""
     name, said = next(iter(short.items()))
@@ -132,6 +127,7 @@ def complaint(short: Mapping[str, str]) -> str:
 
 def _do(task: Task, folder: Path, threads: int, trust: bool, message: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # gives back semaphores, such as tqdm's
     parent = mp.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
@@ -152,4 +148,6 @@ def _do(task: Task, folder: Path, threads: int, trust: bool, message: Any) -> No
 
 def _end_with(parent: Any) -> None:
     wait([parent])
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(PATIENCE)
     os._exit(1)

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from neuroglot.errors import nearest
-from neuroglot.recipe.sections.section import Fraction, PartName, Section, Share, Side, Tasks
+from neuroglot.recipe.sections.section import Fraction, PartName, Section, Seed, Share, Side, Tasks
 
 SCORES = ("taylor_token", "taylor_sample", "gradient", "activation", "activation_probability", "row_gradient")
 
@@ -103,7 +103,7 @@ class SelectSection(Section):
     sets: Literal["both", "agnostic", "specific"] | None = Field(
         None, description="of the neurons chosen, which are trained: the language-agnostic, the specific, or both"
     )
-    seed: int = Field(0, description="of what `random` and `random-layers` draw")
+    seed: Seed = Field(0, description="of what `random` and `random-layers` draw")
 
     @model_validator(mode="after")
     def _file_alone(self) -> SelectSection:

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from neuroglot.data.rendering.style import style_texts
 from neuroglot.pair import Pair
-from neuroglot.recipe.sections.section import PartName, Section, Tasks
+from neuroglot.recipe.sections.section import PartName, Section, Seed, Tasks
 
 if TYPE_CHECKING:  # a recipe is read without waiting for Pillow and numpy
     from neuroglot.data.readers import Layout
@@ -73,7 +73,7 @@ class DataSection(Section):
         0.0, ge=0, le=0.9, description="share of the training batches that are of other tasks, against forgetting"
     )
     max_bad: int = Field(0, ge=0, description="records of a file that may be left out because they cannot be used")
-    seed: int = 0
+    seed: Seed = 0
 
     def layout(self, task: str) -> Layout:
         """Return what a reader is told, where the run trains a task."""

@@ -12,6 +12,8 @@ from neuroglot.pair import TASKS
 PartName = Literal["vision", "connector", "language"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What numpy and torch both take."""
 Side = Literal["pair", "source", "target"]
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from neuroglot.recipe.sections.section import Section
+from neuroglot.recipe.sections.section import Section, Seed
 
 
 class TrainSection(Section):
@@ -49,4 +49,4 @@ class TrainSection(Section):
     bf16: bool = False
     save_steps: int = Field(100, ge=1, description="checkpoint every so many steps")
     log_steps: int = Field(10, ge=1)
-    seed: int = 0
+    seed: Seed = 0

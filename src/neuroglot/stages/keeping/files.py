@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -38,8 +39,14 @@ def held(folder: Path) -> Iterator[None]:
     """Hold a run folder until the end of the block or of the process, however it ends.
 
     Raises:
-        UserError: another process holds it, or nothing can be written there.
+        UserError: another process holds it, nothing can be written there, the file system has no locks, or this is one
+            of several processes that a launcher started.
     """
+    if (started := os.environ.get("WORLD_SIZE", "1")) not in ("", "1"):
+        raise UserError(
+            f"WORLD_SIZE is {started} and RANK is {os.environ.get('RANK', 'not set')}, so a launcher such as torchrun "
+            "started several processes, and a run in several processes is not supported yet; start neuroglot by itself"
+        )
     try:
         file = (folder / ".lock").open("a+")
     except OSError as error:
@@ -47,7 +54,12 @@ def held(folder: Path) -> Iterator[None]:
     with file:
         try:
             _take(file)
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):  # the last two are Windows'
+                raise UserError(
+                    f"run folder {folder} cannot be locked ({error.strerror}): its file system has no locks, without "
+                    "which two processes could write there at once; put the runs on another with --runs"
+                ) from None
             file.seek(0)
             raise UserError(
                 f"run folder {folder} is in use by process {file.read().strip() or 'unknown'}; "
