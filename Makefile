@@ -7,12 +7,13 @@ PRETRAINED ?= out/pretrain
 COMPILE := pyproject.toml --all-extras --python-version 3.11 --upgrade --no-annotate --quiet \
 	--custom-compile-command "make lock"
 
-.PHONY: demo test test-slow test-oldest test-latest lint lock install pretrain scores-tiny
+.PHONY: demo test test-slow fuzz test-oldest test-latest lint lock install pretrain scores-tiny
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo       teach the embedded model to translate signs, and open runs/demo/report.html"
 	@echo "make test       the fast tests        make test-slow   the others       make lint   ruff and mypy"
+	@echo "make fuzz       200,000 inputs for every fuzzer in tests/fuzz; NEUROGLOT_FUZZ=N for another number"
 	@echo "make test-oldest, make test-latest   the tuner's tests with the oldest and newest packages that pyproject.toml allows"
 	@echo "make lock       resolve the tested versions anew"
 	@echo "make pretrain   train the embedded model from scratch (hours)"
@@ -32,6 +33,9 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow -n auto --dist loadscope --no-loadscope-reorder --durations=25
+
+fuzz: install
+	NEUROGLOT_FUZZ=$${NEUROGLOT_FUZZ:-200000} $(BIN)/python -m pytest tests/fuzz -s
 
 # torch stays at the tested version: of no other is a CPU build at hand where these tests were made.
 .venv-oldest/.installed: pyproject.toml constraints-oldest.txt

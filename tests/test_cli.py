@@ -17,6 +17,8 @@ import pytest
 from safetensors import SafetensorError
 
 import neuroglot
+from neuroglot.recipe import CLASSIC, METHODS, YARDSTICKS
+from neuroglot.recipes import shipped
 
 VERBS = (
     "run",
@@ -147,11 +149,14 @@ def test_version_and_help(cli):
     code, out, _ = cli()
     assert (code, "Usage: neuroglot" in out) == (0, True)
     assert cli("--help")[1] == out
+    words = set(re.split(r"[^\w.-]+", cli("compare", "--help")[1]))
+    assert words >= {*shipped(), *METHODS, *YARDSTICKS, *CLASSIC, "full", "smoke", "lr", "none"}
     for verb in VERBS:
         assert verb in out
         code, shown, err = cli(verb, "--help")
         assert (code, err) == (0, "")
         assert f"Usage: neuroglot {verb}" in shown
+        assert "bool" not in shown
 
 
 def test_an_unchanged_run_is_shown_again(cli, own_run):

@@ -8,24 +8,63 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
+import neuroglot
 from neuroglot.errors import UserError, visible
 from neuroglot.printing import plain, plain_table, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-app = typer.Typer(
+
+class _PlainFlags:
+    """A help page on which options that take no value show no type."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters; flags with nothing in the place of a value's type."""
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for param in params:
+            if getattr(param, "is_flag", False):
+                param.metavar = ""
+        return params
+
+
+class Command(_PlainFlags, TyperCommand):
+    """A verb."""
+
+
+class Group(_PlainFlags, TyperGroup):
+    """A group of verbs."""
+
+
+class Verbs(typer.Typer):
+    """An application whose verbs and groups are of these classes."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(cls=Group, add_completion=False, pretty_exceptions_enable=False, **options)
+
+    def command(self, name: str | None = None, **options: Any) -> Any:
+        """Return what makes a verb of a function."""
+        return super().command(name, cls=Command, **options)
+
+
+app = Verbs(
     help="Teach a multimodal LLM to translate what it sees by training only the neurons that do the work.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
 )
 
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds the runs.")]
 Force = Annotated[bool, typer.Option("--force", help="Do it again even if nothing has changed.")]
-Scale = Annotated[str, typer.Option("--scale", help="`full`, or `smoke` to run everything on next to nothing.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Changes such as train.steps=50 method=lora.")]
-RecipeName = Annotated[str, typer.Argument(help="A YAML file or the name of a shipped recipe.")]
+Scale = Annotated[
+    str, typer.Option("--scale", metavar="[full|smoke]", help="`smoke` runs everything on next to nothing.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Changes of the recipe, `key=value`: train.steps=50 method=lora."),
+]
+RECIPES = sorted(file.stem for file in (Path(neuroglot.__file__).parent / "recipes").glob("*.yaml"))
+"""As `neuroglot.recipes.shipped`, without importing what recipes need."""
+RecipeName = Annotated[str, typer.Argument(help=f"A YAML file, or a shipped recipe: {', '.join(RECIPES)}.")]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neuroglot.cli.app import Json, Overrides, RecipeName, Scale, Trust, app, check_out, wide
+from neuroglot.cli.app import Json, Overrides, RecipeName, Scale, Trust, Verbs, app, check_out, wide
 from neuroglot.errors import UserError
 from neuroglot.printing import plain, print_json, print_line
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from neuroglot.data.checking import Plan, Read, Report
     from neuroglot.recipe import Recipe
 
-data = typer.Typer(help="Look at the data of a recipe.", no_args_is_help=False)
+data = Verbs(help="Look at the data of a recipe.", no_args_is_help=False)
 app.add_typer(data, name="data")
 
 SHOWN = 12

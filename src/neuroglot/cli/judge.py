@@ -15,7 +15,11 @@ from neuroglot.printing import print_json, print_line
 def evidence(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
     only: Annotated[
-        str, typer.Option("--only", help="Of noise, specificity, ablation, difficulty, instruction, layers.")
+        str,
+        typer.Option(
+            "--only",
+            help="Comma-separated: noise, specificity, ablation, difficulty, instruction, layers; all by default.",
+        ),
     ] = "",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Repetitions with other draws.")] = 5,
     items: Annotated[
@@ -23,7 +27,7 @@ def evidence(
         typer.Option("--items", min=1, help="Source items of a measurement; by default those of the profile."),
     ] = None,
     ablate: Annotated[
-        str, typer.Option("--ablate", help="What an ablated neuron yields: `zero` or its `mean`.")
+        str, typer.Option("--ablate", metavar="[zero|mean]", help="What an ablated neuron yields: zero, or its mean.")
     ] = "zero",
     force: Force = False,
     as_json: Json = False,

@@ -20,7 +20,14 @@ Base = Annotated[str | None, typer.Option("--base", help="The base model, if it 
 def merge(
     adapter: Place,
     out: Out,
-    dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16, float16, or auto.")] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--dtype",
+            metavar="[float32|bfloat16|float16|auto]",
+            help="Of the weights; `auto`: as the base is stored. By default as it was trained.",
+        ),
+    ] = None,
     base: Base = None,
     trust_remote_code: Trust = False,
 ) -> None:
@@ -37,11 +44,20 @@ def export(
     out: Out,
     form: Annotated[
         str,
-        typer.Option("--format", help="`lora`: for PEFT without neuroglot; `rows`: what is trained, as YAML or JSON."),
+        typer.Option(
+            "--format",
+            metavar="[lora|rows]",
+            help="`lora`: for PEFT without neuroglot; `rows`: what is trained, as YAML or JSON.",
+        ),
     ] = "lora",
     base: Base = None,
     biases: Annotated[
-        str, typer.Option("--biases", help="`everywhere`: also beside layers without one; PEFT cannot merge that.")
+        str,
+        typer.Option(
+            "--biases",
+            metavar="[strict|everywhere]",
+            help="`everywhere`: also beside layers without one; PEFT cannot merge that.",
+        ),
     ] = "strict",
     trust_remote_code: Trust = False,
 ) -> None:
@@ -57,9 +73,20 @@ def init(
     data: Annotated[Path, typer.Option("--data", help="Your examples: a file, a folder, or hf:owner/name.")],
     model: Annotated[str, typer.Option("--model", help="`embedded`, a folder, or a name on the hub.")] = "embedded",
     out: Annotated[Path, typer.Option("--out", help="The recipe to write.")] = Path("recipe.yaml"),
-    task: Annotated[str | None, typer.Option("--task", help="By default what the data are for.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task", metavar="[image_translation|multimodal_translation]", help="By default what the data are for."
+        ),
+    ] = None,
     pairs: Annotated[str, typer.Option("--pairs", help="Such as en-de,en-fr; by default those of the data.")] = "",
-    layout: Annotated[str, typer.Option("--format", help="As data.format; told from the path by default.")] = "auto",
+    layout: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="The layout, such as jsonl or multi30k (docs/data.md); told from the path by default.",
+        ),
+    ] = "auto",
     force: Annotated[bool, typer.Option("--force", help="Write over an existing recipe.")] = False,
     trust_remote_code: Trust = False,
 ) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from runpy import run_path
 from typing import Annotated
 
 import typer
 
+import neuroglot
 from neuroglot.cli.app import (
     Force,
     Json,
@@ -66,16 +68,23 @@ for _name, _does in {
     _stage_verb(_name, _does)
 
 
+_NAMES = run_path(str(Path(neuroglot.__file__).parent / "recipe" / "methods.py"))
+METHODS = ", ".join((*_NAMES["YARDSTICKS"], *_NAMES["METHODS"], *_NAMES["CLASSIC"]))
+"""For the help page; importing the package of recipes would take longer than all else of it."""
+
+
 @app.command()
 def compare(
     recipe: RecipeName,
     overrides: Overrides = None,
     methods: Annotated[
-        str, typer.Option("--methods", help="Comma-separated.")
+        str, typer.Option("--methods", help=f"Comma-separated: {METHODS}; and the names of the recipe's systems.")
     ] = "base,cascade,full,lora,random,mnaft",
     budgets: Annotated[str, typer.Option("--budgets", help="Shares of trainable neurons, comma-separated.")] = "0.1",
     seeds: Annotated[int, typer.Option("--seeds", help="Trainings per contender.")] = 6,
-    sweep: Annotated[str, typer.Option("--sweep", help="`lr`: choose the learning rate on dev; or `none`.")] = "lr",
+    sweep: Annotated[
+        str, typer.Option("--sweep", metavar="[lr|none]", help="`lr`: choose the learning rate on dev; or `none`.")
+    ] = "lr",
     rates: Annotated[
         str, typer.Option("--rates", help="Learning rates to sweep, comma-separated; searched for by default.")
     ] = "",
