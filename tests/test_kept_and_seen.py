@@ -46,9 +46,9 @@ def test_questions_and_any_task_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([ASKED[0], {"instruction": "Why?"}], "line 2: field 'target' must be a text"),
-        ([{"instruction": " ", "target": "a"}], "line 1: field 'instruction' must be a text"),
-        ([{"task": "instruct", "target": "a"}], "line 1: field 'instruction' must be a text"),
+        ([ASKED[0], {"instruction": "Why?"}], "line 2: field 'target' is missing or empty"),
+        ([{"instruction": " ", "target": "a"}], "line 1: field 'instruction' is empty"),
+        ([{"task": "instruct", "target": "a"}], "line 1: field 'instruction' is missing or empty"),
         ([{**ASKED[0], "task": "ocr"}], "line 1: task ocr has instructions of its own"),
         ([], "holds no examples"),
     ],
@@ -168,7 +168,7 @@ def test_own_files_are_scored_before_and_after_and_shown(own_run, tmp_path, cli)
     # A change of the file is noticed, and a bad record is refused before anything is done.
     assert len((folder / ".stages" / "evaluate.json").read_text()) > 0
     write(path, [{"instruction": "Why?"}])
-    with pytest.raises(UserError, match="line 1: field 'target' must be a text"):
+    with pytest.raises(UserError, match="line 1: field 'target' is"):
         train_again(own_run.parent, f"evaluate.retention=[{path}]", only="evaluate")
 
 

@@ -189,7 +189,7 @@ DATA = {  # the third line of a data file whose first two are right, and what is
     "unknown field": ({**GOOD, "traget": "x"}, "line 3: unknown field 'traget'; did you mean target"),
     "malformed language": ({**GOOD, "target_lang": "german"}, "line 3: language code 'german' ... did you mean de?"),
     "unknown language": ({**GOOD, "target_lang": "xq"}, "line 3: language code 'xq' is not known"),
-    "no target": ({**GOOD, "target": " "}, "line 3: field 'target' must be a text, got ' '"),
+    "no target": ({**GOOD, "target": " "}, "line 3: field 'target' is empty"),
     "target longer than the context": ({**GOOD, "target": "Ausgang " * 200}, "line 3: an example takes ... tokens, at "
                                        "most 512 fit: 'Ausgang ... raise data.max_length or leave the example out"),
     "a model's own mark": ({**GOOD, "target": "<image>"}, "line 3: the text '<image>' holds '<image>', which is a"),

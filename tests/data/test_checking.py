@@ -93,6 +93,7 @@ FAULTS = {
     "empty_target": put(10, target=" \u00a0\n"),
     "swapped": put(28, source="Ausgang 28, bitte", target="Exit 28, please"),
     "reasoning": put(29, target="<think>It says exit.</think> Ausgang 29"),
+    "image_mark": put(32, target="Ausgang <image> 32"),
     "decomposed": put(30, target="Ausga\u0308nge 30"),
     "same_reading": put(31, alternatives=("Weg 31", "Ausgang 31, bitte ")),
     "identical_target": put(11, target="Exit 11, please"),

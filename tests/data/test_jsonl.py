@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 from base64 import b64encode
 from pathlib import Path
 
 import pytest
 
 from neuroglot.data.example import Example
-from neuroglot.data.readers import read_jsonl
+from neuroglot.data.readers import Layout, read_jsonl, read_source
 from neuroglot.errors import UserError
 
 GOOD = {"image": "a.png", "target": "Ausgang", "source_lang": "en", "target_lang": "de"}
@@ -110,8 +112,19 @@ MISTAKES = {
     "a text": ("x", "expected an object, got str"),
     "Latin-1": ('{"target": "Grüße"}'.encode("latin-1"), r"is not UTF-8 \(byte 14\); save the file as UTF-8"),
     "UTF-16": (json.dumps(GOOD).encode("utf-16"), "is not UTF-8"),
-    "no target": ({k: v for k, v in GOOD.items() if k != "target"}, "field 'target' must be a text, got None"),
-    "empty target": ({**GOOD, "target": "  "}, "field 'target' must be a text, got '  '"),
+    "no target": ({k: v for k, v in GOOD.items() if k != "target"}, "field 'target' is missing or empty"),
+    "empty target": ({**GOOD, "target": "  "}, "field 'target' is empty"),
+    "invisible target": ({**GOOD, "target": "\u200b\ufeff"}, "field 'target' is empty"),
+    "NaN for a target": ({**GOOD, "target": float("nan")}, "field 'target' is NaN, as a table writes an empty cell"),
+    "a field twice": (b'{"image": "a.png", "target": "Haus", "target": "Maus"}', "the field 'target' occurs twice"),
+    "a field twice inside": (b'{"image": "a.png", "targets": {"de": "x", "de": "y"}}', "the field 'de' occurs twice"),
+    "two objects": (
+        json.dumps(GOOD).encode() * 2,
+        r"not JSON: a second object begins at column \d+; one object a line",
+    ),
+    "comma too many": (b'{"image": "a.png",}', "not JSON: a comma before the closing bracket at column"),
+    "Python's quotes": (b"{'image': 'a.png'}", "not JSON: a text in single quotes, as Python prints it"),
+    "Python's None": (b'{"image": None}', "not JSON: Python's None, for which JSON has null"),
     "number for a target": ({**GOOD, "target": 5}, "field 'target' must be a text, got 5"),
     "no language": ({k: v for k, v in GOOD.items() if k != "source_lang"}, "field 'source_lang' must be a text"),
     "unknown field": ({**GOOD, "traget": "x"}, "unknown field 'traget'; did you mean target"),
@@ -150,6 +163,37 @@ def test_mistakes_name_file_and_line(case, write):
         list(read_jsonl(path))
     assert str(caught.value).startswith(f"{path} line 3")
     assert "\n" not in str(caught.value)
+
+
+OTHER_FILES = {
+    "pretty": (json.dumps(GOOD, indent=1).encode(), "line 1: the object that begins here goes on over several lines"),
+    "UTF-16": (json.dumps(GOOD).encode("utf-16"), "is UTF-16; save it as UTF-8"),
+    "UTF-16 without a mark": (json.dumps(GOOD).encode("utf-16-le"), "is UTF-16 or no file of text; save it as UTF-8"),
+    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", "is a pointer of Git LFS"),
+    "gzip": (gzip.compress(b"{}"), "is compressed with gzip"),
+    "a spreadsheet": (b"PK\x03\x04\x14\x00\x06\x00", "is a zip archive or a spreadsheet"),
+    "a page": (b"<!DOCTYPE html>\n<html>", "is a page of the web, not a data file"),
+}
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json", "x.csv", "x.parquet"])
+@pytest.mark.parametrize("case", OTHER_FILES)
+def test_a_file_of_another_kind_is_called_by_its_name(case, name, tmp_path):
+    content, message = OTHER_FILES[case]
+    if (case, name) in (("pretty", "x.csv"), ("pretty", "x.parquet"), ("UTF-16 without a mark", "x.parquet")):
+        pytest.skip("is not told apart there")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        list(read_source(tmp_path / name, Layout()))
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def test_an_array_is_read_under_any_name_and_a_field_twice_in_it_costs_one_record(tmp_path):
+    row = json.dumps({"source": "yes", "target": "ja", "source_lang": "en", "target_lang": "de"})
+    (tmp_path / "x.jsonl").write_text(f'[{row},\n{row[:-1]}, "target": "nein"}}, {row}]')
+    found = [record for _, record in read_source(tmp_path / "x.jsonl", Layout())]
+    assert [str(r)[:31] if isinstance(r, UserError) else r.target for r in found] == [
+        "ja", "the field 'target' occurs twice", "ja"]  # fmt: skip
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf"])

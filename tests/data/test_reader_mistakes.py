@@ -305,7 +305,10 @@ def test_what_is_no_parquet_and_no_dataset(tmp_path):
 
 def test_a_hub_that_cannot_be_reached(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=r"^hf:nobody/nothing cannot be read: .*; expected hf:owner/name or hf:owner/"):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        UserError, match=r"^hf:nobody/nothing cannot be read: HF_HUB_OFFLINE is set, .* or give a file"
+    ):
         list(read_source("hf:nobody/nothing"))
 
 
@@ -456,6 +459,9 @@ def test_ids_are_known_beyond_the_block_that_is_kept_apart(monkeypatch):
 
 TALK = {
     "trl": {
+        "the answer first": ({"completion": None, "messages": [{"role": "assistant", "content": "a"},
+                                                               {"role": "user", "content": "q"}]},
+                             "the answer of the assistant comes before the question; expected the user's turn first"),
         "two answers": ({"completion": [{"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}]},
                         "expected one user turn and one assistant turn, got 1 and 2"),
         "a text": ({"completion": "a"},
@@ -465,7 +471,7 @@ TALK = {
         "unknown role": ({"completion": [{"role": "bot", "content": "a"}]},
                          "role 'bot' is not known; expected one of human, user, gpt, assistant, system"),
         "blank": ({"completion": [{"role": "assistant", "content": " "}]},
-                  "the answer of the assistant is blank; leave the record out, or fill it in"),
+                  "the answer of the assistant is empty; leave the record out, or fill it in"),
         "number": ({"completion": [{"role": "assistant", "content": 7}]},
                    "the content of a message must be a text or a list of parts, got 7"),
     },

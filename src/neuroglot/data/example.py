@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from neuroglot.pair import Condition, Pair
+
+
+def blank(text: str) -> bool:
+    """Whether a text shows nothing: white space, control and formatting characters only.
+
+    >>> blank(" \\u200b\\ufeff"), blank("a")
+    (True, False)
+    """
+    return all(c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in text)
 
 
 @dataclass(frozen=True)

@@ -170,10 +170,12 @@ def _unusable(run: _Pass, most: int) -> Iterator[Finding]:
 
 def _find_swaps(run: _Pass, read: Read) -> None:
     """Read again what was counted, and keep what is swapped."""
-    kept = (r for r in read() if isinstance(r.content, Example) and judged(r.content)) if run.swaps.examples else ()
-    for record in islice(kept, run.swaps.examples):
-        if run.swaps.swapped(record.content):
-            run.tallies["swapped"].add(record.position, f"{record.content.source} · {record.content.target}")
+    if not run.swaps.examples:
+        return
+    every = ((r.position, r.content) for r in read() if isinstance(r.content, Example))
+    for position, example in islice(((p, e) for p, e in every if judged(e)), run.swaps.examples):
+        if run.swaps.swapped(example):
+            run.tallies["swapped"].add(position, f"{example.source} · {example.target}")
 
 
 class _Pass:

@@ -57,6 +57,7 @@ KINDS: dict[str, Kind] = {
                   "strip what the generator added"),
     "chatter": Kind("warning", "have a target that talks about the translation", "strip what the generator added"),
     "reasoning": Kind("warning", "have a target with a model's reasoning (<think>)", "strip what the generator added"),
+    "image_mark": Kind("warning", "have the mark of an image (<image>) in the target", "remove it: targets are texts"),
     "json_wrapper": Kind("warning", "have a target wrapped in JSON", "take the text out of it"),
     "html": Kind("warning", "have HTML entities or tags in the target", "unescape them"),
     "quotes": Kind("warning", "have a target with an unbalanced quotation mark", "see whether the text was cut"),

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterator
 from functools import cache
 
-from neuroglot.data.example import Example
+from neuroglot.data.example import Example, blank
 from neuroglot.data.readers.make import NOTES
 from neuroglot.pair import language_name, script_of
 
@@ -45,7 +45,7 @@ def faults(example: Example) -> Iterator[tuple[str, str]]:
     """Yield (kind, why) of each fault in an example's target, of U+FFFD in its source, and of what its reader did."""
     yield from ((kind, why) for kind, why in example.meta.get(NOTES, ()))
     target, source = example.target, example.source or ""
-    if not target.strip():
+    if blank(target):
         yield "empty_target", ""
         return
     if "\ufffd" in target or "\ufffd" in source:
@@ -58,8 +58,10 @@ def faults(example: Example) -> Iterator[tuple[str, str]]:
         yield "label", ""
     if _talks(target):
         yield "chatter", ""
-    if "<" in target and (mark := _THINK.search(target)) and not _THINK.search(source):
-        yield "reasoning", mark[0]
+    if "<" in target and (thought := _THINK.search(target)) and not _THINK.search(source):
+        yield "reasoning", thought[0]
+    if "<image>" in target.lower() and "<image>" not in source.lower():
+        yield "image_mark", ""
     for text, place in ((target, "target"), (source, "source"), *((a, "wrong reading") for a in example.alternatives)):
         if not unicodedata.is_normalized("NFC", text):
             yield "decomposed", f"in the {place}"

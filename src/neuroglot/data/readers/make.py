@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from neuroglot.data.example import Example, ImageSource, RenderSpec, split_seed
+from neuroglot.data.example import Example, ImageSource, RenderSpec, blank, split_seed
 from neuroglot.data.readers.layout import Layout
 from neuroglot.errors import UserError
 from neuroglot.pair import Pair
@@ -86,6 +86,17 @@ _LONG.maxstring = 120
 def shown(value: object) -> str:
     """Return what a message shows of a value: of a long text both ends, of what is nested a few levels."""
     return _SHORT.repr(value)
+
+
+def not_a_text(what: str, value: object) -> UserError:
+    """Return what is wrong with a value that should be a text with something in it."""
+    if value is None:
+        return UserError(f"{what} is missing or empty")
+    if isinstance(value, str):
+        return UserError(f"{what} is empty")
+    if isinstance(value, float) and value != value:
+        return UserError(f"{what} is NaN, as a table writes an empty cell; leave it out, or fill it in")
+    return UserError(f"{what} must be a text, got {shown(value)}")
 
 
 def name_of(value: object, what: str) -> str:
@@ -167,8 +178,8 @@ def checked_text(value: str, what: str) -> str:
         UserError: nothing is left, or it holds half a surrogate pair.
     """
     text = value.strip()
-    if not text:
-        raise UserError(f"the {what} is blank; leave the record out, or fill it in")
+    if blank(text):
+        raise UserError(f"the {what} is empty; leave the record out, or fill it in")
     check_surrogates(text)
     return text
 

@@ -15,7 +15,7 @@ from babel.core import get_global
 from neuroglot.data.example import Example
 from neuroglot.data.readers.layout import Layout
 from neuroglot.data.readers.make import Piece, examples
-from neuroglot.data.readers.sources.rows import reading
+from neuroglot.data.readers.sources.rows import reading, refuse_other_kinds
 from neuroglot.errors import UserError, nearest
 from neuroglot.pair import Pair, language_code
 
@@ -65,6 +65,7 @@ def _plain(path: Path) -> Iterator[Line]:
     opened = gzip.open if path.suffix == ".gz" else open
     if not path.exists():
         raise UserError(f"{path} does not exist; expected a text file, plain or .gz")
+    refuse_other_kinds(path, but=b"\x1f\x8b" if path.suffix == ".gz" else b"")
     with reading(f"{path} cannot be read", "expected a text file, plain or .gz"), opened(path, "rb") as file:
         for number, raw in enumerate(file, start=1):
             try:

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 from neuroglot.data.example import Example
 from neuroglot.data.readers.layout import Layout, Record
-from neuroglot.data.readers.make import Notes, Piece, checked_text, examples, name_of, shown
+from neuroglot.data.readers.make import Notes, Piece, checked_text, examples, name_of, not_a_text, shown
 from neuroglot.data.readers.records.fields import (
     columns_read,
     directed,
@@ -231,7 +231,7 @@ def _history(values: Mapping[str, Any]) -> Iterator[_Turn]:
 def _pair(asked: Any, answer: Any, *names: str) -> list[_Turn]:
     for text, name in zip((asked, answer), names, strict=True):
         if not isinstance(text, str):
-            raise UserError(f"field {name!r} must be a text, got {shown(text)}")
+            raise not_a_text(f"field {name!r}", text)
     return [_Turn("user", asked), _Turn("assistant", answer)]
 
 
@@ -252,6 +252,8 @@ def _examples(
     answers = [turn.text for turn in turns if turn.role == "assistant"]
     if len(asked) != 1 or len(answers) != 1:
         raise UserError(f"expected one user turn and one assistant turn, got {len(asked)} and {len(answers)}")
+    if next(turn.role for turn in turns if turn.role != "system") == "assistant":
+        raise UserError("the answer of the assistant comes before the question; expected the user's turn first")
     target = checked_text(answers[0], "answer of the assistant")
     images = images_of(list(given), layout.images or row.folder)
     pair = directed(values, layout)

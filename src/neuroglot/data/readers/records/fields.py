@@ -8,9 +8,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neuroglot.data.example import Example, ImageSource
+from neuroglot.data.example import Example, ImageSource, blank
 from neuroglot.data.readers.layout import SPLITS, Layout, split_of
-from neuroglot.data.readers.make import Notes, Piece, check_surrogates, examples, image_name, name_of, rendered, shown
+from neuroglot.data.readers.make import (
+    Notes,
+    Piece,
+    check_surrogates,
+    examples,
+    image_name,
+    name_of,
+    not_a_text,
+    rendered,
+    shown,
+)
 from neuroglot.data.readers.sources.rows import Fields, Row
 from neuroglot.errors import UserError, nearest
 from neuroglot.pair import INSTRUCT, TASKS, Pair, language_code
@@ -191,7 +201,7 @@ def record_examples(row: Row, values: Mapping[str, Any], layout: Layout) -> Iter
     images = images_of(given, layout.images or row.folder)
     source = values.get("source")
     if source is not None and not isinstance(source, str):
-        raise UserError(f"source must be a text, got {shown(source)}")
+        raise not_a_text("source", source)
     check_surrogates(source or "", *targets.values(), *(a for wrong in alternatives.values() for a in wrong))
     task = values.get("task", None if layout.tasks else "image_translation" if images else "text_translation")
     if task is not None and task not in TASKS:
@@ -230,7 +240,7 @@ def _asked(row: Row, values: Mapping[str, Any], layout: Layout) -> Example:
     languages = [language_code(values.get(key) or "en") for key in ("source_lang", "target_lang")]
     source = values.get("source")
     if source is not None and not isinstance(source, str):
-        raise UserError(f"source must be a text, got {shown(source)}")
+        raise not_a_text("source", source)
     check_surrogates(values["instruction"], values["target"], source or "")
     given = values.get("images", values.get("image"))
     images = images_of(given, layout.images or row.folder)
@@ -250,8 +260,8 @@ def id_of(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _require(values: Mapping[str, Any], key: str) -> None:
-    if not isinstance(values.get(key), str) or not values[key].strip():
-        raise UserError(f"field {key!r} must be a text, got {shown(values.get(key))}")
+    if not isinstance(values.get(key), str) or blank(values[key]):
+        raise not_a_text(f"field {key!r}", values.get(key))
 
 
 def _targets(values: Mapping[str, Any], layout: Layout) -> tuple[dict[Pair, str], dict[Pair, Sequence[str]]]:
@@ -277,8 +287,8 @@ def _targets(values: Mapping[str, Any], layout: Layout) -> tuple[dict[Pair, str]
         pair = Pair(source, language_code(code))
         if text is None or pair.source == pair.target or (layout.pairs and pair not in layout.directions):
             continue  # tables hold an empty text for each language that any record has
-        if not isinstance(text, str) or not text.strip():
-            raise UserError(f"targets.{code} must be a text, got {shown(text)}")
+        if not isinstance(text, str) or blank(text):
+            raise not_a_text(f"targets.{code}", text)
         if pair in targets:
             raise UserError(f"targets names the language {pair.target} twice, as {code} too; leave one out")
         targets[pair] = text

@@ -25,7 +25,7 @@ from pathlib import Path
 from neuroglot.data.example import Example
 from neuroglot.data.readers.ids import Ids
 from neuroglot.data.readers.layout import Layout, Record, check_left_out, split_of, splits_of
-from neuroglot.data.readers.make import Notes, Piece, checked_text, examples, shown
+from neuroglot.data.readers.make import Notes, Piece, checked_text, examples, not_a_text
 from neuroglot.data.readers.sources.rows import Fields, Part, Row, convert, joined
 from neuroglot.data.readers.sources.texts import first_fields, json_lines
 from neuroglot.errors import UserError
@@ -108,7 +108,7 @@ def _is_file(place: Path) -> bool:
 def _examples(finder: _Finder, readings: Ids, layout: Layout, row: Row, fields: Fields) -> Iterator[Example]:
     for key in TEXTS:
         if not isinstance(fields.get(key), str):
-            raise UserError(f"field {key!r} must be a text, got {shown(fields.get(key))}")
+            raise not_a_text(f"field {key!r}", fields.get(key))
     pair = Pair(language_code(fields["src_lang"]), language_code(fields["tgt_lang"]))
     if layout.pairs and pair not in layout.directions:
         return

@@ -120,3 +120,40 @@ def convert(rows: Iterable[Row], schema: Callable[[Row, Fields], Iterable[Exampl
             yield row.position, UserError(f"{row.place}{error}")
         else:
             yield from ((row.position, example) for example in found)
+
+
+_UTF_16 = "is UTF-16; save it as UTF-8"
+_WEB = "is a page of the web, not a data file; download the file itself (the hub's address with resolve, not blob)"
+_KINDS = {
+    b"version https://git-lfs": "is a pointer of Git LFS, not the file itself; fetch it with git lfs pull",
+    b"\xff\xfe": _UTF_16,
+    b"\xfe\xff": _UTF_16,
+    b"\x1f\x8b": "is compressed with gzip; unpack it",
+    b"PK\x03\x04": "is a zip archive or a spreadsheet; unpack it, or save it as CSV",
+    b"PAR1": "is parquet; give it a name that ends in .parquet",
+    b"<!doctype html": _WEB,
+    b"<html": _WEB,
+}
+"""How files of another kind begin, and what to do with them."""
+
+
+def refuse_other_kinds(path: Path, but: bytes = b"") -> None:
+    """Refuse a file that is plainly of another kind than its name says.
+
+    Args:
+        path: the file; one that cannot be read is left to who reads it.
+        but: how the files that are read here begin.
+
+    Raises:
+        UserError: what the file is.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(1024)
+    except OSError:
+        return
+    for begins, what in _KINDS.items():
+        if begins != but and head.lower().startswith(begins.lower()):
+            raise UserError(f"{path} {what}")
+    if 4 * head[:64].count(0) > len(head[:64]) and not but:
+        raise UserError(f"{path} is UTF-16 or no file of text; save it as UTF-8")

@@ -22,6 +22,7 @@ from neuroglot.data.readers.sources.rows import (
     joined,
     reading,
     reason,
+    refuse_other_kinds,
     refuse_twice,
 )
 from neuroglot.errors import UserError
@@ -78,6 +79,7 @@ def _names_split(name: str, layout: Layout) -> bool:
 
 
 def _parquet(path: Path, needs: Collection[str], uses: Collection[str]) -> Iterator[Numbered]:
+    refuse_other_kinds(path, but=b"PAR1")
     with (
         reading(f"{path} cannot be read as parquet", "expected a whole parquet file"),
         pq.ParquetFile(path, memory_map=True) as file,
@@ -186,6 +188,12 @@ def _streamed(name: str, stream: Iterable[Fields], uses: Collection[str]) -> Ite
 
 def _unreachable(name: str, error: Exception) -> UserError:
     """Return what any of a dozen libraries said: no network, no such name, a gated set, an unknown kind of file."""
+    from huggingface_hub import is_offline_mode
+
+    if is_offline_mode():
+        return UserError(
+            f"{name} cannot be read: HF_HUB_OFFLINE is set, so that the hub is not asked; unset it, or give a file"
+        )
     return UserError(
         f"{name} cannot be read: {type(error).__name__}: {reason(error)}; expected hf:owner/name or "
         "hf:owner/name:configuration, and a hub that can be reached"
