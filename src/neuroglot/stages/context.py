@@ -268,7 +268,7 @@ def placed(model: Any) -> Any:
 
 
 def quiet() -> None:
-    """Silence what transformers says to people who write training scripts."""
+    """Silence what transformers says to people who write training scripts, and Pillow about metadata of images."""
     import warnings
 
     from transformers.utils import logging
@@ -276,6 +276,7 @@ def quiet() -> None:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 def asked_model(settings: ModelSection, trust_remote_code: bool = False, folder: str | None = None) -> Any:

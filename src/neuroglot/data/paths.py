@@ -1,0 +1,106 @@
+"""Finding the file that the path of an image means, as other systems, programs and people write it."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import unicodedata
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import unquote
+
+from neuroglot.errors import UserError
+
+SEARCHED = 2000
+"""Names in a folder up to which one that is only similar is looked for."""
+
+
+def located(path: Path) -> Path:
+    """Return the file that a path means.
+
+    A file of exactly that name comes first. Otherwise backslashes may stand for slashes, `%20` for a space, and
+    letters with accents may be one character or two (NFC and NFD); white space at the ends does not count.
+
+    Raises:
+        UserError: there is none; a name that differs in case or a little is said.
+    """
+    if os.path.isfile(path):
+        return path
+    found, likely = _meant(path)
+    if found is not None and os.path.isfile(found):
+        return found
+    hint = f"; did you mean {shortened(likely)}?" if likely is not None else ""
+    try:
+        os.stat(path)
+        what = "is no file"
+    except (FileNotFoundError, NotADirectoryError):
+        what = "does not exist"
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UserError(f"image {shortened(path)} cannot be read: {reason}; expected the path of an image") from None
+    raise UserError(f"image {shortened(path)} {what}{hint}; paths are taken relative to the data file")
+
+
+def meant(path: Path) -> Path:
+    """Return what a path means, as `located` does, or its plain spelling where nothing is there."""
+    if os.path.lexists(path):
+        return path
+    return _meant(path)[0] or Path(_spellings(path)[-1])
+
+
+def shortened(name: object) -> str:
+    """Return a name that fits a message: what was meant to be an image itself may stand where a path should."""
+    text = str(name)
+    return text if len(text) <= 200 else f"{text[:80]}...{text[-40:]} ({len(text):,} characters)"
+
+
+def _spellings(path: Path) -> list[str]:
+    slashed = os.path.normpath(str(path).replace("\\", "/"))
+    return list(dict.fromkeys([str(path), slashed, os.path.normpath(unquote(slashed))]))
+
+
+def _meant(path: Path) -> tuple[Path | None, Path | None]:
+    """Return what is there under another spelling of a path, and otherwise what is there under a similar name."""
+    likely = None
+    for text in _spellings(path):
+        here = Path()
+        for part in Path(text).parts:
+            if os.path.lexists(here / part):
+                here /= part
+                continue
+            same, similar = _alike(here, part)
+            if same is None:
+                likely = likely or (here / similar if similar is not None else None)
+                break
+            here /= same
+        else:
+            return here, None
+    return None, likely
+
+
+def _alike(folder: Path, name: str) -> tuple[str | None, str | None]:
+    """Return the name in a folder that is the same text, and one that is nearly the same."""
+    try:
+        known = _names(str(folder), os.stat(folder).st_mtime_ns)
+    except (OSError, ValueError):
+        return None, None
+    wanted = _plain(name)
+    folded = known.get(wanted.casefold(), ())
+    same = next((other for other in folded if _plain(other) == wanted), None)
+    if folded or len(known) > SEARCHED:
+        return same, next(iter(folded), None)
+    close = difflib.get_close_matches(wanted.casefold(), known, n=1, cutoff=0.8)
+    return None, known[close[0]][0] if close else None
+
+
+@lru_cache(maxsize=16)
+def _names(folder: str, changed: int) -> dict[str, list[str]]:
+    """Return the names in a folder by their text in lower case; of a data set whose images are missing, once."""
+    known: dict[str, list[str]] = {}
+    for name in sorted(os.listdir(folder)):
+        known.setdefault(_plain(name).casefold(), []).append(name)
+    return known
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip()
