@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from families import FAMILIES, SIBLINGS, Inputs, build, selection
 from peft import AutoPeftModel, PeftModel, get_peft_model
 from tiny_llava import deltas, fill_deltas, group_of
@@ -320,7 +321,12 @@ def test_gradient_checkpointing_changes_no_gradient(family: str, reentrant: bool
 
 @each_family
 def test_autocast_in_bfloat16(family: str) -> None:
-    _, inputs, base_logits = original(family)
+    plain, inputs, base_logits = original(family)
+    with torch.autocast("cpu", torch.bfloat16):
+        try:
+            logits(plain, inputs)
+        except RuntimeError as error:
+            pytest.skip(f"transformers {transformers.__version__} itself cannot: {error}")
     model = adapted(family)
     exact = train_pass(model, inputs)
     with torch.autocast("cpu", torch.bfloat16):
