@@ -176,7 +176,7 @@ def _show(report: Report) -> None:
     colours = {"error": "bold red", "warning": "yellow", "note": "cyan"}
     for f in report.findings:
         console.print(Text.assemble((f"{f.severity:>7} ", colours[f.severity]), plain(f.message)), soft_wrap=True)
-        for why, count in f.reasons[:3] if len(f.reasons) > 1 else ():
+        for why, count in f.reasons[:3] if len(f.reasons) > 1 and f.reasons[0][1] > 1 else ():
             console.print(plain(f"          {count:,} x {why}"), soft_wrap=True)
         for example in f.examples if f.kind in LEFT_OUT else f.examples[:3]:
             console.print(plain(f"          {_place(example)}"), soft_wrap=True)
