@@ -98,3 +98,31 @@ def test_the_group_alone_says_what_it_has(cli):
     code, out, _ = cli("data")
     assert code == 0
     assert "check" in out
+
+
+def test_data_without_a_recipe(cli, corpus):
+    """A file or a folder; the model is not known, and the task is that of the data."""
+    recipe = corpus(lambda records: records[3].update(image="gone.png"))
+    data = recipe.parent / "own.jsonl"
+    code, out, err = cli("data", "check", data, "--json")
+    report = json.loads(out)
+    assert (code, err) == (1, "")
+    assert {f["kind"] for f in report["findings"]} == {"bad_image"}
+    assert {row["task"] for row in report["counts"]} == {"image_translation"}
+    code, out, _ = cli("data", "check", data, "data.max_bad=1", "--json")
+    assert code == 0
+    fixtures = Path(__file__).parent / "data" / "fixtures"
+    _, out, _ = cli("data", "check", fixtures / "commute", "data.pairs=[en-de]", "--json")
+    assert {row["task"] for row in json.loads(out)["counts"]} == {"multimodal_translation"}
+    _, out, _ = cli("data", "check", fixtures / "mit-10m-sample")
+    assert "target '```Guichet```' became 'Guichet'" in out
+    assert "the record says 'train' and its file is test" in out
+    code, _, err = cli("run", data)
+    assert code == 2
+    assert f"is data, not a recipe; write a recipe with: neuroglot init --data {data}" in err
+
+
+def test_data_that_are_not_there(cli):
+    code, _, err = cli("data", "check", "gone.jsonl")
+    assert code == 2
+    assert "gone.jsonl does not exist; give a JSONL file" in err

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -141,7 +142,6 @@ def test_any_file_name_gives_a_recipe_that_loads(data, tmp_path, name):
     ("source", "options", "examples", "pairs"),
     [
         ("m3-multi30k", {"pairs": ["en-de", "en-fr"]}, 20, ("en-de", "en-fr")),
-        ("m3-multi30k", {"task": "multimodal_translation", "pairs": ["en-de", "en-fr"]}, 20, ("en-de", "en-fr")),
         ("m3-ambigcaps", {"pairs": ["en-tr"], "layout": "ambigcaps"}, 8, ("en-tr",)),
         ("mit-10m", {"pairs": ["en-de"]}, 9, ("en-de",)),
         ("sharegpt/signs.json", {"pairs": ["en-de"]}, 2, ("en-de",)),
@@ -160,6 +160,71 @@ def test_data_in_any_layout(tmp_path, source, options, examples, pairs):
     corpus = Context(recipe, tmp_path, lambda label, total: lambda done: None, print).corpus
     assert {e.task for e in corpus.train} == {recipe.task}
     assert {str(e.pair) for e in corpus.train} == set(pairs)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "count"),
+    [
+        ("m3-multi30k", {"pairs": ["en-de"], "splits": {"test": "test_2016_flickr"}, "task": "multimodal_translation",
+                         "images": FIXTURES / "m3-multi30k" / "images"}, 10),
+        ("iwslt-2017", {"pairs": ["en-de"], "splits": {"test": "tst2015"}}, 10),
+        ("commute", {"pairs": ["en-fr"], "splits": {"train": "dev", "test": "test"}}, 4),
+        ("mit-10m-sample/test.jsonl", {"splits": {"train": "test", "test": "test"}, "max_bad": 1}, None),
+        ("ocrmt30k", {"max_bad": 6, "images": FIXTURES / "ocrmt30k" / "whole_image_v2"}, None),
+        ("swift/signs.jsonl", {"pairs": ["en-de"]}, 2),
+        ("jsonl/pictograms.jsonl", {"columns": {"source_lang": "=en", "task": "=multimodal_translation"},
+                                    "pairs": ["en-de"]}, 3),
+    ],
+)  # fmt: skip
+def test_what_a_layout_needs_can_be_said(tmp_path, source, options, count):
+    """The settings of the data stand in the recipe; where a fixture is too small or not of this model, it says why."""
+    out = tmp_path / "mine.yaml"
+    if count is None:
+        with pytest.raises(UserError, match="split is empty|no token for|holds no examples") as caught:
+            write_recipe("embedded", FIXTURES / source, out, **options)
+        assert "data." not in str(caught.value).replace(str(FIXTURES), "")
+        return
+    assert f"wrote {out}: {count} " in write_recipe("embedded", FIXTURES / source, out, **options)
+    data = load_recipe(out).data
+    assert data.columns == options.get("columns", {})
+    assert data.splits == options.get("splits", {})
+    assert data.images == str(options.get("images", ""))
+    Context(load_recipe(out), tmp_path, lambda label, total: lambda done: None, print).corpus  # noqa: B018
+
+
+def test_imperfect_data_have_a_way_in(data, tmp_path, capsys):
+    """All that is wrong is listed; the recipe leaves it out where its user says so."""
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    for number in (1, 5, 8):
+        rows[number]["image"] = f"gone-{number}.png"
+    mine = data.parent / "bad.jsonl"
+    mine.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "mine.yaml"
+    assert neuroglot("init", "--data", mine, "--out", out) == 2
+    *listed, last = capsys.readouterr().err.splitlines()
+    assert [line.partition(": ")[0] for line in listed] == [f"{mine} line {n}" for n in (2, 6, 9)]
+    assert last.endswith("3 of 20 records are bad and --max-bad allows 0; this is the first; repair them, or leave "
+                         "them out with --max-bad 3")  # fmt: skip
+    assert not out.exists()
+    assert neuroglot("init", "--data", mine, "--out", out, "--max-bad", 3) == 0
+    assert len(capsys.readouterr().err.splitlines()) == 3
+    assert load_recipe(out).data.max_bad == 3
+    assert len(Context(load_recipe(out), tmp_path, lambda label, total: lambda done: None, print).examples) == 17
+
+
+def test_columns_of_other_names_are_proposed_so_that_they_can_be_pasted(data, tmp_path, capsys):
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    lines = [f"{r['image']},{n} way,{r['target']}" for n, r in enumerate(rows) if r["target_lang"] == "de"]
+    mine = data.parent / "other.csv"
+    mine.write_text("\n".join(["file,english,german", *lines]))
+    assert neuroglot("init", "--data", mine, "--out", tmp_path / "mine.yaml") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    _, _, option = said.partition("such as ")
+    (option,) = shlex.split(option.partition("; ")[0])
+    assert option.startswith("--columns={image: file, source: english")
+    assert neuroglot("init", "--data", mine, "--out", tmp_path / "mine.yaml", option) == 0
+    assert load_recipe(tmp_path / "mine.yaml").data.columns["target_lang"] == "=de"
 
 
 def test_what_it_is_asked_for_has_to_be_there(tmp_path):

@@ -6,7 +6,8 @@ import json
 import re
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from neuroglot.artefact import given_path
 from neuroglot.data.corpus import Sizes, load_corpus
 from neuroglot.data.example import Example
 from neuroglot.data.readers import Layout
+from neuroglot.data.readers.checked import counted
+from neuroglot.data.readers.records.columns import quoted
 from neuroglot.data.store import View
 from neuroglot.errors import UserError, nearest
 from neuroglot.models.load import EMBEDDED, load_processor, load_skeleton
 from neuroglot.recipe import check
 from neuroglot.stages.context import Context
-from neuroglot.stages.data import Data
+from neuroglot.stages.data import LISTED, Data
 
 TASKS = ("image_translation", "multimodal_translation")
 """What can be trained, the likelier first."""
@@ -44,7 +47,7 @@ model:
   dtype: {dtype}       # of the frozen weights; the trained rows are float32
 
 data:
-  source: {data}{format}
+  source: {data}{layout}
   # Examples found: {counted}; {items} items. A field "split" in the data decides what trains and what tests;
   # without it four fifths of the items train, a tenth each is dev and test.
   pairs: [{pairs}]
@@ -79,6 +82,11 @@ def write_recipe(
     task: str | None = None,
     pairs: Sequence[str] = (),
     layout: str = "auto",
+    columns: Mapping[str, str] | None = None,
+    splits: Mapping[str, str] | None = None,
+    images: Path | None = None,
+    max_bad: int = 0,
+    say: Callable[[str], None] = lambda line: None,
 ) -> str:
     """Write a recipe and return a sentence on what was found.
 
@@ -92,16 +100,31 @@ def write_recipe(
         task: what is to be trained; by default the first of `TASKS` that the data have.
         pairs: directions; by default all that the data have.
         layout: how the data are laid out; told from the path by default.
+        columns: our field -> the data's column, or `=value`.
+        splits: our split -> the data's name for it.
+        images: folder of the images, where the layout has no place for them.
+        max_bad: records that may be left out because they cannot be used; the recipe then allows as many.
+        say: told of each record that cannot be used, up to a bound.
 
     Raises:
-        UserError: `out` exists or cannot be written, or the data or the model cannot be used.
+        UserError: `out` exists or cannot be written, or the data or the model cannot be used; advice in it names the
+            options of `neuroglot init`.
     """
     if out.exists() and not force:
         raise UserError(f"{out} exists; choose another with --out, or write over it with --force")
     if task is not None and task not in TASKS:
         raise UserError(f"task {task!r} cannot be trained; {nearest(task, TASKS)}")
-    found = _examples(data, Layout(layout, pairs=tuple(pairs), task=task or TASKS[0]), model, trust_remote_code)
-    task = _task(data, found, task)
+    columns, splits = columns or {}, splits or {}
+    how = Layout(layout, columns, tuple(pairs), splits, images and images.resolve(), task=task or TASKS[0])
+    with _own_options():
+        found = _examples(data, how, model, trust_remote_code, max_bad, say)
+        return _write(model, data, out, trust_remote_code, how, found, _task(data, found, task), max_bad)
+
+
+def _write(
+    model: str, data: Path, out: Path, trust_remote_code: bool, how: Layout, found: View, task: str, max_bad: int
+) -> str:
+    pairs = how.pairs
     ours = found.where(np.array([kind.task == task for kind in found.store.kinds])[found.column("kind")])
     counts = Counter(pair for pair in ours.pairs if not pairs or pair in pairs)
     items = len(np.unique(ours.column("item")))
@@ -121,7 +144,7 @@ def write_recipe(
         model=_quoted(str(given_path(model).resolve()) if given_path(model).is_dir() else model),
         dtype="float32" if small else "bfloat16",
         data=_quoted(_relative(data, out.parent)),
-        format="" if layout == "auto" else f"\n  format: {layout}",
+        layout=_layout(how, out.parent, max_bad),
         counted=", ".join(f"{pair} ({count})" for pair, count in counts.items()),
         items=items,
         pairs=", ".join(counts),
@@ -143,11 +166,60 @@ def write_recipe(
     return f"wrote {out}: {told}; neuroglot run {shlex.quote(str(out))}"
 
 
-def _examples(data: Path, layout: Layout, model: str, trust_remote_code: bool) -> View:
+def _layout(how: Layout, folder: Path, max_bad: int) -> str:
+    """Return the lines of a recipe that say how its data are read, where that is not told from the path."""
+    lines = [] if how.format == "auto" else [f"format: {how.format}"]
+    lines += [
+        f"{name}: {{{', '.join(f'{ours}: {quoted(theirs)}' for ours, theirs in given.items())}}}"
+        for name, given in (("columns", how.columns), ("splits", how.splits))
+        if given
+    ]
+    lines += [f"images: {_quoted(_relative(how.images, folder))}"] if how.images else []
+    lines += [f"max_bad: {max_bad}         # records that may be left out; they are listed in rejected.jsonl"] * (
+        max_bad > 0
+    )
+    return "".join(f"\n  {line}" for line in lines)
+
+
+_SETTING = re.compile(r"\bdata\.(pairs|format|columns|splits|images|max_bad)\b(?:\.(\w+))?")
+_VALUE = re.compile(r"(?<=such as )\{[^{}]*\}|(?<=with )\{[^{}]*\}")
+"""Mappings in an error that are no options yet."""
+
+
+@contextmanager
+def _own_options() -> Iterator[None]:
+    """Name the options of `neuroglot init` where an error names settings of a recipe, so that they can be pasted."""
+    try:
+        yield
+    except UserError as error:
+        message = _VALUE.sub(lambda value: shlex.quote(value[0]), str(error))
+        raise UserError(_SETTING.sub(_option, message)) from None
+
+
+def _option(setting: re.Match[str]) -> str:
+    name, key = setting[1].replace("_", "-"), setting[2]
+    return f"--{name}" if key is None else f"--{name} {{{key}: ...}}"
+
+
+def _examples(
+    data: Path, layout: Layout, model: str, trust_remote_code: bool, max_bad: int, say: Callable[[str], None]
+) -> View:
     """Return every example, after looking at all of them as a run of a recipe without further settings does."""
-    recipe = check({"task": layout.task, "model": {"path": model}, "data": {"source": str(data)}}, "init")
-    run = Context(recipe, data.parent, lambda label, total: lambda done: None, print, trust_remote_code)
-    return Data(data, data.parent, layout).examples(run.fits, run.limits, 0, run.track)
+    tree = {"task": layout.task, "model": {"path": model}, "data": {"source": str(data), "max_bad": max_bad}}
+    run = Context(check(tree, "init"), data.parent, lambda label, total: lambda done: None, print, trust_remote_code)
+    source = Data(data, data.parent, layout)
+    try:
+        return source.examples(run.fits, run.limits, max_bad, run.track)
+    except UserError as error:
+        if max_bad < source.bad_count < len(source.records):
+            raise UserError(f"{error}; repair them, or leave them out with --max-bad {source.bad_count}") from None
+        raise
+    finally:
+        if 0 < source.bad_count < len(source.records):  # what is wrong with all of them is said once
+            for bad in source.found_bad[:LISTED]:
+                say(f"{data} {counted(data)} {bad.line}: {bad.reason}")
+            if source.bad_count > LISTED:
+                say(f"... and {source.bad_count - LISTED} more")
 
 
 def _task(data: Path, examples: View, wanted: str | None) -> str:

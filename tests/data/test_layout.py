@@ -91,3 +91,11 @@ def test_a_pair_that_is_no_pair(tmp_path):
     ((position, record),) = read_source(tmp_path / "x.jsonl", Layout(pairs=("en-xx",)))
     assert position == 1
     assert "language code 'xx' is not known" in str(record)
+
+
+def test_a_split_that_the_run_divides():
+    """A corpus of nothing but a test split can be trained and tested on; nothing is read twice."""
+    path = Path(__file__).parent / "fixtures" / "mit-10m-sample"
+    layout = Layout(splits={"train": "test", "test": "test"})
+    found = [example for _, example in read_source(path, layout)]
+    assert [e.meta.get("split") for e in found] == [None, None]

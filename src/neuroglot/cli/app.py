@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -125,6 +126,27 @@ def wide(console: Console) -> Console:
     if not console.is_terminal:
         console.width = max(console.width, 160)
     return console
+
+
+def mapping(option: str, text: str) -> dict[str, str]:
+    """Read an option such as `{test: test_2016}` or `test=test_2016`."""
+    import yaml
+
+    found: Any = None
+    with suppress(yaml.YAMLError):
+        found = yaml.safe_load(text) if text.strip().startswith("{") else None
+    if found is None:
+        parts = [part.partition("=") for part in text.split(",") if part.strip()]
+        found = {name.strip(): value for name, equals, value in parts if equals}
+        found = found if len(found) == len(parts) else None
+    if not isinstance(found, dict) or not all(isinstance(v, str | int) for v in found.values()):
+        raise UserError(f"{option} {text!r} is no mapping; expected one such as {option} 'name=value,name=value'")
+    return {str(name): str(value) for name, value in found.items()}
+
+
+def print_error(text: object) -> None:
+    """Print one line on stderr."""
+    print(visible(text), file=sys.stderr)
 
 
 def numbers(option: str, text: str) -> list[float]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neuroglot.cli.app import Json, Overrides, RecipeName, Scale, Trust, Verbs, app, check_out, wide
+from neuroglot.cli.app import Json, Overrides, Scale, Trust, Verbs, app, check_out, wide
 from neuroglot.errors import UserError
 from neuroglot.printing import plain, print_json, print_line
 
@@ -33,7 +33,7 @@ def _data(context: typer.Context) -> None:
 
 @data.command()
 def check(
-    recipe: RecipeName,
+    recipe: Annotated[str, typer.Argument(help="A recipe; or data without one: a file, a folder, or hf:owner/name.")],
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write a page with a batch as the model sees it.")] = None,
     sample: Annotated[
@@ -44,10 +44,18 @@ def check(
     as_json: Json = False,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Check a recipe's data: what training would refuse or get wrong is an error, and the exit code is 1."""
-    from neuroglot.recipes import load_recipe
+    """Check data: what training would refuse or get wrong is an error, and the exit code is 1.
 
-    loaded = load_recipe(recipe, overrides, scale)
+    Of data without a recipe the model is not known: give `model.path=MODEL` to count its tokens.
+    """
+    from neuroglot.recipes import data_recipe, is_data, load_recipe
+
+    alone = is_data(recipe)
+    loaded = data_recipe(recipe, overrides) if alone else load_recipe(recipe, overrides, scale)
+    if alone:
+        given = {override.partition("=")[0] for override in overrides or ()}
+        model = model and "model.path" in given
+        loaded = loaded if "task" in given else loaded.model_copy(update={"task": ""})
     if out is not None:
         check_out(out)
     from neuroglot.data.checking import check as look
@@ -56,6 +64,7 @@ def check(
     quiet()
     with _status() as tell:
         read, plan = _source(loaded)
+        loaded = loaded.model_copy(update={"task": plan.task})
         context = Context(loaded, Path(), lambda label, total: lambda done: None, print_line, trust_remote_code)
         batcher = context.batcher if model else None
         report = look(read, plan, batcher, context.fits, sample, tell)
@@ -81,11 +90,15 @@ def _status() -> Iterator[Callable[[str, int], None]]:
 
 
 def _source(recipe: Recipe) -> tuple[Read, Plan]:
-    """Return what reads the recipe's records, each with the split that a run puts it in, and the recipe's plan."""
+    """Return what reads the recipe's records, each with the split that a run puts it in, and the recipe's plan.
+
+    A recipe without a task gets the first of `neuroglot.pair.TASKS` that the data have.
+    """
     from neuroglot.data.checking import Plan, Record
     from neuroglot.data.corpus import EMBEDDED, Sizes, load_corpus
     from neuroglot.data.corpus.division import splits_of
     from neuroglot.data.store import SPLITS, View
+    from neuroglot.pair import TASKS
     from neuroglot.stages.data import Data
 
     data = recipe.data
@@ -101,14 +114,16 @@ def _source(recipe: Recipe) -> tuple[Read, Plan]:
             Plan(data.source, recipe.task, data.pairs, data.train, data.max_bad, made=True),
         )
 
-    records = Data(Path(data.source), Path(), data.layout(recipe.task)).records
-    split = splits_of(View(records), recipe.task, data.pairs, data.seed)  # as numbers, of which a million are small
+    records = Data(Path(data.source), Path(), data.layout(recipe.task or TASKS[0])).records
+    held = {kind.task for kind in records.kinds}
+    task = recipe.task or next((task for task in TASKS if task in held), TASKS[0])  # the likelier to be trained first
+    split = splits_of(View(records), task, data.pairs, data.seed)  # as numbers, of which a million are small
 
     def read() -> Iterator[Record]:
         for (position, content), number in zip(records, split, strict=True):
             yield Record(position, content, SPLITS[number] or "")
 
-    return read, Plan(data.source, recipe.task, data.pairs, data.train, data.max_bad, replays=data.replay > 0)
+    return read, Plan(data.source, task, data.pairs, data.train, data.max_bad, replays=data.replay > 0)
 
 
 def _page(out: Path, report: Report, read: Read, plan: Plan, batcher: Any, size: int) -> None:

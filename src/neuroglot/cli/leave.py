@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from neuroglot.cli.app import Trust, app
+from neuroglot.cli.app import Trust, app, mapping, print_error
 from neuroglot.pair import Pair
 from neuroglot.printing import print_line
 
@@ -87,11 +87,23 @@ def init(
             help="The layout, such as jsonl or multi30k (docs/data.md); told from the path by default.",
         ),
     ] = "auto",
+    columns: Annotated[
+        str,
+        typer.Option("--columns", help="Which column is which: '{image: file, target: de, target_lang: =de}'."),
+    ] = "",
+    splits: Annotated[str, typer.Option("--splits", help="What the splits are called: '{test: test_2016}'.")] = "",
+    images: Annotated[Path | None, typer.Option("--images", help="Folder of the images.")] = None,
+    max_bad: Annotated[int, typer.Option("--max-bad", min=0, help="Bad records that may be left out.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Write over an existing recipe.")] = False,
     trust_remote_code: Trust = False,
 ) -> None:
     """Write a commented recipe for your own data and model."""
     from neuroglot.init import write_recipe
 
-    named = [str(Pair.parse(pair)) for pair in pairs.split(",") if pair.strip()]
-    print_line(write_recipe(model, data, out, force, trust_remote_code, task, named, layout))
+    named = [str(Pair.parse(pair.strip())) for pair in pairs.strip("[] ").split(",") if pair.strip()]
+    maps = mapping("--columns", columns), mapping("--splits", splits)
+    print_line(
+        write_recipe(
+            model, data, out, force, trust_remote_code, task, named, layout, *maps, images, max_bad, print_error
+        )
+    )

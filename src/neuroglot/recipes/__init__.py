@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from neuroglot.recipe.sections.systems import anchor as anchor_systems
 from neuroglot.recipes.smoke import corpus_in
 from neuroglot.strict_yaml import read_yaml
 
+DATA = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+"""Endings of data files."""
 SMOKE: dict[str, Any] = {
     "data.train": 24, "data.dev": 4, "data.test": 3, "data.heldout": 2, "data.retention": 2,
     "profile.items": 4, "profile.batch_size": 4, "probe.steps": 2, "probe.items": 2, "probe.batch_size": 4,
@@ -47,6 +50,10 @@ def load_recipe(source: str | Path, overrides: Sequence[str] | None = None, scal
     path = given_path(source)
     if not path.is_file():
         path = shipped().get(str(source), path)
+    if is_data(str(source)):
+        raise UserError(
+            f"{source} is data, not a recipe; write a recipe with: neuroglot init --data {shlex.quote(str(source))}"
+        )
     if not path.is_file():
         hint = nearest(str(source), shipped())
         raise UserError(f"recipe {source} does not exist; give a YAML file or the name of a shipped recipe; {hint}")
@@ -65,6 +72,36 @@ def load_recipe(source: str | Path, overrides: Sequence[str] | None = None, scal
         _shrink(tree, smoke, str(source))
     if scale == "smoke" and isinstance(tree.get("sweep"), dict):
         tree["sweep"] = {**tree["sweep"], **SMOKE_SWEEP}
+    _override(tree, overrides)
+    _anchor(tree, Path.cwd())
+    return check(tree, f"recipe {source}")
+
+
+def is_data(source: str) -> bool:
+    """Whether what a user names is data, and no recipe."""
+    path = given_path(source)
+    if path.is_file() or source not in shipped():
+        return source.startswith("hf:") or path.is_dir() or path.suffix.lower() in DATA
+    return False
+
+
+def data_recipe(source: str, overrides: Sequence[str] | None = None) -> Recipe:
+    """Return the recipe of data without one, of which all but the data section says nothing.
+
+    Args:
+        source: a file, a folder, or `hf:owner/name`.
+        overrides: as of `load_recipe`.
+
+    Raises:
+        UserError: an override is wrong.
+    """
+    tree: dict[str, Any] = {"data": {"source": source}}
+    _override(tree, overrides)
+    _anchor(tree, Path.cwd())
+    return check(tree, source)
+
+
+def _override(tree: dict[str, Any], overrides: Sequence[str] | None) -> None:
     for override in overrides or []:
         key, found, text = override.partition("=")
         if not found or not all(key.split(".")):
@@ -74,8 +111,6 @@ def load_recipe(source: str | Path, overrides: Sequence[str] | None = None, scal
         except UserError as error:
             raise UserError(f"override {override!r}: the value is not YAML: {error}") from None
         _put(tree, key, value)
-    _anchor(tree, Path.cwd())
-    return check(tree, f"recipe {source}")
 
 
 def _shrink(tree: dict[str, Any], smoke: Any, source: str) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,8 @@ from neuroglot.errors import UserError
 
 CHECKED = Format("checked", 1, "run")
 REJECTED = "rejected.jsonl"
+LISTED = 20
+"""Most bad records that are listed where they are refused."""
 READS = 2
 """Counts up when a reader makes other examples of the same source: stores in the cache are then made anew."""
 
@@ -34,6 +36,10 @@ class Data:
         path: the file or folder.
         folder: the run's folder, where the user finds what is left out.
         layout: how the source is read.
+
+    Attributes:
+        found_bad: the first records that cannot be used, once `examples` has looked, whether or not it refused them.
+        bad_count: how many there are.
     """
 
     def __init__(self, path: Path, folder: Path, layout: Layout | None = None) -> None:
@@ -41,6 +47,8 @@ class Data:
         self._folder = folder
         self._layout = layout or Layout()
         self._bad: list[Bad] | None = None
+        self.found_bad: Sequence[Bad] = ()
+        self.bad_count = 0
 
     @cached_property
     def records(self) -> Store:
@@ -102,6 +110,7 @@ class Data:
             found = self._look(fits, most, track)
             self._keep(known, *found)
         places, bad = found
+        self.found_bad, self.bad_count = bad, len(places)
         good = np.ones(len(self.records), bool)
         good[places] = False
         allow(self.path, int(good.sum()), bad, most, len(places))
@@ -117,7 +126,7 @@ class Data:
         for place, (_, found) in enumerate(check_records(self.records, fits, bar)):
             if isinstance(found, Bad):
                 places.append(place)
-                if len(bad) <= most:  # one more than may be left out; of a million nobody reads all
+                if len(bad) < max(most + 1, LISTED):  # of a million nobody reads all
                     bad.append(found)
         return places.tolist(), bad
 

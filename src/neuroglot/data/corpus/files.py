@@ -59,7 +59,8 @@ def file_corpus(
             if not any(kinds[number].pair == pair for number in np.unique(held)):
                 raise UserError(
                     f"{path}: the {name} split is empty for {pair} ({len(ours)} examples in all); examples that share "
-                    f'an item, an image or a text are put in one; add examples, or mark some with "split": "{name}"'
+                    f'an item, an image or a text are put in one; add examples, mark some with "split": "{name}", or '
+                    f"have a split of the source divided, such as data.splits='{{train: test, test: test}}'"
                 )
     train = ours.where(split == TRAIN).first_of_pairs(sizes.train)
     fewer = min(sizes.dev, sizes.retention)

@@ -119,18 +119,22 @@ def allow(path: Path, good: int, bad: Sequence[Bad], most: int, count: int | Non
     Raises:
         UserError: the first bad record, and how many there are.
     """
-    counts = (
-        "line" if path.suffix.lower() in (".jsonl", ".ndjson", ".csv", ".tsv", "") and not path.is_dir() else "record"
-    )
+    counts = counted(path)
     found = len(bad) if count is None else count
     if found > most:
-        counted = f"; {found} of {good + found} records are bad and data.max_bad allows {most}"
-        more = "" if (found, most) == (1, 0) else f"{counted}; this is the first"
+        all_ = f"; {found} of {good + found} records are bad and data.max_bad allows {most}"
+        more = "" if (found, most) == (1, 0) else f"{all_}; this is the first"
         raise UserError(f"{path} {counts} {bad[0].line}: {bad[0].reason}{more}")
     if not good:
         first = f"; {counts} {bad[0].line}: {bad[0].reason}" if bad else ""
         what = f"data file {path} holds no examples; expected one JSON object a line"
         raise UserError(f"{what if counts == 'line' else f'data source {path} holds no examples'}{first}")
+
+
+def counted(path: Path) -> str:
+    """Return what the positions in a source count: `line` or `record`."""
+    lines = path.suffix.lower() in (".jsonl", ".ndjson", ".csv", ".tsv", "") and not path.is_dir()
+    return "line" if lines else "record"
 
 
 def _measure(image: ImageSource) -> Size | UserError:

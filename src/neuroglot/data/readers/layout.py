@@ -73,17 +73,25 @@ Record = tuple[int, Example | UserError]
 Reader = Callable[[Path, Layout], Iterator[Record]]
 
 
+def divided(name: str, layout: Layout) -> bool:
+    """Whether `data.splits` names a split of the source for several of ours: then the run divides it."""
+    return list(layout.splits.values()).count(name) > 1
+
+
 def split_of(name: str, layout: Layout) -> str | None:
-    """Return our name for a split of the source; None for one that is not used."""
+    """Return our name for a split of the source; None for one that is not used, or that the run divides."""
+    if divided(name, layout):
+        return None
     named = next((ours for ours, theirs in layout.splits.items() if theirs == name), None)
     usual = next((ours for ours, names in _USUAL.items() if name.lower() in names), None)
     return named or (usual if usual not in layout.splits else None)
 
 
-def splits_of(names: Iterable[str], layout: Layout, where: Path | str) -> dict[str, str]:
+def splits_of(names: Iterable[str], layout: Layout, where: Path | str) -> dict[str | None, str]:
     """Return our split -> the source's, of those that a source has.
 
-    A name such as `test_2016_flickr` counts as test where it is the only one that begins so.
+    A name such as `test_2016_flickr` counts as test where it is the only one that begins so. What `data.splits` names
+    for several of ours, as in `{train: test, test: test}`, is divided by the run, and is in none here.
 
     Raises:
         UserError: a split that the recipe names is not there, or several could be meant.
@@ -108,10 +116,17 @@ def splits_of(names: Iterable[str], layout: Layout, where: Path | str) -> dict[s
             )
         if near:
             found[ours] = near[0]
-    return {ours: found[ours] for ours in SPLITS if ours in found}
+    # Three splits can share only one name.
+    own: dict[str | None, str] = {
+        ours: found[ours] for ours in SPLITS if ours in found and not divided(found[ours], layout)
+    }
+    own.update((None, theirs) for theirs in found.values() if divided(theirs, layout))
+    return own
 
 
-def check_left_out(files: Mapping[str, str], found: Mapping[str, str], layout: Layout, where: Path | str) -> None:
+def check_left_out(
+    files: Mapping[str, str], found: Mapping[str | None, str], layout: Layout, where: Path | str
+) -> None:
     """Refuse a source of which a part belongs to no split; a recipe that names splits has chosen, and is told.
 
     Args:

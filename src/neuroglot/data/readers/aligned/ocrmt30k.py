@@ -38,7 +38,7 @@ SOURCES = ("gold", "ocr")
 
 @dataclass(frozen=True)
 class _Place:
-    split: str
+    split: str | None
     name: str
     images: Path
     source: str

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroglot.data.example import Example, ImageSource, blank
-from neuroglot.data.readers.layout import SPLITS, Layout, split_of
+from neuroglot.data.readers.layout import SPLITS, Layout, divided, split_of
 from neuroglot.data.readers.make import (
     Notes,
     Piece,
@@ -21,6 +21,7 @@ from neuroglot.data.readers.make import (
     rendered,
     shown,
 )
+from neuroglot.data.readers.records.columns import proposal
 from neuroglot.data.readers.sources.rows import Fields, Row
 from neuroglot.errors import UserError, nearest
 from neuroglot.pair import INSTRUCT, TASKS, Pair, language_code
@@ -157,6 +158,8 @@ def split_named(value: Any, row: Row, layout: Layout, notes: Notes) -> str | Non
     """
     if value is None:
         return row.split
+    if divided(name_of(value, "split"), layout):
+        return None
     found = value if value in SPLITS and not layout.splits else split_of(name_of(value, "split"), layout)
     if found is None:
         known = ", ".join(layout.splits.values()) if layout.splits else ", ".join(SPLITS)
@@ -176,6 +179,8 @@ def refuse_unknown(fields: Fields) -> None:
     """
     for key in fields:
         if key not in KNOWN:
+            if map_ := "" if {"target", "targets"} & set(fields) else proposal(fields):
+                raise UserError(f"unknown field {shown(key)}; say which column is which{map_}")
             raise UserError(f"unknown field {shown(key)}; {nearest(key[:60], KNOWN)}")
 
 

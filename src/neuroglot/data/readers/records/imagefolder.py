@@ -66,7 +66,7 @@ class _Folders:
     def splits(self) -> dict[str, str]:
         """Folder -> our split."""
         names = [folder.name for folder in self._path.iterdir() if folder.is_dir()] if self._above else []
-        return {theirs: ours for ours, theirs in splits_of(names, self._layout, self._path).items()}
+        return {theirs: ours for ours, theirs in splits_of(names, self._layout, self._path).items() if ours}
 
 
 def _parts(path: Path, files: list[Path], layout: Layout) -> Iterator[Part]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuroglot.data.readers.layout import Layout, check_left_out, split_of, splits_of
+from neuroglot.data.readers.records.columns import proposal
 from neuroglot.data.readers.sources.rows import (
     SAVED,
     Fields,
@@ -96,7 +97,7 @@ def _check(where: Path | str, names: Sequence[str], needs: Collection[str]) -> N
         if not set(need.split("|")) & set(names):
             raise UserError(
                 f"{where} has no column {' or '.join(map(repr, need.split('|')))}; it has {', '.join(names[:20])}; "
-                "say in data.columns which is which"
+                f"say in data.columns which is which{proposal(names)}"
             )
 
 
