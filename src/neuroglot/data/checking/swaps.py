@@ -7,6 +7,7 @@ whole is found where its languages have different scripts.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from neuroglot.data.checking.texts import TRANSLATING, crossed
 from neuroglot.data.example import Example
 
-MOST = 200_000
+MOST = 50_000
 """Examples that are counted and judged, the first ones."""
 
 SURE = 3.0
@@ -32,6 +33,7 @@ class Swaps:
     """Counts of hashed letter trigrams by language."""
 
     counts: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    totals: Counter[str] = field(default_factory=Counter)
     examples: int = 0
 
     def add(self, example: Example) -> None:
@@ -39,8 +41,11 @@ class Swaps:
         if self.examples < MOST and judged(example):
             self.examples += 1
             for language, text in _texts(example):
-                counts = self.counts.setdefault(language, np.zeros(_SIZE))
-                np.add.at(counts, _trigrams(text), 1)
+                if language not in self.counts:
+                    self.counts[language] = np.zeros(_SIZE)
+                grams = _trigrams(text)
+                np.add.at(self.counts[language], grams, 1)
+                self.totals[language] += len(grams)
 
     def swapped(self, example: Example) -> bool:
         """Whether each text of a judged example is in the other's script, or looks like the other's language."""
@@ -53,8 +58,8 @@ class Swaps:
         """Return the log-likelihood ratio of a text in the other language to its own, itself not counted there."""
         grams, times = np.unique(_trigrams(text), return_counts=True)
         mine, theirs = self.counts[own], self.counts[other]
-        as_own = (np.maximum(mine[grams] - times, 0) + _SEEN) / (mine.sum() - times.sum() + _SEEN * _SIZE)
-        as_other = (theirs[grams] + _SEEN) / (theirs.sum() + _SEEN * _SIZE)
+        as_own = (np.maximum(mine[grams] - times, 0) + _SEEN) / (self.totals[own] - times.sum() + _SEEN * _SIZE)
+        as_other = (theirs[grams] + _SEEN) / (self.totals[other] + _SEEN * _SIZE)
         return float((times * np.log(as_other / as_own)).sum())
 
 
