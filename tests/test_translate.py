@@ -111,6 +111,27 @@ def test_any_language_may_be_asked_of_a_bare_model(folder):
     assert line["to"] == "tr"
 
 
+def test_a_folder_is_translated_without_what_cannot_be_read(folder, tmp_path, capsys):
+    """As it comes from a Mac, with a download that failed."""
+    for name in ("a.JPG", "b.png"):
+        shutil.copy(folder / name, tmp_path / name)
+    (tmp_path / "._a.JPG").write_bytes(b"\0\5\26\7\0\2\0\0Mac OS X        ")
+    (tmp_path / ".thumbs").mkdir()
+    shutil.copy(folder / "b.png", tmp_path / ".thumbs/b.png")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "folder.png").mkdir()
+    translate(tmp_path, "--to", "de", "--model", "embedded", "--json")
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["image"] for line in out.splitlines()] == [str(tmp_path / n) for n in ("a.JPG", "b.png")]
+    assert err.startswith(f"left out: image {tmp_path / 'empty.jpg'} cannot be read")
+    assert len(err.splitlines()) == 1
+    with pytest.raises(UserError, match=r"empty.jpg cannot be read: .*the file is empty"):
+        next(translate_images([tmp_path, tmp_path / "empty.jpg"], "en", "de", None, "no/such-model", None))
+    (tmp_path / "a.JPG").unlink(), (tmp_path / "b.png").unlink()
+    with pytest.raises(UserError, match=r"no image can be read; the first: image .*empty.jpg"):
+        next(translate_images([tmp_path], "en", "de", None, "no/such-model", None))
+
+
 def test_an_unreadable_image_is_named_before_the_model_is_loaded(folder, tmp_path):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"\xff\xd8\xff\xe0 no image")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from neuroglot.data.example import Example
 from neuroglot.data.image import open_image
+from neuroglot.data.paths import located
 from neuroglot.data.pixels import IMAGE_SUFFIXES
 from neuroglot.errors import UserError
 from neuroglot.pair import Pair, language_code
@@ -20,24 +21,44 @@ BATCH = 16
 
 
 def image_files(places: Sequence[Path]) -> list[Path]:
-    """Return the images named, and those inside the folders named, in order.
+    """Return the images named, and those inside the folders named, in order; hidden files are left out.
 
     Raises:
         UserError: nothing there, or a folder without images.
     """
     files: list[Path] = []
     for place in places:
-        if place.is_dir():
-            inside = sorted(p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-            if not inside:
-                raise UserError(
-                    f"folder {place} holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}"
-                )
-            files += inside
-        elif place.is_file():
-            files.append(place)
+        if not place.is_dir():
+            files.append(located(place))
+            continue
+        inside = sorted(p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        inside = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(place).parts)]
+        if not inside:
+            raise UserError(f"folder {place} holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
+        files += inside
+    return files
+
+
+def readable_files(places: Sequence[Path], say: Callable[[str], None]) -> list[Path]:
+    """Return the images of `image_files` that can be read; of a folder, those that cannot are said and left out.
+
+    Raises:
+        UserError: as `image_files`, or an image that was named, or all of those in folders, cannot be read.
+    """
+    files, bad = [], []
+    named = {located(place) for place in places if not place.is_dir()}
+    for file in image_files(places):
+        try:
+            open_image(file)
+        except UserError as error:
+            if file in named:
+                raise
+            bad.append(error)
+            say(f"left out: {error}")
         else:
-            raise UserError(f"image {place} does not exist")
+            files.append(file)
+    if bad and not files:
+        raise UserError(f"no image can be read; the first: {bad[0]}")
     return files
 
 
@@ -50,6 +71,7 @@ def translate_images(
     adapter: Path | None,
     trust_remote_code: bool = False,
     text: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[dict[str, Any]]:
     """Yield `{"image", "from", "to", "translation"}` for each image.
 
@@ -62,6 +84,7 @@ def translate_images(
         adapter: an adapter folder for `model`.
         trust_remote_code: let the model's own code run.
         text: what to translate, if the images only show what it means (multimodal translation).
+        say: called with a line about each image of a folder that cannot be read and is left out.
 
     Raises:
         UserError: both or neither of `run` and `model`, an adapter without a model, an image that cannot be read, a
@@ -70,12 +93,10 @@ def translate_images(
     pair = Pair(language_code(source), language_code(target))
     if (run is None) == (model is None) or (run is not None and adapter is not None):
         raise UserError("give either --run RUN, or --model MODEL with or without --adapter ADAPTER")
-    files = image_files(images)
-    for file in files:
-        open_image(file)  # an unreadable one is named before the model is loaded
     from neuroglot.stages import quiet
 
     quiet()
+    files = readable_files(images, say)  # an unreadable one is named before the model is loaded
     trust = trust_remote_code
     task = "image_translation" if text is None else "multimodal_translation"
     loaded, recipe = _trained(run, pair, task, trust) if run is not None else _bare(str(model), adapter, pair, trust)

@@ -7,6 +7,7 @@ import io
 import os
 import random
 import struct
+import unicodedata
 import warnings
 import zlib
 
@@ -17,6 +18,7 @@ from PIL import Image
 from neuroglot.data.example import RenderSpec
 from neuroglot.data.image import open_image
 from neuroglot.data.render import render
+from neuroglot.data.store.keys import image_key
 from neuroglot.errors import UserError
 
 RED, BLUE = (220, 20, 30), (10, 30, 200)
@@ -318,6 +320,39 @@ def test_broken_files(name, data, reason, tmp_path):
 def test_missing_files_and_folders(tmp_path):
     one_line(tmp_path / "gone.png", str(tmp_path / "gone.png"), "does not exist", "relative to the data file")
     one_line(tmp_path, str(tmp_path), "is no file")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        unicodedata.normalize("NFC", "\u00e4 b.png"),
+        unicodedata.normalize("NFD", "\u00e4 b.png"),
+        "sub\\..\\\u00e4 b.png",
+        "folder\\..\\\u00e4 b.png ",
+        "%C3%A4%20b.png",
+        ".\\a%CC%88 b.png",
+    ],
+)
+def test_a_name_in_another_spelling_is_found(written, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / unicodedata.normalize("NFD", "\u00e4 b.png")).write_bytes(encoded(halves()))
+    assert open_image(tmp_path / written).size == (40, 20)
+    assert image_key(tmp_path / written) == image_key(tmp_path / "\u00e4 b.png")
+
+
+def test_the_exact_name_comes_first(tmp_path):
+    for name, size in (("a%20b.png", 10), ("a b.png", 20), ("a\\b.png", 30)):
+        (tmp_path / name).write_bytes(encoded(Image.new("RGB", (size, size))))
+    assert [open_image(tmp_path / name).width for name in ("a%20b.png", "a b.png", "a\\b.png")] == [10, 20, 30]
+
+
+def test_a_name_that_is_nearly_there_is_said(tmp_path):
+    (tmp_path / "Photos").mkdir()
+    (tmp_path / "Photos/A b.PNG").write_bytes(encoded(halves()))
+    for written, likely in (("photos/A b.PNG", "Photos"), ("Photos/a b.png", "Photos/A b.PNG"),
+                            ("Photos\\A-b.PNG", "Photos/A b.PNG")):  # fmt: skip
+        one_line(tmp_path / written, "does not exist", f"did you mean {tmp_path / likely}")
+    assert "did you mean" not in one_line(tmp_path / "Photos/other.jpg")
 
 
 @pytest.mark.parametrize("length", [300, 100_000])

@@ -6,12 +6,16 @@ import gzip
 import json
 import re
 from base64 import b64encode
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from neuroglot.data.example import Example
+from neuroglot.data.image import open_image
 from neuroglot.data.readers import Layout, read_jsonl, read_source
+from neuroglot.data.readers.records.fields import images_of
 from neuroglot.errors import UserError
 
 GOOD = {"image": "a.png", "target": "Ausgang", "source_lang": "en", "target_lang": "de"}
@@ -83,6 +87,26 @@ def test_an_image_in_the_line_itself(write):
     assert one.images == (b"pixels",)
     assert two.images == (b"pixels", *path.images)
     assert len(one.item) < 40  # a hash, and not the image
+
+
+@pytest.mark.parametrize(
+    "written", ["file://{}/a b.png", "file://{}/a%20b.png", "file:{}/a b.png", "file://localhost{}/a%20b.png",
+                "FILE://a b.png", "{}\\a b.png"],
+)  # fmt: skip
+def test_an_image_by_an_address_of_this_machine(written, tmp_path):
+    Image.new("RGB", (5, 4)).save(tmp_path / "a b.png")
+    (image,) = images_of(written.format(tmp_path), tmp_path)
+    assert open_image(image).size == (5, 4)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF"])
+def test_an_image_in_base64_without_an_address(kind):
+    buffer = BytesIO()
+    Image.new("RGB", (5, 4)).save(buffer, kind)
+    content = b64encode(buffer.getvalue()).decode()
+    for written in (content, f"{content[:60]}\n{content[60:]}\n", {"bytes": content}):
+        (image,) = images_of(written, Path())
+        assert open_image(image).size == (5, 4)
 
 
 def test_an_id_of_a_question(write):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -41,7 +42,10 @@ def translate(
     """Translate the text in images, or a text by what an image shows: a line an image, control characters escaped."""
     from neuroglot.translate import translate_images
 
-    for line in translate_images(images, source, to, run, model, adapter, trust_remote_code, text):
+    def say(line: str) -> None:
+        print(visible(line), file=sys.stderr)
+
+    for line in translate_images(images, source, to, run, model, adapter, trust_remote_code, text, say):
         if as_json:
             print_json(line, indent=None)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import unicodedata
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote
@@ -43,9 +44,21 @@ def located(path: Path) -> Path:
 
 def meant(path: Path) -> Path:
     """Return what a path means, as `located` does, or its plain spelling where nothing is there."""
-    if os.path.lexists(path):
-        return path
-    return _meant(path)[0] or Path(_spellings(path)[-1])
+    return path if os.path.lexists(path) else _meant(path)[0] or Path(plain(path))
+
+
+def plain(path: Path) -> str:
+    """Return the one spelling of all that `located` takes for the same path."""
+    return _plain(_spellings(path)[-1])
+
+
+def stamp(path: Path) -> tuple[int, int] | None:
+    """Return size in bytes and time of change in nanoseconds of the file that a path means; None without one."""
+    for place in (lambda: path, lambda: meant(path)):
+        with suppress(OSError, ValueError):
+            status = place().stat()
+            return status.st_size, status.st_mtime_ns
+    return None
 
 
 def shortened(name: object) -> str:
@@ -89,7 +102,8 @@ def _alike(folder: Path, name: str) -> tuple[str | None, str | None]:
     same = next((other for other in folded if _plain(other) == wanted), None)
     if folded or len(known) > SEARCHED:
         return same, next(iter(folded), None)
-    close = difflib.get_close_matches(wanted.casefold(), known, n=1, cutoff=0.8)
+    numbered = [other for other in known if _digits(other) == _digits(wanted)]  # 7.png is not meant by 8.png
+    close = difflib.get_close_matches(wanted.casefold(), numbered, n=1, cutoff=0.8)
     return None, known[close[0]][0] if close else None
 
 
@@ -100,6 +114,10 @@ def _names(folder: str, changed: int) -> dict[str, list[str]]:
     for name in sorted(os.listdir(folder)):
         known.setdefault(_plain(name).casefold(), []).append(name)
     return known
+
+
+def _digits(name: str) -> str:
+    return "".join(c for c in name if c.isdigit())
 
 
 def _plain(name: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroglot.data.example import Example
+from neuroglot.data.paths import stamp
 from neuroglot.data.readers import guess_format, read_source
 from neuroglot.data.readers.aligned import commute
 from neuroglot.errors import UserError
@@ -81,8 +82,7 @@ def identity(paths: Sequence[str]) -> Any:
             content = path.read_bytes()
         digest = hashlib.sha256()
         for file in sorted(named):
-            status = file.stat() if file.is_file() else None
-            digest.update(repr((str(file), status and (status.st_size, status.st_mtime_ns))).encode())
+            digest.update(repr((str(file), stamp(file))).encode())
         parts.append([str(path), hashlib.sha256(content).hexdigest(), digest.hexdigest()])
     return parts
 

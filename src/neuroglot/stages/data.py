@@ -16,6 +16,7 @@ import numpy as np
 
 from neuroglot.artefact import Format, read_json, remove, write_json, write_text
 from neuroglot.data.example import Example
+from neuroglot.data.paths import stamp
 from neuroglot.data.readers import Bad, Layout, allow, check_records, read_source
 from neuroglot.data.readers.checked import Fits
 from neuroglot.data.store import Store, View, cache_folder, open_store
@@ -25,7 +26,7 @@ CHECKED = Format("checked", 1, "run")
 REJECTED = "rejected.jsonl"
 LISTED = 20
 """Most bad records that are listed where they are refused."""
-READS = 2
+READS = 3
 """Counts up when a reader makes other examples of the same source: stores in the cache are then made anew."""
 
 
@@ -163,8 +164,4 @@ class Data:
 
 
 def _stamp(path: Path) -> list[Any]:
-    try:
-        status = path.stat()
-    except (OSError, ValueError):
-        return [str(path)]
-    return [str(path), status.st_size, status.st_mtime_ns]
+    return [str(path), *(stamp(path) or ())]

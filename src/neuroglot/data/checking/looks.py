@@ -15,6 +15,7 @@ from PIL import Image
 
 from neuroglot.data.example import ImageSource, RenderSpec
 from neuroglot.data.image import image_size, open_image
+from neuroglot.data.paths import located
 from neuroglot.data.store.keys import hash_text
 from neuroglot.errors import UserError
 
@@ -73,7 +74,7 @@ class Looks:
 def _look(image: Path | bytes) -> Look | UserError:
     try:
         opened = open_image(image)
-        content = image.read_bytes() if isinstance(image, Path) else image
+        content = located(image).read_bytes() if isinstance(image, Path) else image
     except OSError as error:
         return UserError(f"image {image!s} cannot be read: {error.strerror}")
     except UserError as error:

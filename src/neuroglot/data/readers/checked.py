@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from neuroglot.data.example import Example, ImageSource, RenderSpec
 from neuroglot.data.image import image_size
+from neuroglot.data.paths import stamp
 from neuroglot.errors import UserError
 
 T = TypeVar("T")
@@ -143,11 +144,7 @@ def _measure(image: ImageSource) -> Size | UserError:
             return image_size(image)
         except UserError as error:
             return error
-    try:
-        status = image.stat()
-        identity = (status.st_size, status.st_mtime_ns)
-    except (OSError, ValueError):
-        identity = (0, 0)  # it is not there, which is said when it is opened
+    identity = stamp(image) or (0, 0)  # it is not there, which is said when it is opened
     try:
         return _measured(image, *identity)
     except UserError as error:

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from neuroglot.data.example import Example, ImageSource
+from neuroglot.data.paths import plain
 
 
 def hashed(raw: bytes) -> int:
@@ -26,7 +27,7 @@ def image_key(image: ImageSource) -> int:
     """Return what tells an image from others without opening it: of a file its path, of bytes what they are."""
     if isinstance(image, bytes):
         return hashed(image)
-    return hash_text(os.path.abspath(image) if isinstance(image, Path) else repr(image))
+    return hash_text(os.path.abspath(plain(image)) if isinstance(image, Path) else repr(image))
 
 
 def text_key(example: Example) -> int:

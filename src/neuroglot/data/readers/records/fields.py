@@ -43,6 +43,9 @@ EXCLUDED = {
 
 _DATA = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
 _ADDRESS = re.compile(r"(https?|ftp|s3|gs|data):", re.IGNORECASE)
+_FILE = re.compile(r"file:(//(localhost(?=/))?)?", re.IGNORECASE)
+_BASE64 = re.compile(r"(/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk[0-3]|SUkq|TU0A)[A-Za-z0-9+/\s]{40,}={0,2}\s*")
+"""A JPEG, PNG, GIF, WebP, BMP or TIFF file in base64: no dot, as a path would have, and its first bytes."""
 
 
 # ---- columns --------------------------------------------------------------------------------------------------------
@@ -109,7 +112,8 @@ def directed(values: Mapping[str, Any], layout: Layout) -> Pair:
 
 
 def images_of(value: Any, folder: Path) -> tuple[ImageSource, ...]:
-    """Return images given as a path, as a data URL, as bytes, as `datasets` stores them, or as a list of these.
+    """Return images given as a path or `file:` address, in base64 or as a data URL, as bytes, as `datasets` stores
+    them, or as a list of these.
 
     Raises:
         UserError: they are something else, such as the address of a page.
@@ -130,18 +134,20 @@ def images_of(value: Any, folder: Path) -> tuple[ImageSource, ...]:
 def _held(value: Any) -> Iterator[tuple[Any, Any]]:
     for one in [] if value is None else value if isinstance(value, list) else [value]:
         held = (one.get("bytes") or one.get("path")) if isinstance(one, Mapping) else one
-        yield one, _decoded(held) if isinstance(held, str) and _DATA.match(held) else held
+        yield one, _read(held) if isinstance(held, str) else held
 
 
-def _decoded(address: str) -> bytes:
-    """Return the bytes of a data URL."""
-    head, _, content = address.partition(",")
+def _read(text: str) -> str | bytes:
+    """Return the path that a text is, without `file:`, or the bytes that it holds in base64."""
+    if not _DATA.match(text) and not _BASE64.fullmatch(text):
+        return text[found.end() :] if (found := _FILE.match(text)) else text
+    head, comma, content = text.rpartition(",")
     try:
         return b64decode("".join(content.split()), validate=True)
     except ValueError as error:
         raise UserError(
-            f"image {head[:40] + ',' + content[:20]!r}... cannot be decoded: {error}; expected data:image/png;base64, "
-            "and base64 after it"
+            f"image {head[:40] + comma + content[:20]!r}... cannot be decoded: {error}; expected "
+            "data:image/png;base64, and base64 after it"
         ) from None
 
 

@@ -12,6 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from neuroglot.data.example import Example
+from neuroglot.data.paths import plain
 from neuroglot.data.readers.layout import Layout, Record, check_left_out, splits_of
 from neuroglot.data.readers.make import shown
 from neuroglot.data.readers.records.fields import KNOWN, columns_read, images_of, mapped, names_of, record_examples
@@ -89,7 +90,7 @@ def _example(layout: Layout, folders: _Folders, row: Row, fields: Fields) -> Ite
     # The folders of two splits may have images of the same name.
     values.setdefault("item", f"{row.folder.name}/{names_of(fields[key])}|{values.get('source') or ''}")
     if row.split is None and "split" not in values and isinstance(fields[key], str):
-        first = Path(fields[key]).parts[0] if Path(fields[key]).parts else ""
+        first = next(iter(Path(plain(Path(fields[key]))).parts), "")
         split = folders.splits.get(first)
         values.update({} if split is None else {"split": layout.splits.get(split, split)})
     return record_examples(row, values, layout)
