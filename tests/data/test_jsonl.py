@@ -232,3 +232,39 @@ def test_an_empty_file(content, tmp_path):
 def test_a_missing_file(name, tmp_path):
     with pytest.raises(UserError, match=r"does not exist; give a JSONL file, `signs` or `scenes`"):
         list(read_jsonl(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("written", "inside"),
+    [
+        ("a.png", True),
+        ("sub/../a.png", True),
+        ("{}/own/a.png", True),
+        ("../other/b.png", False),
+        ("..\\other\\b.png", False),
+        ("%2e%2e/other/b.png", False),
+        ("{}/other/b.png", False),
+        ("file://{}/other/b.png", False),
+        ("link.png", False),
+        ("folder/b.png", False),
+        ("../other/missing.png", False),
+    ],
+)
+def test_a_root_bounds_where_images_lie(written, inside, tmp_path):
+    """Wherever dots and symbolic links lead; without a root, images may lie anywhere."""
+    own, other = tmp_path / "own", tmp_path / "other"
+    own.mkdir(), other.mkdir()
+    Image.new("RGB", (5, 4)).save(own / "a.png")
+    Image.new("RGB", (5, 4)).save(other / "b.png")
+    (own / "link.png").symlink_to(other / "b.png")
+    (own / "folder").symlink_to(other)
+    record = {**GOOD, "image": written.format(tmp_path)}
+    (own / "data.jsonl").write_text(json.dumps(record))
+    ((_, free),) = read_source(own / "data.jsonl")
+    assert isinstance(free, Example)
+    ((_, found),) = read_source(own / "data.jsonl", Layout(root=own))
+    if inside:
+        assert found == free
+    else:
+        assert isinstance(found, UserError)
+        assert "lies outside of data.root" in str(found)

@@ -19,6 +19,7 @@ from neuroglot.errors import UserError
 from neuroglot.pair import Pair
 from neuroglot.recipe import check
 from neuroglot.recipes import load_recipe
+from neuroglot.stages.context import Context
 from neuroglot.systems import Builder, Cascade, Lazy, System
 from neuroglot.systems.lines import join
 
@@ -406,3 +407,28 @@ def test_a_comparison_takes_systems_as_further_yardsticks(cli, tmp_path):
                          "systems.joined={kind: cascade, reader: base, translator: base}")  # fmt: skip
     assert code == 2
     assert "method 'joind' is not known; did you mean joined?" in err
+
+
+@pytest.mark.parametrize(("root", "told"), [("", True), (".", False)])
+def test_files_that_data_would_have_sent_to_an_endpoint_are_said(root, told, tmp_path):
+    """A data file of a stranger's may name any file of this machine."""
+    pytest.importorskip("httpx2")
+    (tmp_path / "own").mkdir()
+    records = []
+    for number in range(8):
+        place = tmp_path / "private.png" if number == 7 else tmp_path / f"own/{number}.png"
+        Image.new("RGB", (40, 20), (30 * number, 0, 0)).save(place)
+        image = "../private.png" if number == 7 else place.name
+        split = ("train", "train", "dev", "test")[number % 4]
+        records.append({"image": image, "target": "Haus", "source_lang": "en", "target_lang": "de", "split": split})
+    (tmp_path / "own/data.jsonl").write_text("\n".join(map(json.dumps, records)))
+    recipe = {"name": "x", "method": "full", "data": {"source": "own/data.jsonl", "root": root, "retention": 0},
+              "systems": {"far": ENDPOINT}}  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    said = []
+    Context(load_recipe(tmp_path / "recipe.yaml"), tmp_path, lambda *_: lambda done: None, said.append).check_systems()
+    assert len(said) == told
+    if told:
+        assert "1 of the images to test on lie outside" in said[0]
+        assert str(tmp_path / "own/../private.png") in said[0]
+        assert ENDPOINT["url"] in said[0]

@@ -52,6 +52,14 @@ def plain(path: Path) -> str:
     return _plain(_spellings(path)[-1])
 
 
+def lies_in(path: Path, folder: Path) -> bool:
+    """Return whether the file that a path means lies in a folder, wherever `..` and symbolic links lead."""
+    try:
+        return Path(os.path.realpath(meant(path))).is_relative_to(os.path.realpath(folder))
+    except ValueError:  # a name that no file can have
+        return False
+
+
 def stamp(path: Path) -> tuple[int, int] | None:
     """Return size in bytes and time of change in nanoseconds of the file that a path means; None without one."""
     for place in (lambda: path, lambda: meant(path)):

@@ -148,8 +148,8 @@ def _anchor(tree: dict[str, Any], folder: Path) -> None:
         files = scored["retention"] if isinstance(scored["retention"], list) else [scored["retention"]]
         places = [str(given_path(f, folder).resolve()) if isinstance(f, str) else f for f in files]
         tree["evaluate"] = {**scored, "retention": places}
-    named = (("data", "source", ("signs", "scenes")), ("data", "images", ("",)), ("model", "path", ("embedded",)),
-             ("select", "file", ()))  # fmt: skip
+    named = (("data", "source", ("signs", "scenes")), ("data", "images", ("",)), ("data", "root", ("",)),
+             ("model", "path", ("embedded",)), ("select", "file", ()))  # fmt: skip
     for section, key, names in named:
         inside = tree.get(section)
         if not isinstance(inside, dict) or not isinstance(inside.get(key), str) or inside[key] in names:

@@ -47,7 +47,7 @@ class Stage:
 
 def stages(recipe: Recipe) -> list[Stage]:
     """Return the stages of a recipe, in order."""
-    laid_out = tuple(f"data.{name}" for name in ("format", "columns", "splits", "images", "tasks", "render"))
+    laid_out = tuple(f"data.{name}" for name in ("format", "columns", "splits", "images", "root", "tasks", "render"))
     sized = tuple(f"data.{name}" for name in ("max_length", "max_pixels", "max_image_tokens"))
     base = ("task", "model", "data.source", "data.pairs", "data.domains", "data.seed", *laid_out, *sized)
     learnt = (*base, "data.train")

@@ -12,6 +12,7 @@ from typing import Any
 
 from neuroglot.data.corpus import EMBEDDED, TRAINS, Corpus, Sizes, TrainingSet, as_task, load_corpus
 from neuroglot.data.example import Example
+from neuroglot.data.paths import lies_in, shortened
 from neuroglot.data.readers.checked import Size
 from neuroglot.errors import UserError
 from neuroglot.models.identity import model_identity
@@ -208,6 +209,27 @@ class Context:
             pairs, builder = [Pair.parse(pair) for pair in self.corpus.pairs], self.builder()
             for name, settings in self.recipe.systems.items():
                 builder.check(name, settings, pairs)
+            self._tell_of_uploads()
+
+    def _tell_of_uploads(self) -> None:
+        """Say which files outside of the data's folders an endpoint will be sent: the data may be a stranger's."""
+        seeing = [getattr(settings, "reader", settings) for settings in self.recipe.systems.values()]
+        urls = sorted({settings.url for settings in seeing if settings.kind == "endpoint"})
+        data = self.recipe.data
+        if not urls or data.source in EMBEDDED:
+            return
+        own = Path(data.source)
+        folders = [Path(folder) for folder in (data.images, data.root) if folder]
+        if not data.source.startswith("hf:"):
+            folders.append(own if own.is_dir() else own.parent)
+        tested = (image for part in self.corpus.splits.values() for example in part for image in example.images)
+        files = {image for image in tested if isinstance(image, Path)}
+        if outside := sorted(file for file in files if not any(lies_in(file, folder) for folder in folders)):
+            self.say(
+                f"data: {len(outside)} of the images to test on lie outside of the data's folder, such as "
+                f"{shortened(outside[0])}, and will be sent to {', '.join(urls)}; data.root refuses images outside of "
+                "a folder"
+            )
 
     def check(self) -> None:
         """Refuse the model's kind, the training options, the data and the systems now rather than in a later stage.

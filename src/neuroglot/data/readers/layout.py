@@ -34,6 +34,7 @@ class Layout:
         pairs: directions; where the records do not say their languages, those to make examples of.
         splits: ours (train, dev, test) -> the name that the source has for it, where that is not a usual one.
         images: folder that image names are relative to; None for the place that the layout has for them.
+        root: folder that all images must lie in, wherever `..` and symbolic links lead; None for no bound.
         tasks: what to make of records that do not say their task; empty for what `task` and the record suggest.
         task: the task that the run trains.
         render: style of images that are rendered from the source text, as sorted (key, value) pairs; None to render
@@ -46,6 +47,7 @@ class Layout:
     pairs: tuple[str, ...] = ()
     splits: Mapping[str, str] = field(default_factory=dict)
     images: Path | None = None
+    root: Path | None = None
     tasks: tuple[str, ...] = ()
     task: str = "image_translation"
     render: tuple[tuple[str, str], ...] | None = None

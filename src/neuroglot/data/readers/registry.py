@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from neuroglot.data.example import Example
+from neuroglot.data.paths import lies_in, shortened
 from neuroglot.data.readers.aligned import captions, commute, ocrmt30k, parallel
 from neuroglot.data.readers.layout import Layout, Reader, Record
 from neuroglot.data.readers.records import conversations, imagefolder, mit10m
@@ -141,4 +143,22 @@ def read_source(path: Path | str, layout: Layout | None = None) -> Iterator[Reco
     name = guess_format(path, layout.columns) if layout.format == "auto" else layout.format
     if layout.columns and name in FIXED:
         raise UserError(f"data.columns has no meaning for the format {name}, whose files say it all; leave it out")
-    return READERS[name](Path(path), layout)
+    records = READERS[name](Path(path), layout)
+    return records if layout.root is None else _bounded(records, layout.root)
+
+
+def _bounded(records: Iterator[Record], root: Path) -> Iterator[Record]:
+    """Yield records; one of which an image lies outside of a folder is a wrong one."""
+    for position, record in records:
+        images = record.images if isinstance(record, Example) else ()
+        outside = next((i for i in images if isinstance(i, Path) and not lies_in(i, root)), None)
+        if outside is None:
+            yield position, record
+        else:
+            yield (
+                position,
+                UserError(
+                    f"image {shortened(outside)} lies outside of data.root, which is {root}; move it there, or set "
+                    "data.root to a folder that holds all images"
+                ),
+            )

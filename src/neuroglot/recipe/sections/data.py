@@ -46,6 +46,11 @@ class DataSection(Section):
         {}, description="our split -> the source's name for it; the usual names if empty"
     )
     images: str = Field("", description="folder of the images, relative to the recipe; empty for the layout's own")
+    root: str = Field(
+        "",
+        description="folder that the images of the data must lie in, relative to the recipe, wherever `..` and "
+        "symbolic links lead; empty for no bound",
+    )
     tasks: Tasks = Field((), description="tasks to make of records that do not say theirs; the recipe's task if empty")
     render: dict[str, str] | None = Field(
         None, description="style of images made from the source text, such as {width: 448, height: 448}; {} for any"
@@ -85,6 +90,7 @@ class DataSection(Section):
             pairs=self.pairs,
             splits={str(ours): theirs for ours, theirs in self.splits.items()},
             images=Path(self.images) if self.images else None,
+            root=Path(self.root) if self.root else None,
             tasks=self.tasks,
             task=task,
             render=None if self.render is None else tuple(sorted(self.render.items())),
