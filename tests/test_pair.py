@@ -27,7 +27,8 @@ MANY_SCRIPTS = ("ace", "bjn", "crh", "kas", "knc", "sat", "taq", "tzm", "zho")
      ("cs_CZ", "cs_CZ"), ("prs_Arab", "fa_AF"), ("twi_Latn", "tw"), ("ns", "nso"), ("srp_Cyrl", "sr_Cyrl"),
      # deprecated, grandfathered, extlangs, variants
      ("iw", "he"), ("iw_IL", "he_IL"), ("in", "id"), ("ji", "yi"), ("jw", "jv"), ("mo", "ro"), ("tl", "fil"),
-     ("sh", "sr_Latn"), ("zh-yue", "yue"), ("zh-cmn-Hant", "zh_Hant"), ("zh-min-nan", "nan"), ("i-klingon", "tlh"),
+     ("sh", "sr_Latn"), ("zh-yue", "yue"), ("zh-cmn-Hant", "zh_Hant"), ("ar-arz-EG", "arz_EG"),
+     ("sgn-ase", "ase"), ("zh-min-nan", "nan"), ("i-klingon", "tlh"),
      ("art-lojban", "jbo"), ("no-bok", "nb"), ("en-GB-oed", "en_GB_oxendict"), ("ca-valencia", "ca_valencia"),
      ("de-CH-1996", "de_CH_1996"),
      # a script that the region changes is never left out, and `zh` and `sr` say nothing about theirs
@@ -54,6 +55,9 @@ def test_codes_in_this_projects_spelling(written, code):
         ("zh_Hanz", "language code 'zh_Hanz' is not known"),
         ("de_QX", "not known"),
         ("az-AZ-Latn", "malformed"),
+        ("en-deu", "'en-deu' is not known"),
+        ("chi_sim", "not known"),
+        ("zh-xxx", "not known"),
         ("de-foobar", "not known"),
         ("und", "'und' does not name one language"),
         ("und_Latn", "does not name one language"),
@@ -142,7 +146,7 @@ def test_pairs():
     for text, read in {
         "en-zh-CN": "en-zh_CN", "zh-Hans-en": "zh_Hans-en", "eng_Latn-zho_Hant": "en-zh_Hant", "zh-yue-en": "yue-en",
         "pt-BR-pt-PT": "pt_BR-pt_PT", "en-pt-BR": "en-pt_BR", "en-de-CH": "en-de_CH", "en_DE-ch": "en_DE-ch",
-        "en-zh-hant-tw": "en-zh_Hant_TW", "en-i-klingon": "en-tlh", "iw-jpn_Jpan": "he-ja",
+        "en-zh-hant-tw": "en-zh_Hant_TW", "en-ar-arz": "en-arz", "en-i-klingon": "en-tlh", "iw-jpn_Jpan": "he-ja",
     }.items():  # fmt: skip
         assert str(Pair.parse(text)) == read, text
 

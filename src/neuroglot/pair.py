@@ -13,6 +13,7 @@ import langcodes
 from babel import Locale
 from babel.core import get_global
 from babel.localedata import locale_identifiers
+from langcodes.data_dicts import MACROLANGUAGES
 
 from neuroglot.errors import UserError, nearest
 
@@ -58,6 +59,10 @@ def language_code(code: str) -> str:
     except langcodes.LanguageTagError:
         _refuse(code, "is malformed")
     language = str(tag.language or "und")
+    if tag.extlangs:  # `ar-arz` is Egyptian Arabic, and `en-deu` is nothing
+        if any(MACROLANGUAGES.get(part) != language and language != "sgn" for part in tag.extlangs):
+            _refuse(code, "is not known")
+        return language_code(text.partition("-")[2])
     territory = None if tag.territory in ("XX", "ZZ") else tag.territory
     english = Locale("en")
     if tag.extensions or tag.private or language.startswith("x-"):
