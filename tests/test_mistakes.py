@@ -20,6 +20,7 @@ from PIL import Image
 
 from neuroglot.artefact import ADAPTER, PROFILE, SELECTION, Format, save_tensors, write_json
 from neuroglot.models.load import embedded_folder
+from neuroglot.neurons import Profile
 
 SMOKE = ["quickstart", "--scale", "smoke", "name=smoke", "data.pairs=[en-de, en-fr]", "train.weight_decay=0.1",
          "train.optimizer=adamw_torch_fused"]  # fmt: skip
@@ -278,6 +279,23 @@ def test_many_bad_records_are_counted_and_a_few_may_be_left_out(cli, finished, t
     code, _, err = with_data(cli, folder, "data.max_bad=3", "profile.contrast=[]", verb="profile")
     assert (code, err) == (0, "profile: unchanged\n")
     refused(with_data(cli, folder, "data.max_bad=1"), "2 of 5 records are bad and data.max_bad allows 1")
+
+
+def test_every_pair_of_a_file_is_profiled_and_a_pair_with_fewer_items_is_named(cli, finished, tmp_path):
+    """One pair after the other, as files are concatenated: the second is profiled too."""
+    folder = shutil.copytree(finished, tmp_path / "own")
+
+    def rows(count, lang, split):
+        return [{**GOOD, "target_lang": lang, "target": f"Ausgang {k}", "split": split} for k in range(count)]
+
+    data_file(folder, *rows(8, "de", "train"), *rows(3, "fr", "train"), *rows(1, "de", "test"), *rows(1, "fr", "test"))
+    settings = ("profile.contrast=[]", "profile.items=4", "profile.batch_size=4")
+    code, _, err = with_data(cli, folder, *settings, verb="profile")
+    assert (code, err.splitlines()[0]) == (
+        0, "profile.items asks for 4 items of each pair; some pairs have fewer: en-fr 3"
+    )  # fmt: skip
+    made = Profile.load(folder / "runs/smoke/profile.safetensors")
+    assert {str(c.pair): int(n) for c, n in zip(made.conditions, made.counts, strict=True)} == {"en-de": 4, "en-fr": 3}
 
 
 def test_data_to_start_from(cli, finished):

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from neuroglot.artefact import LOSSES, write_json
+from neuroglot.compare.estimate import Estimate
 from neuroglot.compare.grid import (
     MOST_RATES,
     Cell,
@@ -19,7 +20,8 @@ from neuroglot.compare.grid import (
     rate,
     recipe_of,
 )
-from neuroglot.compare.runner import _Sweeps, make_grid
+from neuroglot.compare.results import summarise
+from neuroglot.compare.runner import Outcome, _Sweeps, make_grid
 from neuroglot.errors import UserError
 from neuroglot.recipes import load_recipe
 
@@ -145,7 +147,7 @@ def test_a_control_takes_as_many_rows_as_the_gradient_leaves():
 
 def test_a_rate_that_forgets_too_much_is_not_chosen(tmp_path):
     grid = make_grid(QUICK, ["mnaft"], [0.1], 2, True, [1e-3, 3e-3, 1e-2], retain=0.1)
-    sweeps = _Sweeps(grid, tmp_path, [(64, 64)], lambda done: None)
+    sweeps = _Sweeps(grid, tmp_path, [(64, 64)], Estimate([], 1), lambda line: None)
     contender = grid.contenders[0]
     found = {1e-3: (0.9, 0.05), 3e-3: (0.8, 0.09), 1e-2: (0.7, 0.2)}
     sweeps.tried[contender], sweeps.wanted[contender] = {}, list(found)
@@ -154,9 +156,44 @@ def test_a_rate_that_forgets_too_much_is_not_chosen(tmp_path):
         (tmp_path / "cells" / name).mkdir(parents=True)
         losses = {"image_translation": task, "ocr": kept, "text_translation": kept}
         write_json(tmp_path / "cells" / name / "dev.json", LOSSES, {"nll": losses})
-        more = sweeps._follow(sweeps._task(Cell(contender, lr, 0), False))
+        more = sweeps._follow(sweeps._task(Cell(contender, lr, 0), False), 1.0)
     assert sweeps.chosen[contender] == 3e-3
     assert [task.recipe.train.lr for task in more] == [3e-3, 3e-3]
+
+
+@pytest.mark.parametrize(
+    ("losses", "again", "chosen", "then"),
+    [
+        ({1e-3: 0.9, 3e-3: 0.8, 1e-2: None}, None, 3e-3, 3e-3),
+        ({1e-3: 0.9, 3e-3: 0.8, 1e-2: None}, 1, 3e-3, 1e-3),
+        ({1e-3: None, 3e-3: None, 1e-2: None}, None, None, None),
+    ],
+    ids=["one rate", "another seed of the best one", "every rate"],
+)
+def test_a_rate_that_diverges_loses_and_ends_nothing(tmp_path, losses, again, chosen, then):
+    """What a cell that diverged leaves is no loss; so does another seed of the rate that the first one chose."""
+    grid = make_grid(QUICK, ["mnaft"], [0.1], 2, True, [1e-3, 3e-3, 1e-2])
+    sweeps = _Sweeps(grid, tmp_path, [(64, 64)], Estimate([], 1), lambda line: None)
+    (contender,) = grid.contenders
+    sweeps.tried[contender], sweeps.wanted[contender] = {}, list(losses)
+
+    def done(lr, seed, loss, examined):
+        folder = tmp_path / "cells" / Cell(contender, lr, seed).name
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "dev.json", LOSSES, {"nll": {"image_translation": loss}})
+        return sweeps._follow(sweeps._task(Cell(contender, lr, seed), examined), 1.0)
+
+    for lr, loss in losses.items():
+        more = done(lr, 0, loss, False)
+    assert sweeps.chosen[contender] == chosen
+    assert [task.recipe.train.lr for task in more] == [chosen, chosen] if chosen else more == []
+    if again is not None:
+        assert done(chosen, 0, losses[chosen], True) == []
+        assert [task.recipe.train.lr for task in done(chosen, again, None, True)] == [then, then]
+        assert sweeps.chosen[contender] == then
+    if chosen is None:
+        with pytest.raises(UserError, match="diverged at every rate that was tried of mnaft 10 %"):
+            summarise(grid, tmp_path, [Outcome(contender, sweeps.tried[contender], None)])
 
 
 @pytest.mark.parametrize(

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import random
 from io import BytesIO
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from neuroglot.data.corpus import Sizes, load_corpus
+from neuroglot.data.corpus import Sizes, first_items, items_in_turn, items_of, load_corpus, shortfall
 from neuroglot.data.example import Example, RenderSpec
 from neuroglot.data.readers import Bad, check_records, read_records
 from neuroglot.data.readers.checked import BLOCK
-from neuroglot.data.store import View, held, open_store
+from neuroglot.data.store import View, held, open_store, viewed
 from neuroglot.data.store import cache as cache_module
 from neuroglot.data.store.records import INDEX
 from neuroglot.errors import UserError
@@ -60,7 +61,6 @@ def test_records_come_back_as_they_were():
     turned = View(store, view.places[::-1][:3])
     assert [keys.tolist() for _, keys in [turned.images()]] == [keys[[2, 1, 4, 5]].tolist()]
     assert view.column("files").tolist() == [2, 1, 0, 0]
-    assert list(view.first_items(2)) == [view[0], view[1], view[3]], "all examples of the first two items"
 
 
 def write(path: Path, count: int) -> Path:
@@ -207,6 +207,47 @@ def test_items_are_chosen_as_one_by_one(tmp_path, seed):
         assert {e.meta.get("split", name) for e in part} == {name}
     free = [{e.item for e in part if not e.meta} for part in parts]
     assert sum(map(len, free)) == len(set.union(*free)), "an item's languages stay together"
+
+
+PAIRS = ("de", "fr", "cs", "lv", "hi", "tr", "it", "es", "pt", "nl")
+LAYOUTS = {
+    "one pair after the other": [(f"{pair}{k}", pair) for pair in ("de", "fr") for k in range(60)],
+    "the same items": [(f"i{k}", pair) for pair in ("de", "fr") for k in range(60)],
+    "a rare pair": [(f"i{k % 37}", "fr" if k % 29 == 7 else "de") for k in range(200)],
+    "ten pairs": [(f"{pair}{k}", f"{pair}") for pair in PAIRS for k in range(9)],
+    "nothing": [],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_first_items_of_every_pair_are_taken_of_a_list_as_of_a_file(layout):
+    """One contract for both: `items` of each pair, or what there is of it, and then that is said."""
+    examples = [Example((), f"{item}", "t", "en", lang, TASK, item=item) for item, lang in LAYOUTS[layout]]
+    pairs = list(dict.fromkeys(str(e.pair) for e in examples))
+    for every in (examples, viewed(examples)):
+        taken = first_items(every, 5)
+        assert isinstance(taken, type(every)), "of a file no record is read"
+        assert list(taken) == old_first_items(examples, 5)
+        assert items_of(taken) == {pair: min(5, items_of(every)[pair]) for pair in pairs}
+        short = {pair: n for pair, n in items_of(every).items() if n < 48}
+        assert shortfall(every, [*pairs, "en-xx"], 48) == ", ".join(
+            f"{p} {n}" for p, n in {**short, "en-xx": 0}.items()
+        )
+
+        turns = items_in_turn(every, 4)
+        assert list(turns) == old_items_in_turn(examples, 4)
+        assert isinstance(turns, type(every))
+
+
+def old_items_in_turn(examples: list[Example], count: int) -> list[Example]:
+    by_item: dict[str, list[Example]] = {}
+    for example in examples:
+        by_item.setdefault(example.item, []).append(example)
+    kinds: dict[frozenset, list[str]] = {}
+    for item, group in by_item.items():
+        kinds.setdefault(frozenset(str(example.pair) for example in group), []).append(item)
+    turns = [item for turn in zip_longest(*kinds.values()) for item in turn if item is not None]
+    return [example for item in turns[:count] for example in by_item[item]]
 
 
 def test_records_are_checked_as_they_come(tmp_path):

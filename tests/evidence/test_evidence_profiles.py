@@ -12,8 +12,9 @@ from evidence_kit import setting_of
 from scipy import stats
 from test_evidence_difficulty import make_records
 
+from neuroglot.data.corpus import items_in_turn
 from neuroglot.evidence.kinds import instruction, noise, specificity
-from neuroglot.evidence.records import Records, items_in_turn
+from neuroglot.evidence.records import Records
 from neuroglot.neurons import profile
 from neuroglot.neurons.selecting.statistics import specificity as f_test
 from neuroglot.selection import Selection

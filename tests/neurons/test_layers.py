@@ -5,15 +5,41 @@ from __future__ import annotations
 import copy
 from contextlib import contextmanager, nullcontext
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
 from neuroglot.errors import UserError
 from neuroglot.neurons.inventory import Layer, inventory
-from neuroglot.neurons.layers import EPSILON, activation_similarity, keep, mean_similarity, relevance
+from neuroglot.neurons.layers import activation_similarity, distance, keep, mean_similarity, relevance
 
 DE, FR = "image_translation:en-de", "image_translation:en-fr"
+
+
+def cosine(x, y):
+    """Eq. 3 as it is printed, in numbers with more digits than float64 has: of each row."""
+    x, y = (np.asarray(z.double().numpy(), np.longdouble) for z in (x, y))
+    return (x * y).sum(-1) / np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
+
+
+@pytest.mark.parametrize("size", [1e-4, 1.0, 1e3])
+def test_layers_that_hardly_moved_are_ranked_by_how_far(size):
+    """Twenty layers whose outputs moved by 1e-6 of their length and 10 % more each, outputs large and small.
+
+    In float32 all of these R are 1, and with the paper's eps of 1e-8 the small outputs' R would be that of eps.
+    """
+    g = torch.Generator().manual_seed(0)
+    moved = []
+    for k in range(20):
+        x = (torch.randn(1, 50, 64, generator=g) * size).double()
+        y = x + 1e-6 * 1.1**k * size * torch.randn(1, 50, 64, generator=g)
+        found = distance(x, y)[..., 0]
+        np.testing.assert_allclose(found.numpy(), np.asarray(1 - cosine(x, y), float), rtol=1e-4)
+        moved.append(1 - float(found.mean()))
+    assert sorted(moved, reverse=True) == moved
+    silent = torch.zeros(1, 1, 64).double()
+    assert [float(distance(a, b)) for a, b in ((silent, x[:, :1]), (x[:, :1], silent), (silent, silent))] == [1, 1, 0]
 
 
 def outputs(model, samples, layers, kit):
@@ -64,12 +90,8 @@ def test_similarity_equals_brute_force_with_an_adapter(kit, adapted, side):
     for condition, samples in data.items():
         before, after = outputs(plain, samples, layers, kit), outputs(model, samples, layers, kit)
         for layer in layers:
-            values = [
-                ((x * y).sum(1) / (x.norm(dim=1) * y.norm(dim=1) + EPSILON)).mean()
-                for x, y in zip(before[layer.name], after[layer.name])
-            ]
-            expected = float(torch.stack(values).mean())
-            assert found[layer.name][condition.split(":")[1]] == pytest.approx(expected, abs=1e-6), layer.name
+            values = [cosine(x, y).mean() for x, y in zip(before[layer.name], after[layer.name], strict=True)]
+            assert found[layer.name][condition.split(":")[1]] == pytest.approx(float(np.mean(values)), abs=1e-6)
     first = [layer.name for layer in layers if layer.part == "vision"]
     assert all(found[name]["en-de"] == pytest.approx(1) for name in first)  # nothing below the connector changed
     assert found["model.multi_modal_projector.linear_1"]["en-de"] < 0.999

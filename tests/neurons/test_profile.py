@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 
 from neuroglot.errors import UserError
+from neuroglot.neurons.layers import activation_similarity
 from neuroglot.neurons.profiling.importance import profile
 from neuroglot.neurons.profiling.profile import Profile
+from neuroglot.neurons.selecting.select import select
 from neuroglot.pair import Condition
 
 DE, FR = "image_translation:en-de", "image_translation:en-fr"
@@ -122,3 +125,52 @@ def test_what_a_profile_lacks_is_named(found):
         found.mean("gradient", conditions=[Condition.parse("image_translation:en-cs")])
     with pytest.raises(UserError, match="normalise 'l2' is not known"):
         found.importance("gradient", normalise="l2")
+
+
+LAYER = "model.language_model.layers.1.mlp.down_proj"
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("an image of infinities", "they come in with the input pixel_values (432 of 864 values are not finite"),
+        ("a weight of 1e38", f"and not all scores are finite (first {LAYER} ("),
+        (
+            "a weight of NaN",
+            f"its loss is nan, and not all scores are finite (.*; they arise first in what {LAYER} puts",
+        ),
+    ],
+)
+def test_what_is_not_finite_gets_into_no_profile(kit, fault, expected):
+    model, samples = kit.make_llava(dtype=torch.float32), kit.make_samples(4, dtype=torch.float32)
+    if fault == "an image of infinities":
+        samples[3]["pixels"].fill_(float("inf"))
+    else:
+        model.get_submodule(LAYER).weight.data[3, 5] = float(fault.rpartition(" ")[2])
+    batches = [(kit.collate(samples[:2]), DE, ("a", "b")), (kit.collate(samples[2:]), FR, ("c", "d"))]
+    names = "image_translation:en-fr, items c, d" if "image" in fault else "image_translation:en-"
+    with pytest.raises(UserError) as error:
+        profile(model, batches)
+    assert names in str(error.value)
+    before, _, after = expected.partition(".*")
+    assert before in str(error.value)
+    assert after in str(error.value)
+    if "1e38" not in fault:
+        with pytest.raises(UserError, match=r"R of .* for en-.. is not finite"):
+            activation_similarity(model, batches, nullcontext, nullcontext)
+
+
+@pytest.mark.parametrize("method", ["mnaft", "neumt-paper", "gradient", "random-layers"])
+@pytest.mark.parametrize("which", ["sums", "share_sums"])
+def test_nothing_is_chosen_from_a_profile_with_a_nan(found, method, which):
+    values = {name: x.clone() for name, x in getattr(found, which).items()}
+    values[LAYER][1, :, :, 7] = float("nan")
+    options = {"ranking": "relevance"} if which == "sums" else {"ranking": "relevance", "specific": "auto"}
+    with pytest.raises(UserError, match=rf"of layer {LAYER} is not finite for 1 of its \d+ neurons \(.*en-fr\)"):
+        select(replace(found, **{which: values}), method, **options)
+
+
+def test_a_ranking_without_a_number_ranks_no_layer(found):
+    similarities = {layer.name: {"en-de": float("nan") if layer.name == LAYER else 0.9} for layer in found.layers}
+    with pytest.raises(UserError, match=rf"the layer ranking has no number for {LAYER} but nan"):
+        select(found, "neumt", similarities=similarities)

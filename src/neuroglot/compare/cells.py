@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroglot.artefact import LOSSES, read_json, write_json, write_text
+from neuroglot.finite import DivergedError
 from neuroglot.recipe import CLASSIC, METHODS, Recipe
 from neuroglot.run import execute
 from neuroglot.stages import Context, Stage, load_trained, quiet, stages
@@ -92,7 +93,11 @@ def work(
                 _link(folder / name, own / name)
     table = cell_stages(system, examined)
     unseen = lambda label, total: lambda done: None  # noqa: E731
-    execute(recipe, folder / "cells", unseen, say, trust_remote_code=trust_remote_code, table=table)
+    try:
+        execute(recipe, folder / "cells", unseen, say, trust_remote_code=trust_remote_code, table=table)
+    except DivergedError as error:  # a value of the sweep: this rate is too high
+        own.mkdir(parents=True, exist_ok=True)
+        write_json(own / "dev.json", LOSSES, {"nll": {recipe.task: None}, "diverged": str(error)})
 
 
 def _same(a: Path, b: Path) -> bool:
@@ -161,7 +166,7 @@ def _examine(context: Context, system: str) -> None:
 
 
 def read_losses(folder: Path) -> dict[str, float | None]:
-    """Read what `develop` wrote."""
+    """Read what `develop` wrote; the task's loss is None where the cell diverged."""
     losses: dict[str, float | None] = read_json(folder / "dev.json", LOSSES)["nll"]
     return losses
 

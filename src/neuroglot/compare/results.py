@@ -21,6 +21,7 @@ from neuroglot.artefact import TRAINING, read_json
 from neuroglot.compare.cells import SAID, mean_of, read_losses
 from neuroglot.compare.grid import Contender
 from neuroglot.compare.runner import Grid, Outcome, cell_folder
+from neuroglot.errors import UserError
 from neuroglot.evaluation import metrics
 from neuroglot.evaluation.figures.lines import has_lines
 from neuroglot.evaluation.figures.tokenise import Tokenise
@@ -66,8 +67,21 @@ def figures_of(rows: Sequence[Row], task: str, moses: bool = False) -> dict[str,
 
 
 def summarise(grid: Grid, folder: Path, outcomes: Sequence[Outcome], draws: int = 2000) -> dict[str, Any]:
-    """Return the comparison: one entry per contender, the comparisons between them, matched quality, wins."""
+    """Return the comparison: one entry per contender, the comparisons between them, matched quality, wins.
+
+    A contender whose training diverged at every rate has no entry; `diverged` names it.
+
+    Raises:
+        UserError: every contender's training diverged.
+    """
     task = grid.recipe.task
+    diverged = [o.contender.name for o in outcomes if o.contender.trained and o.chosen is None]
+    outcomes = [o for o in outcomes if o.contender.name not in diverged]
+    if not outcomes:
+        raise UserError(
+            f"training diverged at every rate that was tried of {', '.join(diverged)}; there is nothing to compare; "
+            "give lower --rates"
+        )
     seeds = {o.contender: range(grid.seeds) if o.contender.trained else (None,) for o in outcomes}
     runs = {o.contender: [_rows(cell_folder(folder, o.contender, o.chosen, s)) for s in seeds[o.contender]]
             for o in outcomes}  # fmt: skip
@@ -110,6 +124,7 @@ def summarise(grid: Grid, folder: Path, outcomes: Sequence[Outcome], draws: int 
         "seeds": grid.seeds,
         "retain": grid.retain,
         "draws": draws,
+        "diverged": diverged,
         "kept": list(figures.get("retention", ("", ()))[1]),
         "signatures": _signatures(figures, [row for row in widest if row["split"] == task], tokenise),
         "reasons": {

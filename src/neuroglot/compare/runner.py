@@ -56,7 +56,7 @@ class Outcome:
 
     Attributes:
         tried: learning rate -> losses on dev by split, in order of the rates; empty of a yardstick.
-        chosen: the rate of the cells that were scored on test.
+        chosen: the rate of the cells that were scored on test; None of a yardstick, and where every rate diverged.
     """
 
     contender: Contender
@@ -149,7 +149,13 @@ def run_grid(
         release()  # what the profile had of the accelerator's memory is the cells' now
         sweeps = _Sweeps(grid, folder, widths, Estimate(recorded(folder), jobs), say)
         sweeps.bar = track("cells", sweeps.planned)
-        return sweeps.run(jobs, trust_remote_code)
+        found = sweeps.run(jobs, trust_remote_code)
+        for outcome in found:
+            lost = [f"{lr:g}" for lr, losses in outcome.tried.items() if losses[grid.recipe.task] is None]
+            if lost:
+                left_out = "" if outcome.chosen is not None else "; at every rate that was tried, so it has no figures"
+                say(f"{outcome.contender.name}: training diverged at the rate {', '.join(lost)}{left_out}")
+        return found
 
 
 def _prepare(grid: Grid, runs: Path, track: Track, say: Callable[[str], None], trust: bool) -> None:
@@ -257,6 +263,8 @@ class _Sweeps:
             self.estimate.add(seconds, new)
         followers = self._followers(task)
         took = f"{seconds:.0f} s" if worked else "unchanged"
+        if cell.rate is not None and read_losses(self.folder / "cells" / cell.name)[self.grid.recipe.task] is None:
+            took = f"training diverged, {seconds:.0f} s"
         left = max(0, self.planned - self.done)
         self.say(f"cell {cell.name}{', test' * (not new)}: {took}; {self.done} done, {left} to do"
                  + f"; {self.estimate.left(left)}" * (left > 0))  # fmt: skip
@@ -264,18 +272,34 @@ class _Sweeps:
 
     def _followers(self, task: Task) -> list[Task]:
         cell = self.cells[task.recipe.name]
-        if task.examined or cell.rate is None:
+        if cell.rate is None:
             return []
         contender, tried = cell.contender, self.tried[cell.contender]
-        tried[cell.rate] = read_losses(self.folder / "cells" / cell.name)
+        losses = read_losses(self.folder / "cells" / cell.name)
+        diverged = losses[self.grid.recipe.task] is None
+        if task.examined:  # a rate at which one of the seeds diverges has lost
+            if not diverged or self.chosen[contender] != cell.rate:
+                return []
+            tried[cell.rate] = losses
+            return self._choose(contender)
+        tried[cell.rate] = losses
         if len(tried) < len(self.wanted[contender]):
             return []
         more = self._further(contender)
         if more:
             self.wanted[contender] += more
             return [self._task(Cell(contender, lr, 0), False) for lr in more]
+        return self._choose(contender)
+
+    def _choose(self, contender: Contender) -> list[Task]:
+        """Return the cells of the best rate; none where training diverged at every rate."""
+        task = self.grid.recipe.task
+        tried = {lr: losses for lr, losses in self.tried[contender].items() if losses[task] is not None}
+        if not tried:
+            self.chosen[contender] = None
+            return []
         # where no rate retains enough, the one that retains most
-        best = min(tried, key=lambda lr: (self._loss(tried[lr]), _kept(tried[lr], self.grid.recipe.task), lr))
+        best = min(tried, key=lambda lr: (self._loss(tried[lr]), _kept(tried[lr], task), lr))
         self.chosen[contender] = best
         return [self._task(Cell(contender, best, seed), True) for seed in range(self.grid.seeds)]
 

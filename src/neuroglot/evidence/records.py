@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroglot.artefact import fresh, remove, write_text
+from neuroglot.data.corpus import items_in_turn
 from neuroglot.errors import UserError
 from neuroglot.models.identity import model_identity
 from neuroglot.stages.context import Context
@@ -65,8 +65,7 @@ class Chunks:
     @property
     def count(self) -> int:
         """How many whole chunks there are."""
-        known = len({example.item for example in self.context.corpus.profile})
-        return min(known, self.items) // self.size
+        return len({example.item for example in items_in_turn(self.context.corpus.profile, self.items)}) // self.size
 
     @property
     def samples(self) -> int:
@@ -75,7 +74,7 @@ class Chunks:
 
     @property
     def _examples(self) -> list[Example]:
-        return items_in_turn(self.context.corpus.profile, self.count * self.size)
+        return list(items_in_turn(self.context.corpus.profile, self.count * self.size))
 
     def make(self, model: Any) -> list[Path]:
         """Profile whatever is not there yet; return the files."""
@@ -140,21 +139,6 @@ def contrast_of(context: Context) -> tuple[str, ...]:
     return context.recipe.profile.contrast or CONTRAST
 
 
-def items_in_turn(examples: Iterable[Example], count: int) -> list[Example]:
-    """Return the examples of `count` items; where items differ in their pairs, the sets of pairs take turns.
-
-    Of parallel data these are the first items. A file that is not parallel may begin with hundreds of one pair.
-    """
-    by_item: dict[str, list[Example]] = {}
-    for example in examples:
-        by_item.setdefault(example.item, []).append(example)
-    kinds: dict[frozenset[str], list[str]] = {}
-    for item, group in by_item.items():
-        kinds.setdefault(frozenset(str(example.pair) for example in group), []).append(item)
-    turns = [item for turn in zip_longest(*kinds.values()) for item in turn if item is not None]
-    return [example for item in turns[:count] for example in by_item[item]]
-
-
 def _with_tasks(context: Context) -> Context:
     """Return the run as if its recipe named the contrast tasks."""
     recipe = context.recipe
@@ -194,7 +178,7 @@ class Records:
         """Profile some items one by one; seeded, `NEURONS` of each part are kept."""
         from neuroglot.neurons import inventory, profile
 
-        examples = items_in_turn(context.corpus.profile, items)
+        examples = list(items_in_turn(context.corpus.profile, items))
         by_item: dict[str, list[Example]] = {}
         for example in examples:
             by_item.setdefault(example.item, []).append(example)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroglot.artefact import PROFILE
+from neuroglot.data.corpus import items_in_turn
 from neuroglot.errors import UserError
-from neuroglot.evidence.records import Chunks, Records, items_in_turn
+from neuroglot.evidence.records import Chunks, Records
 from neuroglot.recipe import Recipe
 from neuroglot.stages.context import Context, made_for
 
@@ -197,10 +198,10 @@ class Setting:
             UserError: the data has neither.
         """
         corpus = self.context.corpus
-        examples = list(corpus.dev) or list(corpus.splits.get(self.task, ()))
-        if not examples:
+        examples = corpus.dev if len(corpus.dev) else corpus.splits.get(self.task, ())
+        if not len(examples):
             raise UserError("there are no dev or test items to measure losses on; set data.dev to 10 or more")
-        return items_in_turn(examples, max(FEWEST, self.items // 2))
+        return list(items_in_turn(examples, max(FEWEST, self.items // 2)))
 
     def choose(self, profile: Profile) -> Selection:
         """Select from another profile as the run selected from its own."""

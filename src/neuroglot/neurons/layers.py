@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -12,12 +13,10 @@ from torch import Tensor, nn
 from neuroglot.errors import UserError, nearest
 from neuroglot.models.families import PARTS, family_of
 from neuroglot.neurons.inventory import Layer, inventory, module_of
+from neuroglot.neurons.profiling.moments import wide
 from neuroglot.neurons.profiling.profile import Profile
 from neuroglot.neurons.profiling.tapping.positions import Positions, forward_inputs, unpack
 from neuroglot.pair import Condition
-
-EPSILON = 1e-8
-"""The eps of R: a token whose activation is all zeros before or after counts as similarity 0."""
 
 
 def relevance(
@@ -69,6 +68,12 @@ def keep(
                 f"the layer ranking has no value for {missing[0]} and {len(missing) - 1} more of the {part} part; "
                 "expected one for every layer; rank the same parts that are selected from"
             )
+        strange = [name for name in names if not math.isfinite(ranking.get(name, 0))]
+        if shares[part] and strange:
+            raise UserError(
+                f"the layer ranking has no number for {strange[0]} but {ranking[strange[0]]}; a model or a probe that "
+                "diverged cannot rank layers; make the ranking again"
+            )
         if shares[part]:
             count = max(1, int(shares[part] * len(names) + 0.5))
             kept.update(sorted(names, key=lambda name: ranking[name] if lowest else -ranking[name])[:count])
@@ -111,7 +116,8 @@ def activation_similarity(
         are no padding (in the vision part and the connector: the rows of its images), then over samples.
 
     Each batch goes through the model twice. Between the two passes the outputs of one batch's layers are held in the
-    model's own dtype; each is compared, one layer at a time in float32, and freed as the second pass reaches it.
+    model's own dtype; each is compared, one layer at a time in float64, and freed as the second pass reaches it.
+    After a short tuning R is 1 but for 1e-7, less than float32 tells apart: what is added up is 1 - R, see `distance`.
 
     Args:
         model: a transformers model in either state; with a PEFT adapter, `peft_model.get_base_model()`.
@@ -122,7 +128,7 @@ def activation_similarity(
         progress: called after each batch with the number of batches done.
 
     Raises:
-        UserError: no batches, or a layer never reached.
+        UserError: no batches, a layer never reached, or an R that is not finite.
     """
     layers = inventory(model) if layers is None else layers
     family = family_of(model)
@@ -149,8 +155,20 @@ def activation_similarity(
     return record.result(layers)
 
 
+def distance(x: Tensor, y: Tensor) -> Tensor:
+    """Return 1 - R of every token, [..., T, N] -> [..., T, 1]: from the difference of the directions, |u - v|^2 / 2.
+
+    1 - <u, v> would lose all digits where x and y are nearly the same. The paper's eps, which only keeps from dividing
+    by zero, is left out, for with small activations it would be larger than what is measured: a token whose
+    activation is all zeros before or after counts as similarity 0, and one that is so both times has not changed.
+    """
+    u, v = (z / z.norm(dim=-1, keepdim=True).masked_fill(~z.any(-1, keepdim=True), 1) for z in (x, y))
+    zeros = (~x.any(-1, keepdim=True)) ^ (~y.any(-1, keepdim=True))
+    return ((u - v).square().sum(-1, keepdim=True) / 2).masked_fill(zeros, 1)
+
+
 class _Similarity:
-    """Sums of R over samples, layer -> pair, and the first pass's outputs of the batch at hand."""
+    """Sums of 1 - R over samples, layer -> pair, and the first pass's outputs of the batch at hand."""
 
     positions: Positions
     pair: str
@@ -171,13 +189,11 @@ class _Similarity:
         self._held.setdefault(layer.name, []).append(output.clone())
 
     def compare(self, layer: Layer, output: Tensor) -> None:
-        dtype = torch.promote_types(output.dtype, torch.float32)
-        x, y = self._held[layer.name].pop(0).to(dtype), output.to(dtype)
-        cosine = (x * y).sum(-1, keepdim=True) / (x.norm(dim=-1) * y.norm(dim=-1) + EPSILON).unsqueeze(-1)
-        per_sample = self.positions.average(layer, cosine)[:, 0, 0]
+        x, y = wide(self._held[layer.name].pop(0)), wide(output)
+        per_sample = wide(self.positions.average(layer, distance(x, y)))[:, 0, 0]
         counted = self.positions.counted(layer, output)
         key = (layer.name, self.pair)
-        self._sums[key] = self._sums.get(key, 0) + per_sample[counted].double().sum()
+        self._sums[key] = self._sums.get(key, 0) + per_sample[counted.to(per_sample.device)].sum()
         self._counts[key] = self._counts.get(key, 0) + counted.sum()
 
     def result(self, layers: Sequence[Layer]) -> dict[str, dict[str, float]]:
@@ -188,16 +204,19 @@ class _Similarity:
                     f"the batches never reach the {layer.part} part; expected samples with images; "
                     "compare without the part's layers or add such samples"
                 )
-        # A layer of a reached part that no forward uses (a pooling head) has not adapted: R = 1.
-        return {
-            layer.name: {
-                pair: float(self._sums[layer.name, pair] / self._counts[layer.name, pair])
-                if (layer.name, pair) in self._sums
-                else 1.0
-                for pair in self._pairs
-            }
-            for layer in layers
-        }
+
+        def of(name: str, pair: str) -> float:
+            if (name, pair) not in self._sums:
+                return 1.0  # a layer of a reached part that no forward uses (a pooling head) has not adapted
+            found = 1 - float(self._sums[name, pair] / self._counts[name, pair])
+            if not math.isfinite(found):
+                raise UserError(
+                    f"R of {name} for {pair} is not finite: before or after the probe the model puts out numbers "
+                    "that are none; look at the model, or lower probe.lr"
+                )
+            return found
+
+        return {layer.name: {pair: of(layer.name, pair) for pair in self._pairs} for layer in layers}
 
 
 @contextmanager

@@ -10,11 +10,22 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from neuroglot.data.corpus import EMBEDDED, TRAINS, Corpus, Sizes, TrainingSet, as_task, load_corpus
+from neuroglot.data.corpus import (
+    EMBEDDED,
+    TRAINS,
+    Corpus,
+    Sizes,
+    TrainingSet,
+    as_task,
+    first_items,
+    load_corpus,
+    shortfall,
+)
 from neuroglot.data.example import Example
 from neuroglot.data.paths import lies_in, shortened
 from neuroglot.data.readers.checked import Size
 from neuroglot.errors import UserError
+from neuroglot.finite import check_weights
 from neuroglot.models.identity import model_identity
 from neuroglot.pair import Pair
 from neuroglot.recipe import ModelSection, Recipe
@@ -57,8 +68,14 @@ class Context:
         return load_processor(self.recipe.model.path, self.trust_remote_code)
 
     def model(self) -> Any:
-        """Return the base model, freshly loaded: every stage starts from the same bits."""
-        return placed(asked_model(self.recipe.model, self.trust_remote_code))
+        """Return the base model, freshly loaded: every stage starts from the same bits.
+
+        Raises:
+            UserError: it cannot be loaded, or a weight of it is not finite.
+        """
+        model = placed(asked_model(self.recipe.model, self.trust_remote_code))
+        check_weights(model, self.recipe.model.path)
+        return model
 
     @cached_property
     def skeleton(self) -> Any:
@@ -135,7 +152,8 @@ class Context:
     def collate(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Return the training batch of examples of one pair."""
         first = examples[0]
-        return {**self.batcher.encode(examples), "pair": first.meta.get(TRAINS) or str(first.pair)}
+        pair = first.meta.get(TRAINS) or str(first.pair)
+        return {**self.batcher.encode(examples), "pair": pair, "items": [example.item for example in examples]}
 
     @cached_property
     def training(self) -> TrainingSet:
@@ -150,6 +168,19 @@ class Context:
         describes = self.recipe.model.path == "embedded"
         return load_corpus(data.source, self.recipe.task, data.pairs, sizes, data.seed, describes, self.examples,
                            data.domains, data.replay > 0, self._also_tested)  # fmt: skip
+
+    def first_items(self, setting: str, examples: Sequence[Example], count: int) -> list[Example]:
+        """Return the first `count` items of each pair, and say which pairs have fewer.
+
+        Args:
+            setting: what asks for so many, such as `profile.items`.
+            examples: to choose among.
+            count: items of each pair.
+        """
+        fewer = shortfall(examples, self.corpus.pairs, count)
+        if fewer:
+            self.say(f"{setting} asks for {count} items of each pair; some pairs have fewer: {fewer}")
+        return list(first_items(examples, count))
 
     def _also_tested(self, pairs: Sequence[str]) -> list[Example]:
         """Return the examples of all sources that `evaluate.retention` names."""

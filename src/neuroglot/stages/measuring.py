@@ -16,7 +16,7 @@ from neuroglot.artefact import (
     save_tensors,
     write_json,
 )
-from neuroglot.data.corpus import TrainingSet, as_task, first_items
+from neuroglot.data.corpus import TrainingSet, as_task
 from neuroglot.data.example import Example
 from neuroglot.stages.context import Context, examples_digest, quiet
 
@@ -57,7 +57,7 @@ def profile(context: Context) -> None:
 
 def profile_examples(context: Context, items: int) -> list[Example]:
     """Return the first training items in every pair, and the contrast tasks on their images."""
-    return with_contrast(context, first_items(context.corpus.profile, items))
+    return with_contrast(context, context.first_items("profile.items", context.corpus.profile, items))
 
 
 def with_contrast(context: Context, translated: list[Example]) -> list[Example]:
@@ -184,7 +184,8 @@ def probed(context: Context, model: Any, seed: int, moved: bool = False) -> Prob
     examples = TrainingSet(replace(context.corpus, replay={}))
     train(tuned, examples, context.collate, options, work, pairs=examples.pairs, mix=Mix(examples.kinds),
           progress=lambda step, steps, loss: bar(step))  # fmt: skip
-    batches = context.batcher.batches(first_items(context.corpus.profile, settings.items), settings.batch_size)
+    compared = context.first_items("probe.items", context.corpus.profile, settings.items)
+    batches = context.batcher.batches(compared, settings.batch_size)
     if settings.estimator != "full":
         before, after = tuned.disable_adapter, nullcontext
         model = tuned.get_base_model()

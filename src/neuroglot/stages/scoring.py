@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuroglot.artefact import ADAPTER, MANIFEST, MODEL, digests, unseal, write_text
+from neuroglot.data.corpus import items_in_turn
 from neuroglot.errors import UserError
 from neuroglot.stages.context import Context, asked_model, made_for, placed, quiet
 from neuroglot.stages.training import home
@@ -134,11 +135,11 @@ def _gallery(context: Context, rows: list[dict[str, Any]]) -> list[str]:
     task = context.recipe.task
     said = {(r["system"], r["item"], r["pair"]): r["hypothesis"] for r in rows if r["split"] == task}
     items: dict[str, dict[str, Any]] = {}
-    for example in context.corpus.splits[task]:
+    for example in items_in_turn(context.corpus.splits[task], context.recipe.report.gallery):
         items.setdefault(example.item, {})[str(example.pair)] = example
     lines = []
     sources: dict[str | None, int] = {}  # the readings of one source are shown in the same language
-    for item, by_pair in list(items.items())[: context.recipe.report.gallery]:
+    for item, by_pair in items.items():
         turn = sources.setdefault(next(iter(by_pair.values())).source, len(sources))
         pair = list(by_pair)[turn % len(by_pair)]
         example = by_pair[pair]

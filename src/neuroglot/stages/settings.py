@@ -32,5 +32,7 @@ def train_options(recipe: Recipe, **changes: Any) -> TrainOptions:
         gradient_checkpointing=settings.gradient_checkpointing,
         save_steps=settings.save_steps,
         log_steps=settings.log_steps,
+        non_finite=settings.non_finite,
+        max_skipped=settings.max_skipped,
     )
     return replace(found, **changes)

@@ -8,7 +8,6 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from neuroglot.artefact import ADAPTER, MODEL, TRAINING, digests, fresh, remove, seal, write_json, write_text
-from neuroglot.data.corpus import first_items
 from neuroglot.recipe import FACTORS, SMALL, Recipe
 from neuroglot.stages.context import Context, examples_digest, made_for, quiet
 from neuroglot.stages.keeping.memory import watch
@@ -39,7 +38,7 @@ def align(context: Context) -> None:
     recipe, model = context.recipe, context.model()
     share, settings = recipe.train.parameters or 0.0, recipe.profile
     weights = sum(layer.neurons * (layer.inputs + layer.bias) for layer in inventory(model))
-    examples = first_items(context.corpus.profile, settings.items)
+    examples = context.first_items("profile.items", context.corpus.profile, settings.items)
     batches = list(context.batcher.batches(examples, settings.batch_size, settings.instructions))
     found = aligned(
         model,
@@ -105,6 +104,7 @@ def train(context: Context) -> None:
         "parts": _parts(layers, selection, trained_entries(tuned) if selection is not None else None, tuned),
         "seconds": round(result.seconds, 2),
         "steps": result.steps,
+        **({"skipped_steps": result.skipped} if result.skipped else {}),
         "peak_memory_bytes": peak(),
         "trainable_parameters": result.trainable,
         "total_parameters": total,
@@ -155,7 +155,7 @@ def _look(context: Context) -> tuple[int, Callable[[Any], dict[str, Any]]] | Non
     from neuroglot.evaluation import score_rows
     from neuroglot.systems import HFSystem
 
-    examples = list(first_items(context.corpus.dev, settings.items))
+    examples = context.first_items("evaluate.items", context.corpus.dev, settings.items)
 
     def look(model: Any) -> dict[str, Any]:
         # A batch at a time, and of a batch nothing but the tokens: no logits are kept.

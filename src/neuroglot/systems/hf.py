@@ -9,6 +9,7 @@ the images' hundreds of tokens times the vocabulary.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from neuroglot.data.example import Example
 from neuroglot.errors import UserError
+from neuroglot.finite import DivergedError, origin
 from neuroglot.systems.base import Progress, length_sorted_batches
 from neuroglot.systems.decoding import own_settings
 from neuroglot.systems.lines import Writer, readable
@@ -99,7 +101,11 @@ class HFSystem:
         return answers
 
     def nll(self, examples: Sequence[Example]) -> list[float]:
-        """Return per example the sum over its target tokens, the one that ends it included, of -log p, in nats."""
+        """Return per example the sum over its target tokens, the one that ends it included, of -log p, in nats.
+
+        Raises:
+            DivergedError: the model's logits are not finite.
+        """
         totals = [0.0] * len(examples)
         with self._evaluating():
             for batch in length_sorted_batches(examples, self.batch_size):
@@ -151,10 +157,19 @@ class HFSystem:
             logits = self.model(**inputs, use_cache=False).logits[:, columns]
         wanted = labels[:, columns + 1]  # (B, T)
         # Sample by sample: the float32 copy of the logits is one sample's, at its own target positions.
-        return [
+        found = [
             cross_entropy(row[own != -100].float(), own[own != -100], reduction="sum").item()
             for row, own in zip(logits, wanted, strict=True)
         ]
+        # A likelihood may overflow; a model whose logits are none has nothing to say, and no score.
+        if not all(map(math.isfinite, found)) and not bool(logits.isfinite().all()):
+            where = origin(self.model, inputs, lambda: self.model(**inputs, use_cache=False))
+            first = next(example for example, nats in zip(examples, found, strict=True) if not math.isfinite(nats))
+            raise DivergedError(
+                f"{self.name} cannot be scored: its logits are not finite for {first.item or first.target[:40]!r} "
+                f"({first.condition}); {where}; train it with a lower rate, or look at the model"
+            )
+        return found
 
     def _keeps_some_logits(self) -> bool:
         inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model

@@ -20,6 +20,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from neuroglot.errors import UserError
+from neuroglot.finite import origin, unusable, usable
 from neuroglot.pair import Condition
 from neuroglot.selection import Group, Selection, group_name
 from neuroglot.training.methods import prepare
@@ -80,7 +81,7 @@ def aligned(
         progress: called after each batch with the number of batches done.
 
     Raises:
-        UserError: no batches, or too few parameters for a single rank.
+        UserError: no batches, a loss or a gradient that is not finite, or too few parameters for a single rank.
     """
     gradients = _gradients(model, selection, batches, progress)
     chosen = {(module, group): index.sort().values for module, group, index in selection}
@@ -151,11 +152,15 @@ def _gradients(
     device = next(model.parameters()).device
     done = 0
     try:
-        for inputs, condition, *_ in batches:
+        for inputs, condition, *rest in batches:
             tensors = {k: v.to(device) for k, v in inputs.items() if isinstance(v, Tensor)}
             known = condition if isinstance(condition, Condition) else Condition.parse(str(condition))
             with active_pair(tuned, str(known.pair)), torch.enable_grad():
-                tuned(**tensors, use_cache=False).loss.backward()
+                loss = tuned(**tensors, use_cache=False).loss
+                if not usable([loss]):
+                    where = origin(tuned, tensors, lambda tensors=tensors: tuned(**tensors, use_cache=False))
+                    raise UserError(f"batch {done + 1} ({known}{_named(rest)}): the loss is {float(loss)}; {where}")
+                loss.backward()
             done += 1
             if progress is not None:
                 progress(done)
@@ -168,9 +173,16 @@ def _gradients(
                     (delta,) = layer.delta("default", text)
                     gradient = torch.zeros_like(delta) if delta.grad is None else delta.grad.detach()
                     found[layer.module_name, texts[text]] = gradient
+        wrong = unusable({f"{module}, group {group_name(group)}": x for (module, group), x in found.items()})
+        if wrong:
+            raise UserError(f"the factors cannot be aligned: the gradient of {wrong}; look at the model and the data")
         return found
     finally:
         tuned.unload()
+
+
+def _named(rest: Sequence[Any]) -> str:
+    return f", items {', '.join(rest[0])}" if rest and rest[0] else ""
 
 
 def _directions(gradient_kw: Tensor) -> Directions:

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from neuroglot.artefact import CHECKPOINT, seal, write_text
+from neuroglot.finite import DivergedError, unusable
 
 ProgressFunction = Callable[[int, int, float | None], None]
 """Called with (step, steps, last logged loss or None)."""
@@ -22,7 +23,8 @@ LookFunction = Callable[[Any], dict[str, Any]]
 class LogFile(TrainerCallback):
     """Writes `{"step", "loss", "lr", "grad_norm"}` lines; a resumed run goes on where its checkpoint stood.
 
-    The lines of `Look` stand among them.
+    The lines of `Look` stand among them, and `{"step", "skipped"}` lines that say why a step was left out; the logged
+    loss is then the mean of the others, with the last one before it in its place.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,6 +42,17 @@ class LogFile(TrainerCallback):
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
         write_text(self.path, "".join(kept))
 
+    @property
+    def skipped(self) -> int:
+        """How many steps were left out."""
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        return sum("skipped" in json.loads(line) for line in lines)
+
+    def skip(self, step: int, why: str) -> None:
+        """Append a line for a step that was left out."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "skipped": why}) + "\n")
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -55,6 +68,22 @@ class LogFile(TrainerCallback):
                 line["grad_norm"] = logs["grad_norm"]
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+
+
+class Finite(TrainerCallback):
+    """Ends a training whose parameters are no longer finite, before a checkpoint or a result is made of them."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Look at all that is trained, once for each checkpoint and at the end."""
+        if control.should_save or state.global_step >= state.max_steps:
+            wrong = unusable({name: p for name, p in kwargs["model"].named_parameters() if p.requires_grad})
+            if wrong:
+                raise DivergedError(
+                    f"training diverged by step {state.global_step}: of what is trained, {wrong}; lower train.lr "
+                    f"({args.learning_rate:g})"
+                )
 
 
 class Look(TrainerCallback):

@@ -32,6 +32,9 @@ class TrainOptions:
         gradient_checkpointing: recompute activations in backward.
         save_steps: steps between checkpoints; 0 makes none.
         log_steps: steps between lines of the log.
+        non_finite: what becomes of a step whose loss or gradient is not finite: `stop` ends the training with an
+            error, `skip` leaves the step out.
+        max_skipped: steps that may be left out before the training ends with an error after all.
     """
 
     steps: int
@@ -49,15 +52,20 @@ class TrainOptions:
     save_steps: int = 0
     log_steps: int = 10
     specific_lr: float | None = None
+    non_finite: str = "stop"
+    max_skipped: int = 10
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch_size", 1), ("accumulation", 1), ("save_steps", 0), ("log_steps", 1)):
+        for name, least in (("steps", 1), ("batch_size", 1), ("accumulation", 1), ("save_steps", 0), ("log_steps", 1),
+                            ("max_skipped", 0)):  # fmt: skip
             if getattr(self, name) < least:
                 raise UserError(f"train.{name} must be {least} or more, got {getattr(self, name)}")
         if not self.lr > 0:
             raise UserError(f"train.lr must be above 0, got {self.lr}")
         if self.specific_lr is not None and not self.specific_lr > 0:
             raise UserError(f"train.specific_lr must be above 0, got {self.specific_lr}; leave it out for train.lr")
+        if self.non_finite not in ("stop", "skip"):
+            raise UserError(f"train.non_finite must be stop or skip, got {self.non_finite!r}")
         if not 0 <= self.warmup < 1:
             raise UserError(f"train.warmup must be in [0, 1), got {self.warmup}; it is a share of the steps")
 
@@ -70,6 +78,7 @@ class TrainResult:
         steps: optimiser steps in all, those before a resume included.
         resumed_from: the step of the checkpoint that it went on from, 0 for none.
         loss: mean training loss per target token, in nats, over the steps of this call; NaN if none was left.
+        skipped: steps that were left out because their loss or gradient was not finite.
         seconds: wall time of the training, that before a resume included up to the checkpoint.
         trainable: number of trainable parameters.
         log: the log file.
@@ -81,6 +90,7 @@ class TrainResult:
     seconds: float
     trainable: int
     log: Path
+    skipped: int = 0
 
 
 def arguments(options: TrainOptions, output_dir: Path) -> TrainingArguments:
@@ -112,6 +122,7 @@ def arguments(options: TrainOptions, output_dir: Path) -> TrainingArguments:
             bf16=options.bf16,
             logging_steps=options.log_steps,
             logging_first_step=True,
+            logging_nan_inf_filter=False,  # it writes the mean of earlier losses where one is NaN
             save_strategy="steps" if options.save_steps else "no",
             save_steps=options.save_steps or 1,
             save_total_limit=2,

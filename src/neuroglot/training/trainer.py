@@ -23,7 +23,8 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer
 
 from neuroglot.artefact import CHECKPOINT, MANIFEST, unseal
 from neuroglot.errors import UserError
-from neuroglot.training.callbacks import LogFile, Look, LookFunction, Progress, ProgressFunction, Seal
+from neuroglot.finite import DivergedError, origin, unusable
+from neuroglot.training.callbacks import Finite, LogFile, Look, LookFunction, Progress, ProgressFunction, Seal
 from neuroglot.training.groups import specific_parameters
 from neuroglot.training.options import TrainOptions, TrainResult, arguments
 from neuroglot.training.sampler import Mix, OnePairBatchSampler
@@ -34,7 +35,8 @@ _log = logging.getLogger(__name__)
 LOG_NAME = "train_log.jsonl"
 
 Collate = Callable[[list[Any]], dict[str, Any]]
-"""Items of one pair -> tensors for the model's forward, `labels` among them, and the pair's text under `pair`.
+"""Items of one pair -> tensors for the model's forward, `labels` among them, and the pair's text under `pair`;
+optionally the items' names under `items`, which a message about this batch then holds.
 
 A batch of several pairs has a list of them there, one per sample, and optionally the samples' numbers of images under
 `images`.
@@ -50,6 +52,9 @@ class PairTrainer(Trainer):
         pairs: the pair of each item of `train_dataset`; it makes the batches. A collator may mix pairs all the same.
         specific_lr: learning rate of the neurons that not all pairs train; None for that of the arguments.
         mix: what an epoch is made of; every item once by default.
+        non_finite: `stop` raises where a step's loss or gradient is not finite, `skip` leaves such a step out.
+        max_skipped: steps that may be left out.
+        log: where each of them is noted, with the number of those before a resume.
         kwargs: of `transformers.Trainer`; the collator's output carries the pair's text under `pair`, or a list of
             texts, one per sample, and then optionally under `images` how many images each sample brings.
     """
@@ -60,9 +65,16 @@ class PairTrainer(Trainer):
         pairs: Sequence[str],
         specific_lr: float | None = None,
         mix: Mix | None = None,
+        non_finite: str = "stop",
+        max_skipped: int = 10,
+        log: LogFile | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._skips, self._max_skipped, self._log = non_finite == "skip", max_skipped, log
+        self._trained_on: list[str] = []  # the micro-batches of the step at hand, in words
+        self._wrong = ""  # what is not finite in it
+        self._last_loss: torch.Tensor | None = None
         self._pairs = pairs
         self._mix = mix
         self._specific_lr = specific_lr
@@ -108,7 +120,54 @@ class PairTrainer(Trainer):
         images = None if "images" in tensors else inputs.get("images")
         counts = images.tolist() if torch.is_tensor(images) else images
         with active_pair(model, inputs["pair"], images=counts) if self._routed else nullcontext():
-            return super().training_step(model, tensors, num_items_in_batch)
+            loss = super().training_step(model, tensors, num_items_in_batch)
+            self._trained_on.append(_batch(inputs))
+            # The one wait for the device in a micro-batch; the Trainer's filter, which is off, would wait twice.
+            if not bool(loss.isfinite()):
+                if not self._wrong:
+                    self._wrong, self._trained_on = f"the loss is {float(loss)}", [_batch(inputs)]
+                    if self.args.world_size == 1:  # a forward of one process alone would wait for the others
+                        ready = self._prepare_inputs(tensors)
+                        self._wrong += f"; {origin(model, ready, lambda: self.compute_loss(model, dict(ready)))}"
+                loss = torch.zeros_like(loss) if self._last_loss is None else self._last_loss
+        self._last_loss = loss
+        return loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Return the gradient's norm, and see to a step that is not finite before the optimiser takes it.
+
+        The Trainer calls it once a step with the norm that clipping has computed, of all processes together.
+        """
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        wrong, batches = self._wrong, " + ".join(dict.fromkeys(self._trained_on))
+        self._wrong, self._trained_on = "", []
+        if not wrong and norm is not None and not math.isfinite(float(norm)):
+            gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+            wrong = f"the gradient's norm is {float(norm)}; first of {unusable(gradients) or 'no single weight'}"
+        if wrong:
+            self._leave_out(model, f"at step {self.state.global_step + 1} ({batches}): {wrong}")
+        return norm
+
+    def _leave_out(self, model: nn.Module, why: str) -> None:
+        """Leave a step out: an optimiser leaves what has no gradient alone, its state included.
+
+        Raises:
+            DivergedError: it is not to be left out, or too many were.
+        """
+        if not self._skips:
+            raise DivergedError(
+                f"training diverged {why}; lower train.lr ({self.args.learning_rate:g}), or leave such steps out with "
+                "train.non_finite=skip"
+            )
+        if self._log is not None:
+            self._log.skip(self.state.global_step + 1, why)
+            if self._log.skipped > self._max_skipped:
+                raise DivergedError(
+                    f"training diverged: more than train.max_skipped ({self._max_skipped}) steps were not finite, the "
+                    f"last one {why}; lower train.lr ({self.args.learning_rate:g})"
+                )
+        _log.warning("a step is left out: training is not finite %s", why)
+        model.zero_grad(set_to_none=True)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Return the loss, which can be propagated back even where a batch touches nothing that is trained.
@@ -141,9 +200,16 @@ class PairTrainer(Trainer):
         return super().prediction_step(model, _for_model(inputs), *args, **kwargs)
 
 
+def _batch(inputs: dict[str, Any]) -> str:
+    """Return a micro-batch in words: its pair or pairs, and its items where the collator names them under `items`."""
+    pair = inputs.get("pair", "")
+    pairs = [pair] if isinstance(pair, str) else dict.fromkeys(pair)
+    return f"pair {', '.join(map(str, pairs)) or 'unknown'}, items {', '.join(inputs.get('items') or ['unknown'])}"
+
+
 def _for_model(inputs: dict[str, Any]) -> dict[str, Any]:
     """Leave out what the collator says about the batch; `images` only beside pairs, since a model may take it."""
-    ours = ("pair", "images") if isinstance(inputs.get("pair"), list | tuple) else ("pair",)
+    ours = ("pair", "items", *(["images"] if isinstance(inputs.get("pair"), list | tuple) else []))
     return {key: value for key, value in inputs.items() if key not in ours}
 
 
@@ -192,6 +258,7 @@ def train(
     Raises:
         UserError: nothing to train on, nothing to train, an option that transformers does not know, or a dataset
             that holds a pair which the adapter does not know.
+        DivergedError: a loss, a gradient or what is trained is not finite; see `TrainOptions.non_finite`.
     """
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -217,8 +284,12 @@ def train(
         pairs=pairs,
         specific_lr=options.specific_lr,
         mix=mix,
+        non_finite=options.non_finite,
+        max_skipped=options.max_skipped,
+        log=log,
         callbacks=[
             log,
+            Finite(),
             Seal(before["seconds"]),
             *([Progress(progress)] if progress else []),
             *([Look(log.path, *look)] if look else []),
@@ -243,4 +314,5 @@ def train(
         seconds=before["seconds"] + time.perf_counter() - start,
         trainable=trainable,
         log=log.path,
+        skipped=log.skipped,
     )

@@ -9,7 +9,16 @@ from pathlib import Path
 from neuroglot.data.corpus.embedded import EMBEDDED, embedded_corpus, sign_examples, sign_retention
 from neuroglot.data.corpus.files import file_corpus
 from neuroglot.data.corpus.mixture import TrainingSet
-from neuroglot.data.corpus.parts import RETAINED, Corpus, Sizes, as_task, first_items
+from neuroglot.data.corpus.parts import (
+    RETAINED,
+    Corpus,
+    Sizes,
+    as_task,
+    first_items,
+    items_in_turn,
+    items_of,
+    shortfall,
+)
 from neuroglot.data.corpus.replay import TRAINS, Replayed
 from neuroglot.data.example import Example
 from neuroglot.data.readers import read_jsonl
@@ -28,7 +37,10 @@ __all__ = [
     "TrainingSet",
     "as_task",
     "first_items",
+    "items_in_turn",
+    "items_of",
     "load_corpus",
+    "shortfall",
     "sign_retention",
 ]
 

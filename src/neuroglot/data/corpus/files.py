@@ -62,7 +62,7 @@ def file_corpus(
                     f'an item, an image or a text are put in one; add examples, mark some with "split": "{name}", or '
                     f"have a split of the source divided, such as data.splits='{{train: test, test: test}}'"
                 )
-    train = ours.where(split == TRAIN).first_of_pairs(sizes.train)
+    train = ours.where(split == TRAIN).first_items(sizes.train)
     fewer = min(sizes.dev, sizes.retention)
     usable = [number for number, kind in enumerate(kinds) if kind.task != task and kind.task in RETAINED
               and (kind.task != "text_translation" or kind.pair in pairs)]  # fmt: skip
@@ -87,8 +87,8 @@ def file_corpus(
         pairs=tuple(pairs),
         train=train,
         profile=train,
-        dev=ours.where(split == DEV).first_of_pairs(sizes.dev),
-        splits={task: ours.where(split == TEST).first_of_pairs(sizes.test)},
+        dev=ours.where(split == DEV).first_items(sizes.dev),
+        splits={task: ours.where(split == TEST).first_items(sizes.test)},
         retention=retention,
         dev_retention=dev_retention,
         replay=replay,
@@ -110,7 +110,7 @@ def _by_task(examples: View, count: int) -> dict[str, View]:
         numbers = [number for number, kind in enumerate(examples.store.kinds) if kind.task == task]
         part = examples.where(np.isin(code, numbers))
         if len(part):
-            found[task] = part.first_of_pairs(count)
+            found[task] = part.first_items(count)
     return found
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from neuroglot.data.store.cache import open_store
 from neuroglot.data.store.records import SPLITS, Store, cache_folder
-from neuroglot.data.store.view import View, viewed
+from neuroglot.data.store.view import View, first_of_each, viewed
 from neuroglot.data.store.writing import held
 
-__all__ = ["SPLITS", "Store", "View", "cache_folder", "held", "open_store", "viewed"]
+__all__ = ["SPLITS", "Store", "View", "cache_folder", "first_of_each", "held", "open_store", "viewed"]

@@ -85,18 +85,26 @@ class View(Sequence[Example]):
         return View(self.store, self.places[chosen])
 
     def first_items(self, count: int) -> View:
-        """Return the examples of the first `count` items, in their order."""
-        _, first, item = np.unique(self.column("item"), return_index=True, return_inverse=True)
-        return self if count >= len(first) else self.where(first[item] < np.sort(first)[count])
+        """Return the examples of the first `count` items of each task and pair; see `first_of_each`."""
+        return self.where(first_of_each(self.column("kind"), self.column("item"), count))
 
-    def first_of_pairs(self, count: int) -> View:
-        """Return the examples of each pair's first `count` items, in their order: what is parallel stays parallel."""
-        _, first, item = np.unique(self.column("item"), return_index=True, return_inverse=True)
-        began = first[item]  # where an example's item first comes, in whichever pair
-        code = self.column("kind")
-        kept = np.zeros(len(self), bool)
-        for number in np.unique(code):
-            of_pair = code == number
-            order = np.unique(began[of_pair])
-            kept |= of_pair if count >= len(order) else of_pair & (began < order[count])
-        return self.where(kept)
+
+def first_of_each(kind: NDArray[Any], item: NDArray[Any], count: int) -> NDArray[np.bool_]:
+    """Return which examples belong to the first `count` items of their kind, a mask [examples].
+
+    Items count in the order in which they first come, in whichever kind, so that of parallel data every kind gets the
+    same items.
+
+    Args:
+        kind: [examples], what each is an example of, such as its pair.
+        item: [examples], its source item.
+        count: items of each kind; a kind that has fewer gives all.
+    """
+    _, first, number = np.unique(item, return_index=True, return_inverse=True)
+    began = first[number]
+    kept = np.zeros(len(item), bool)
+    for one in np.unique(kind):
+        mine = kind == one
+        order = np.unique(began[mine])
+        kept |= mine if count >= len(order) else mine & (began < order[count])
+    return kept

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from neuroglot.artefact import remove
+from neuroglot.data.corpus import first_items
 from neuroglot.evidence import figures
 from neuroglot.evidence.numbers import kendall, mean_interval, spearman
-from neuroglot.evidence.records import items_in_turn
 from neuroglot.evidence.setting import Figure, Found, Kind, Setting, Table, Work, interval, known
 from neuroglot.neurons.layers import mean_similarity, relevance
 
@@ -48,7 +48,7 @@ def _seeds(setting: Setting) -> int:
 
 
 def _compared(setting: Setting) -> int:
-    return len(items_in_turn(setting.context.corpus.profile, _probe(setting).items))
+    return len(first_items(setting.context.corpus.profile, _probe(setting).items))
 
 
 def _work(setting: Setting) -> Work:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroglot.errors import UserError, nearest
+from neuroglot.finite import origin, unusable, usable
 from neuroglot.models.families import PARTS, family_of
 from neuroglot.neurons.ffn import ffn_layers
 from neuroglot.neurons.inventory import Layer, check_parts, fingerprint, inventory
@@ -70,7 +71,8 @@ def profile(
             batches that they are of, which it takes from `batches` without running them.
 
     Raises:
-        UserError: unknown names, no batches, a sample without targets, images that cannot be assigned to samples.
+        UserError: unknown names, no batches, a sample without targets, images that cannot be assigned to samples, or
+            a loss or a score that is not finite: nothing of it gets into a profile.
     """
     for name, known in [*((s, SCORES) for s in scores), *((c, CLASSES) for c in classes)]:
         if name not in known:
@@ -100,14 +102,22 @@ def profile(
                 continue
             inputs, condition, items = unpack(batch)
             recorder.positions = Positions(model, family, inputs, classes)
-            samples = None
+            samples: dict[str, Tensor] | None = None
             while samples is None:  # once more if the model overwrites what layers put out
                 forward = forward_inputs(model, inputs, gradient=seen)
                 with lean(model):
                     loss = token_loss(model, forward, inputs["labels"], condition)
                 loss.backward()
+                total = loss.detach()
                 del loss  # and with it the graph, before the next forward
                 samples = recorder.take()
+            if not usable([total, *samples.values()]):
+                where = origin(model, forward, lambda forward=forward: model(**forward, use_cache=False))
+                names = f", items {', '.join(items)}" if items else ""
+                raise UserError(
+                    f"batch {done} ({condition}{names}) cannot be profiled: its loss is {float(total)}, and not all "
+                    f"scores are finite (first {unusable(samples) or 'none'}); {where}"
+                )
             present = recorder.positions.present
             parts_of = shares(samples, kinds)
             totals.add(condition, samples, parts_of, present)

@@ -21,8 +21,8 @@ KINDS = ("sums", "squares", "share_sums", "share_squares")
 """What is summed over samples, named as in `Profile`."""
 
 
-def _wide(x: Tensor) -> Tensor:
-    """Return x in float64, on the CPU where the device has none."""
+def wide(x: Tensor) -> Tensor:
+    """Return a tensor in float64, on the CPU where the device has none."""
     return (x.cpu() if x.device.type == "mps" else x).double()
 
 
@@ -56,8 +56,8 @@ class Totals:
         for values, (plain, squared) in ((samples, KINDS[:2]), (parts, KINDS[2:])):
             sums, squares = (self.sums[kind].setdefault(condition, {}) for kind in (plain, squared))
             for name, x in values.items():
-                sums[name] = sums.get(name, 0) + _wide(x.sum(1))
-                squares[name] = squares.get(name, 0) + _wide(x.square().sum(1))
+                sums[name] = sums.get(name, 0) + wide(x.sum(1))
+                squares[name] = squares.get(name, 0) + wide(x.square().sum(1))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return tensors and JSON that `restore` takes."""
@@ -132,7 +132,7 @@ class Blocks:
         self._counts[task] += block.present.sum(0)
         for name, total in block.total.items():
             mean = total / len(block.pairs) * block.present.to(total).unsqueeze(2)  # (S, B, C, N)
-            sums[name] = sums.get(name, 0) + _wide(mean.square().sum(1))
+            sums[name] = sums.get(name, 0) + wide(mean.square().sum(1))
 
     def finish(self, pairs: Mapping[str, set[Pair]]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
         """Return task -> layer -> [S, C, N] and task -> [C], for the tasks whose blocks hold all their pairs."""

@@ -86,13 +86,17 @@ class Profile:
         A static score, such as `weight`, needs no data and is the same for every condition.
 
         Raises:
-            UserError: the profile lacks the score, the class or a condition.
+            UserError: the profile lacks the score, the class or a condition, or a value of it is not finite.
         """
         rows = self._rows(conditions)
         if score in STATIC and score not in self.scores:
             return {name: x.repeat(len(rows), 1) for name, x in self._static(score).items()}
         s, c = self._score(score), self._class(token_class)
-        return {layer.name: cut_mean(self.sums, self.counts, layer.name, rows, s, c) for layer in self.layers}
+
+        def of(name: str) -> Tensor:
+            return self._finite(cut_mean(self.sums, self.counts, name, rows, s, c), score, name, rows)
+
+        return {layer.name: of(layer.name) for layer in self.layers}
 
     def variance(
         self, score: str, token_class: str = "all", conditions: Sequence[Condition] | None = None
@@ -130,8 +134,12 @@ class Profile:
         items = int(self.block_counts[task][c]) if task in self.block_counts else 0
 
         def of(name: str) -> Moments:
-            sums, squares = (cut(values, name, rows, s, c) for values in (self.share_sums, self.share_squares))
-            return sums, squares, cut_block(self.blocks[task], name, s, c) if items else None
+            sums, squares = (
+                self._finite(cut(values, name, rows, s, c), score, name, rows)
+                for values in (self.share_sums, self.share_squares)
+            )
+            block = cut_block(self.blocks[task], name, s, c) if items else None
+            return sums, squares, None if block is None else self._finite(block, score, name, rows)
 
         return self.counts[rows, c], _Made([layer.name for layer in self.layers], of), items
 
@@ -173,7 +181,18 @@ class Profile:
             raise UserError(
                 f"score {score!r} is not known for {missing[0]}, {why}; use one of {', '.join(self.scores)}"
             )
-        return {layer.name: found[layer.name].double() for layer in self.layers}
+        return {x.name: self._finite(found[x.name].double(), score, x.name) for x in self.layers}
+
+    def _finite(self, values: Tensor, score: str, layer: str, rows: Sequence[int] = ()) -> Tensor:
+        """Return values [K, N] or [N], or refuse them: nothing can be chosen or ranked by what is no number."""
+        if bool(values.sum().isfinite()):  # of float64, which no sum of such numbers overflows
+            return values
+        wrong = ~values.isfinite().reshape(-1, values.shape[-1])
+        pairs = [str(self.conditions[row]) for row, any_ in zip(rows, wrong.any(1).tolist(), strict=False) if any_]
+        raise UserError(
+            f"the profile's {score} of layer {layer} is not finite for {int(wrong.any(0).sum())} of its "
+            f"{values.shape[-1]} neurons{f' ({pairs[0]})' if pairs else ''}; the profile is of no use: profile again"
+        )
 
     def _check_samples(self, rows: Sequence[int], token_class: int) -> None:
         for row in rows:

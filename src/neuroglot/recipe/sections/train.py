@@ -49,4 +49,8 @@ class TrainSection(Section):
     bf16: bool = False
     save_steps: int = Field(100, ge=1, description="checkpoint every so many steps")
     log_steps: int = Field(10, ge=1)
+    non_finite: Literal["stop", "skip"] = Field(
+        "stop", description="a step whose loss or gradient is not finite ends the training, or is left out"
+    )
+    max_skipped: int = Field(10, ge=0, description="with non_finite=skip: steps left out at most")
     seed: Seed = 0

@@ -22,6 +22,7 @@ from torch.nn.functional import cross_entropy
 from neuroglot.artefact import fresh, remove
 from neuroglot.data.example import Example
 from neuroglot.errors import UserError
+from neuroglot.finite import DivergedError
 from neuroglot.systems.classic.network import IGNORED, Network, padded
 from neuroglot.systems.classic.settings import Settings, known_kind
 from neuroglot.systems.classic.system import ClassicSystem
@@ -64,6 +65,7 @@ def train(
         The system.
 
     Raises:
+        DivergedError: a loss or a gradient is not finite.
         UserError: an unknown kind, no examples, an example of a task without a source text, or an unreadable image.
     """
     known_kind(kind)
@@ -180,9 +182,16 @@ def _step(
     )
     optimiser.zero_grad()
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+    found = float(loss.detach())
+    if not (math.isfinite(found) and math.isfinite(norm)):
+        items = ", ".join(row[2].item for row in batch)
+        raise DivergedError(
+            f"{system.kind} diverged at step {step + 1} (items {items}): the loss is {found}, its gradient's norm "
+            f"{float(norm)}; lower train.lr ({settings.lr:g})"
+        )
     optimiser.step()
-    return float(loss.detach())
+    return found
 
 
 def _pace(step: int, settings: Settings) -> float:

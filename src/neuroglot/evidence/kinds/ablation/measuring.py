@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from neuroglot.data.corpus import items_in_turn
 from neuroglot.evidence.kinds.ablation.losses import Losses
 from neuroglot.evidence.kinds.ablation.matrix import RESAMPLES, Groups, Silence, drawn_like, draws_of, matrix
 from neuroglot.evidence.kinds.ablation.silencing import Place, ablated, mean_units, place_of, size_of
 from neuroglot.evidence.kinds.ablation.trained import measure_trained
 from neuroglot.evidence.numbers import Array, resamples, spanned
-from neuroglot.evidence.records import items_in_turn
 from neuroglot.evidence.setting import Found, Setting, Work, text_pairs
 from neuroglot.selection import Group, group_name
 
@@ -83,7 +83,7 @@ def _means(setting: Setting, places: Sequence[Place]) -> dict[Place, Tensor]:
 
     family = family_of(setting.model)
     parts = {place: family.part_of(place.module) or "language" for place in places}
-    examples = items_in_turn(setting.context.corpus.profile, setting.items)
+    examples = list(items_in_turn(setting.context.corpus.profile, setting.items))
     batches = setting.context.batcher.batches(examples, setting.recipe.profile.batch_size)
     found = mean_units(setting.model, parts, batches)
     setting.progress(len(examples))
