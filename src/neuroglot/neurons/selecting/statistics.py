@@ -14,8 +14,10 @@ importance has p = 1.
 variances of the means to the sum of squares between pairs; that is taken off. The lower bound inverts the
 distribution of that sum of squares, a scaled chi-square of the same mean and variance (Satterthwaite 1946) with the
 quantile of Wilson and Hilferty (1931). Its variance uses each pair's own scatter: the exact bound of the noncentral F
-assumes that all pairs scatter alike, but the pair that a neuron serves scatters most. The mean in the denominator
-counts as known: what moves it moves the differences too.
+assumes that all pairs scatter alike, but the pair that a neuron serves scatters most. The grand mean, by which the
+differences are divided, is uncertain too, above all by what all pairs of an item share: that is part of the variance.
+In simulations of normal data the bound lies below the truth in 93 to 97 % where item effects add, and in more where
+they scale what pairs add, as the variance then counts them twice (`tests/neurons/test_statistics.py`).
 
 Shapes: K pairs, S sides (groups of pairs that are compared, by default each pair by itself), N neurons of a layer.
 """
@@ -123,7 +125,9 @@ def analysed(
     groups = [[i] for i in range(k)] if sides is None else sides
     mean = sums / n
     variance = np.maximum(squares - sums * mean, 0) / (n - 1)
+    wobble = (variance / n).sum(0) / k**2  # the variance of the grand mean
     if block is not None:
+        wobble = np.maximum(block - n[0] * np.square(mean.mean(0)), 0) / (n[0] - 1) / n[0]
         variance = _residual(float(counts[0]), mean, variance, block)
 
     averaging = np.zeros((len(groups), k))  # (S, K)
@@ -136,7 +140,7 @@ def analysed(
         between = np.square(means - grand).sum(0)
         bias = (1 - 1 / len(groups)) * noise.sum(0)
         effect = np.sqrt(np.maximum(between - bias, 0) / len(groups)) / grand
-        least = _lower(means - grand, noise, between, bias, float(counts.min() - 1))
+        least = _lower(means - grand, noise, between, bias, float(counts.min() - 1), grand, wobble)
         lower = np.sqrt(least / len(groups)) / grand
         if block is None:
             freedom = np.square(noise) / (np.square(averaging**2) @ (np.square(variance / n) / (n - 1)))
@@ -201,22 +205,38 @@ def _welch(means: Array, noise: Array, freedom: Array) -> Array:
     return np.asarray(fdtrc(s - 1.0, (s**2 - 1) / (3 * spread), f))
 
 
-def _lower(apart: Array, noise: Array, between: Array, bias: Array, freedom: float) -> Array:
+def _lower(
+    apart: Array, noise: Array, between: Array, bias: Array, freedom: float, grand: Array, wobble: Array
+) -> Array:
     """Return the lower confidence bound [N] of the true sum of squares between sides.
 
     It is the tau at which the sum of squares seen is the 95 % quantile of a_tau chi^2(b_tau), with mean tau + bias and
     variance 4 tau w + 2 tr(CVCV): w the noise in the direction of the differences, V that of all sides, C centring.
+    Tau stands for a coefficient of variation and is as uncertain as the grand mean that it is measured by (delta
+    method): w is that of the differences less tau times the relative error of the grand mean.
+
+    Args:
+        apart: [S, N], the sides' means less the grand mean.
+        noise: [S, N], their variances.
+        between: [N], the sum of squares of `apart`.
+        bias: [N], what noise adds to it.
+        freedom: of the variances.
+        grand: [N], the grand mean.
+        wobble: [N], its variance. What all pairs of an item share is in it and in no difference between them.
     """
     from scipy.special import stdtrit
 
     s = len(apart)
     z = float(stdtrit(freedom, CONFIDENCE))
     along = np.divide((np.square(apart) * noise).sum(0), between, out=np.zeros_like(between), where=between > 0)
+    joint = np.divide((apart * noise).sum(0) / s, np.sqrt(between), out=np.zeros_like(between), where=between > 0)
     null = 2 * ((1 - 2 / s) * np.square(noise).sum(0) + np.square(noise.sum(0)) / s**2)
 
     def fits(tau: Array, at: Any) -> Any:
         mean = tau + bias[at]
-        h = (4 * tau * along[at] + null[at]) / (9 * np.square(mean))  # 2 / (9 b)
+        size = np.sqrt(tau) / grand[at]
+        w = np.maximum(along[at] - 2 * size * joint[at] + size**2 * wobble[at], 0)
+        h = (4 * tau * w + null[at]) / (9 * np.square(mean))  # 2 / (9 b)
         return mean * (1 - h + z * np.sqrt(h)) ** 3 <= between[at]
 
     found = np.zeros_like(between)
