@@ -286,7 +286,8 @@ def test_every_pair_of_a_file_is_profiled_and_a_pair_with_fewer_items_is_named(c
     folder = shutil.copytree(finished, tmp_path / "own")
 
     def rows(count, lang, split):
-        return [{**GOOD, "target_lang": lang, "target": f"Ausgang {k}", "split": split} for k in range(count)]
+        own = {**GOOD, "target_lang": lang, "split": split}
+        return [{**own, "source": f"{split} {lang} {k}", "target": f"Ausgang {k}"} for k in range(count)]
 
     data_file(folder, *rows(8, "de", "train"), *rows(3, "fr", "train"), *rows(1, "de", "test"), *rows(1, "fr", "test"))
     settings = ("profile.contrast=[]", "profile.items=4", "profile.batch_size=4")

@@ -78,7 +78,19 @@ def test_unknown_key_at_every_depth_is_refused_with_path_and_nearest_name(path, 
         ("select.layers={vision: 3}", "select.layers.vision: must be less than or equal to 1, got 3"),
         ("select.layers=2", "select.layers: must be less than or equal to 1, got 2"),
         ("select.parts=[vision, eye]", "select.parts.1: must be 'vision', 'connector' or 'language', got 'eye'"),
-        ("select.score=gradeint", "profile.scores has no 'gradeint', which select needs"),
+        ("select.score=gradeint", "select.score 'gradeint' cannot choose neurons; did you mean gradient"),
+        ("select.score=row_gradient", "profile.scores has no 'row_gradient', which select needs"),
+        (
+            "select.score=integrated_gradients",
+            "integrated_gradients is not for recipes: it is measured of single, named",
+        ),
+        ("profile.scores=[integrated_gradients]", "integrated_gradients is not for recipes: it is measured of single"),
+        (
+            "method=mnaft-paper",
+            "method: method mnaft-paper is now called mnaft-raw, for no formula of MNAFT is public",
+        ),
+        ("train.rows=0.5", "train.rows is a share of the rows that train.parameters divides; set that too"),
+        ("train.non_finite=ignore", "train.non_finite: must be 'stop' or 'skip', got 'ignore'"),
         ("profile.scores=[gradeint]", "profile.scores: score 'gradeint' cannot be profiled; did you mean gradient"),
         ("select.budget=1.5", "select.budget: must be less than or equal to 1, got 1.5"),
         ("select.budget={vision: 0}", "select.budget.vision: must be greater than 0, got 0"),
@@ -238,7 +250,12 @@ def test_methods_know_whether_they_need_a_probe_and_their_learning_rate():
         return load_recipe("quickstart", ["train.lr=null", *overrides])
 
     assert recipe("method=neumt").needs_probe
-    assert recipe("method=neumt-paper").needs_probe
+    literal = recipe("method=neumt-paper")
+    assert literal.needs_probe
+    assert (literal.probe.estimator, literal.profile.importance_at) == ("full", "during"), "as the paper has it"
+    cheap = recipe("method=neumt-paper", "probe.estimator=lora", "profile.importance_at=base")
+    assert (cheap.probe.estimator, cheap.profile.importance_at) == ("lora", "base")
+    assert (recipe("method=neumt").probe.estimator, recipe().profile.importance_at) == ("lora", "base")
     assert recipe("method=random", "select.like=neumt").needs_probe
     assert recipe("select.ranking=similarity").needs_probe
     assert not recipe("method=neumt", "select.ranking=relevance").needs_probe

@@ -532,3 +532,22 @@ def test_a_killed_training_goes_on_and_ends_bit_for_bit_the_same(own_run, tmp_pa
     assert (own_run / "train_log.jsonl").read_text() == (whole / "train_log.jsonl").read_text()
     assert not same(trained(own_run), before)
     assert leftovers(own_run) == []
+
+
+@pytest.mark.slow
+def test_importance_along_a_full_fine_tuning(tmp_path, smoke_run):
+    """The paper's own way: every item once, of a model that moves; what identifies the profile is the base."""
+    run(tmp_path, "profile.importance_at=during", "probe.lr=1e-3", only="profile")
+    moved, base = (Profile.load(folder / "profile.safetensors") for folder in (tmp_path / "smoke", smoke_run))
+    assert (moved.fingerprint, moved.conditions, moved.data) == (base.fingerprint, base.conditions, base.data)
+    assert torch.equal(moved.counts, base.counts)
+    assert all(torch.equal(x, base.static["weight"][name]) for name, x in moved.static["weight"].items())
+    assert {k: v.tolist() for k, v in moved.block_counts.items()} == {
+        k: v.tolist() for k, v in base.block_counts.items()
+    }
+    shares = [moved.importance("taylor_token"), base.importance("taylor_token")]
+    assert all(not torch.equal(x, shares[1][name]) for name, x in shares[0].items() if bool(x.any()))
+    run(tmp_path, "profile.importance_at=during", "probe.lr=1e-12", only="profile")
+    still = Profile.load(tmp_path / "smoke" / "profile.safetensors").importance("taylor_token")
+    assert all(torch.allclose(x, shares[1][name], rtol=1e-2, atol=1e-9) for name, x in still.items())
+    assert not (tmp_path / "smoke" / ".profile").exists()

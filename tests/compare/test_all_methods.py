@@ -10,7 +10,7 @@ from neuroglot.cli import main
 from neuroglot.models.load import load_model
 
 WHOLE = ("vision",)
-METHODS = ("base", *WHOLE, "lora", "dora", "prompt", "bitfit", "norms", "mnaft-paper")
+METHODS = ("base", *WHOLE, "lora", "dora", "prompt", "bitfit", "norms", "mnaft-raw")
 """The others have grids of their own."""
 
 
@@ -26,7 +26,7 @@ def test_a_grid_of_every_form(tmp_path, capsys):
     assert found.keys() == set(METHODS)
     budgets = {method: entry["budget"] for method, entry in found.items()}
     assert {method for method, budget in budgets.items() if budget is not None} == {
-        "lora", "dora", "mnaft-paper",
+        "lora", "dora", "mnaft-raw",
     }  # fmt: skip
     counts = {m: entry["cost"]["trainable_parameters"] for m, entry in found.items() if m != "base"}
     assert counts["dora"] == pytest.approx(counts["lora"], rel=0.1)  # up to one rank

@@ -126,7 +126,11 @@ def test_every_pair_may_have_a_share_of_its_own(kit):
         for step, row in enumerate(owned):
             x[k, row] = 3 + 0.1 * step
     made = kit.make_profile({"l0": x}, kit.conditions_of("de fr cs"))
-    found = select(made, "mnaft", layers=1.0, budget=1.0, specific={"en-de": 0.1, "en-cs": 0.05}, contrast="none")
+    shares = {"en-de": 0.1, "en-cs": 0.05}
+    with pytest.raises(UserError, match="specific gives no share for en-fr; expected one for every pair; use 0"):
+        select(made, "mnaft", layers=1.0, specific=shares)
+    shares["en-fr"] = 0
+    found = select(made, "mnaft", layers=1.0, budget=1.0, specific=shares, contrast="none")
     assert of_group(found, "en-de") == {"l0": [4, 5, 6, 7]}
     assert of_group(found, "en-cs") == {"l0": [22, 23]}
     assert of_group(found, "en-fr") == {}
@@ -182,7 +186,7 @@ def test_a_bare_matrix_keeps_its_axis(kit):
         ({"keep": ("ocr",), "contrast": "subtract"}, "two answers to one question"),
         ({"specific": "some"}, r"specific must be a share in \[0, 1\], auto, or pair: share, got 'some'"),
         ({"specific": {"en-tr": 0.1}}, "specific names pair en-tr, which the profile lacks"),
-        ({"specific": {"en-de": 0.0}}, r"specific.en-de must be in \(0, 1\], got 0.0"),
+        ({"specific": {"en-de": -0.1}}, r"specific.en-de must be in \[0, 1\], got -0.1"),
         ({"specific": {"en-de": 0.7, "en-fr": 0.6}}, "specific gives pairs 1.3 of the rows in all"),
         ({"specific": {"en-de": 0.1}, "share": 0.9}, "excludes share"),
         ({"specific": {"en-de": 0.1}, "specific_to": "target"}, "excludes specific_to"),

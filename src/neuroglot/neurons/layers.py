@@ -109,6 +109,7 @@ def activation_similarity(
     after: Callable[[], AbstractContextManager[Any]],
     layers: Sequence[Layer] | None = None,
     progress: Callable[[int], None] | None = None,
+    apart: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Return layer -> pair -> R, how alike a layer's outputs are before and after fine-tuning (LLaVA-NeuMT, Eq. 3).
 
@@ -126,13 +127,15 @@ def activation_similarity(
         after: the same for after, such as `contextlib.nullcontext`.
         layers: which layers, by default the whole inventory; to be taken before an adapter wraps the model.
         progress: called after each batch with the number of batches done.
+        apart: another measure of how far a token's outputs before and after are apart, [..., T, N] -> [..., T, 1];
+            `distance` by default. What is returned is 1 less its mean.
 
     Raises:
         UserError: no batches, a layer never reached, or an R that is not finite.
     """
     layers = inventory(model) if layers is None else layers
     family = family_of(model)
-    record = _Similarity()
+    record = _Similarity(apart or distance)
     modes = [(module, module.training) for module in model.modules()]
     done = 0
     try:
@@ -162,6 +165,7 @@ def distance(x: Tensor, y: Tensor) -> Tensor:
     by zero, is left out, for with small activations it would be larger than what is measured: a token whose
     activation is all zeros before or after counts as similarity 0, and one that is so both times has not changed.
     """
+    x, y = wide(x), wide(y)
     u, v = (z / z.norm(dim=-1, keepdim=True).masked_fill(~z.any(-1, keepdim=True), 1) for z in (x, y))
     zeros = (~x.any(-1, keepdim=True)) ^ (~y.any(-1, keepdim=True))
     return ((u - v).square().sum(-1, keepdim=True) / 2).masked_fill(zeros, 1)
@@ -173,7 +177,8 @@ class _Similarity:
     positions: Positions
     pair: str
 
-    def __init__(self) -> None:
+    def __init__(self, apart: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self._apart = apart
         self._held: dict[str, list[Tensor]] = {}
         self._sums: dict[tuple[str, str], Tensor] = {}
         self._counts: dict[tuple[str, str], Tensor] = {}
@@ -189,8 +194,8 @@ class _Similarity:
         self._held.setdefault(layer.name, []).append(output.clone())
 
     def compare(self, layer: Layer, output: Tensor) -> None:
-        x, y = wide(self._held[layer.name].pop(0)), wide(output)
-        per_sample = wide(self.positions.average(layer, distance(x, y)))[:, 0, 0]
+        apart = self._apart(self._held[layer.name].pop(0), output)
+        per_sample = wide(self.positions.average(layer, apart))[:, 0, 0]
         counted = self.positions.counted(layer, output)
         key = (layer.name, self.pair)
         self._sums[key] = self._sums.get(key, 0) + per_sample[counted.to(per_sample.device)].sum()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-PRESETS = ("mnaft", "mnaft-paper", "neumt", "neumt-paper")
+PRESETS = ("mnaft", "mnaft-raw", "neumt", "neumt-paper")
+RENAMED = {"mnaft-paper": "mnaft-raw"}
+"""Earlier name of a method -> its name."""
 CONTROLS = ("random", "gradient", "activation", "weight", "lape", "least", "random-layers")
 NEURON_METHODS = (*PRESETS, *CONTROLS)
 WHOLE = ("full", "vision", "connector", "language")

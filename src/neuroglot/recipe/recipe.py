@@ -9,7 +9,16 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from neuroglot.complaint import complaint
 from neuroglot.errors import UserError, nearest
-from neuroglot.recipe.methods import CLASSIC, CONTROLS, LEARNING_RATES, METHODS, NEURON_METHODS, WHOLE, YARDSTICKS
+from neuroglot.recipe.methods import (
+    CLASSIC,
+    CONTROLS,
+    LEARNING_RATES,
+    METHODS,
+    NEURON_METHODS,
+    RENAMED,
+    WHOLE,
+    YARDSTICKS,
+)
 from neuroglot.recipe.sections.choose import SCORES, ProbeSection, ProfileSection, SelectSection
 from neuroglot.recipe.sections.classic import ClassicSection
 from neuroglot.recipe.sections.data import DataSection, ModelSection
@@ -41,6 +50,18 @@ class Recipe(Section):
         {}, description="what is scored beside the method, by name: cascades, other models, endpoints"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _literal(cls, given: Any) -> Any:
+        """Measure as the paper does where its own formulas are asked for, unless the recipe says otherwise."""
+        if not isinstance(given, dict) or given.get("method") != "neumt-paper":
+            return given
+        for section, field, value in (("profile", "importance_at", "during"), ("probe", "estimator", "full")):
+            own = given.get(section) or {}
+            if isinstance(own, dict):
+                given = {**given, section: {field: value, **own}}
+        return given
+
     @field_validator("name")
     @classmethod
     def _folder(cls, name: str) -> str:
@@ -51,6 +72,8 @@ class Recipe(Section):
     @field_validator("method")
     @classmethod
     def _method(cls, method: str) -> str:
+        if method in RENAMED:
+            raise ValueError(f"method {method} is now called {RENAMED[method]}, for no formula of MNAFT is public")
         if method not in METHODS:
             raise ValueError(f"method {method!r} is not known; {nearest(method, METHODS)}")
         return method
@@ -91,6 +114,16 @@ class Recipe(Section):
             own = "activation_probability" if self.method == "lape" else self.method
             needed = [self.select.score or "taylor_token", *([own] if own in SCORES else [])]
             for score in needed if self.select.file is None else ():
+                if score not in (*SCORES, "weight", "movement"):
+                    hint = nearest(score, (*SCORES, "weight", "movement"))
+                    why = f"select.score {score!r} cannot choose neurons; {hint}"
+                    if score == "integrated_gradients":
+                        why = (
+                            "select.score integrated_gradients is not for recipes: it is measured of single, named "
+                            "layers, in Python (neuroglot.neurons.integrated), and cannot rank all of them; take "
+                            "taylor_token or gradient"
+                        )
+                    raise ValueError(why)
                 if score not in (*self.profile.scores, "weight", "movement"):
                     raise ValueError(f"profile.scores has no {score!r}, which select needs; add it to the list")
             neuron = self.select.neuron or self.profile.neurons
@@ -106,6 +139,8 @@ class Recipe(Section):
                 "train.parameters gives each layer a rank of its own and train.neuron_rank all of them the same; "
                 "give one of them"
             )
+        if self.train.rows != 1 and self.train.parameters is None:
+            raise ValueError("train.rows is a share of the rows that train.parameters divides; set that too")
         if self._preset.startswith("neumt") and self.select.budget is not None and self.select.layers is not None:
             raise ValueError(
                 f"{self._preset} trains every row of the layers it keeps, so select.budget and select.layers say the "

@@ -64,7 +64,9 @@ def stages(recipe: Recipe) -> list[Stage]:
     found: list[Stage] = []
     if recipe.uses_neurons:
         if recipe.select.file is None:
-            found.append(Stage("profile", (*learnt, "profile"), (), ("profile.safetensors",), profile))
+            along = ("probe.steps", "probe.batch_size", "probe.lr", *machine)  # of the fine-tuning it is measured in
+            own = ("profile", *(along if recipe.profile.importance_at == "during" else ()))
+            found.append(Stage("profile", (*learnt, *own), (), ("profile.safetensors",), profile))
         if recipe.needs_probe:
             # only this estimator looks at the profile
             measured = ("profile.safetensors",) if recipe.probe.estimator == "neurons" else ()

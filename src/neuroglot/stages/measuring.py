@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from neuroglot.artefact import (
     LAYERS,
@@ -19,6 +21,9 @@ from neuroglot.artefact import (
 from neuroglot.data.corpus import TrainingSet, as_task
 from neuroglot.data.example import Example
 from neuroglot.stages.context import Context, examples_digest, quiet
+
+if TYPE_CHECKING:
+    from neuroglot.training.callbacks import LookFunction
 
 ANSWER_TOKENS = 48
 """At most, of what the base answers where a contrast task has no reference."""
@@ -39,6 +44,10 @@ def profile(context: Context) -> None:
     settings = context.recipe.profile
     examples = profile_examples(context, settings.items)
     batches = context.batcher.batches(examples, settings.batch_size, settings.instructions)
+    if settings.importance_at == "during":
+        with fresh(context.path("profile.safetensors")) as part:
+            replace(_during(context, examples, batches), data=examples_digest(examples)).save(part)
+        return
     unfinished = context.path(".profile")  # which a run removes where it was of another recipe
     unfinished.mkdir(exist_ok=True)
     data = examples_digest(examples)
@@ -53,6 +62,41 @@ def profile(context: Context) -> None:
     with fresh(context.path("profile.safetensors")) as part:
         replace(found, data=data).save(part)
     remove(unfinished)
+
+
+def _during(context: Context, examples: Sequence[Example], batches: Iterable[Any]) -> Any:
+    """Return the importance along a full fine-tuning (LLaVA-NeuMT, section 3.3: "during fine-tuning").
+
+    The items are measured block by block (an item in all its pairs), evenly spread over the steps of the fine-tuning,
+    each on the model as the step left it. Fine-tuning sees the training data in its own order.
+    """
+    from neuroglot.neurons import inventory
+    from neuroglot.neurons import profile as measure
+    from neuroglot.neurons.inventory import fingerprint
+    from neuroglot.neurons.profiling.pieces import merge_all
+    from neuroglot.neurons.profiling.scores import neuron_norms, weight_of
+    from neuroglot.training import prepare
+
+    settings, steps = context.recipe.profile, context.recipe.probe.steps
+    blocks = groupby(batches, key=lambda batch: (batch.condition.task, batch.items))
+    parts: list[Any] = []
+    step = done = 0
+
+    def due(model: Any) -> dict[str, Any]:
+        nonlocal step, done
+        step += 1
+        while done * steps < step * len(examples):
+            block = list(next(blocks)[1])
+            parts.append(measure(model, block, settings.scores, (settings.tokens,), neurons=settings.neurons))
+            done += sum(len(batch.items) for batch in block)
+        return {}
+
+    work = context.path(".profile")
+    _fit(context, prepare(context.model(), "full"), context.recipe.data.seed, work, due)
+    remove(work)
+    base, layers = context.model(), parts[0].layers  # what identifies a model is of the base
+    print_, norms = fingerprint(base, inventory(base)), neuron_norms(weight_of(base), layers)
+    return merge_all([replace(part, fingerprint=print_, static={"weight": norms}) for part in parts])
 
 
 def profile_examples(context: Context, items: int) -> list[Example]:
@@ -149,17 +193,41 @@ def probed(context: Context, model: Any, seed: int, moved: bool = False) -> Prob
         seed: of the order of the data and of low-rank factors.
         moved: measure also how far each neuron moved.
     """
-    from neuroglot.neurons import Profile, activation_similarity, inventory
-    from neuroglot.neurons import select as choose
+    from neuroglot.neurons import activation_similarity, inventory
     from neuroglot.neurons.profiling.scores import adapter_movement, movement, weight_of
-    from neuroglot.training import Mix, TrainOptions, prepare, train
 
     settings = context.recipe.probe
     began = time.perf_counter()
     layers = inventory(model)
+    tuned = tuned_briefly(context, model, seed)
+    model, before, after = states_of(settings.estimator, model, tuned)
+    similarity = activation_similarity(model, compared_batches(context), before, after, layers)
+    movements: dict[str, Any] = {}
+    if moved:
+        if settings.estimator == "full":
+            movements = movement(weight_of(model), weight_of(tuned), layers)
+        else:
+            movements = adapter_movement(tuned, layers)
+    remove(context.path(".probe"))
+    return Probed(similarity, round(time.perf_counter() - began, 2), movements)
+
+
+def compared_batches(context: Context) -> Iterator[Any]:
+    """Return the batches that activations are compared on."""
+    settings = context.recipe.probe
+    compared = context.first_items("probe.items", context.corpus.profile, settings.items)
+    return context.batcher.batches(compared, settings.batch_size)
+
+
+def tuned_briefly(context: Context, model: Any, seed: int) -> Any:
+    """Tune as the recipe's probe says, in the folder `.probe`; return what was tuned, see `probed`."""
+    from neuroglot.neurons import Profile, inventory
+    from neuroglot.neurons import select as choose
+    from neuroglot.training import prepare
+
+    settings = context.recipe.probe
+    layers = inventory(model)
     tuned: Any
-    before: Any
-    after: Any
     if settings.estimator == "lora":
         tuned = prepare(model, "lora", r=PROBE_RANK, modules=[x.name for x in layers if not x.axis], seed=seed)
     elif settings.estimator == "neurons":
@@ -169,7 +237,15 @@ def probed(context: Context, model: Any, seed: int, moved: bool = False) -> Prob
         tuned = prepare(model, "neurons", choose(measured, "mnaft", **shape, **how), seed=seed)
     else:
         tuned = prepare(context.model(), "full")
-    machine = context.recipe.train
+    _fit(context, tuned, seed, context.path(".probe"))
+    return tuned
+
+
+def _fit(context: Context, tuned: Any, seed: int, work: Path, look: LookFunction | None = None) -> None:
+    """Train with the steps, batches and rate of the recipe's probe; `look` is called after every step."""
+    from neuroglot.training import Mix, TrainOptions, train
+
+    settings, machine = context.recipe.probe, context.recipe.train
     options = TrainOptions(
         steps=settings.steps,
         batch_size=settings.batch_size,
@@ -178,31 +254,23 @@ def probed(context: Context, model: Any, seed: int, moved: bool = False) -> Prob
         optimizer=machine.optimizer,
         bf16=machine.bf16,
         gradient_checkpointing=machine.gradient_checkpointing,
+        non_finite=machine.non_finite,
+        max_skipped=machine.max_skipped,
     )
     bar = context.track("probing", settings.steps)
-    work = context.path(".probe")
     examples = TrainingSet(replace(context.corpus, replay={}))
     train(tuned, examples, context.collate, options, work, pairs=examples.pairs, mix=Mix(examples.kinds),
-          progress=lambda step, steps, loss: bar(step))  # fmt: skip
-    compared = context.first_items("probe.items", context.corpus.profile, settings.items)
-    batches = context.batcher.batches(compared, settings.batch_size)
-    if settings.estimator != "full":
-        before, after = tuned.disable_adapter, nullcontext
-        model = tuned.get_base_model()
-    else:
-        before, after = _states(model, tuned)
-    similarity = activation_similarity(model, batches, before, after, layers)
-    movements: dict[str, Any] = {}
-    if moved:
-        if settings.estimator == "full":
-            movements = movement(weight_of(model), weight_of(tuned), layers)
-        else:
-            movements = adapter_movement(tuned, layers)
-    remove(work)
-    return Probed(similarity, round(time.perf_counter() - began, 2), movements)
+          progress=lambda step, steps, loss: bar(step), look=(1, look) if look else None)  # fmt: skip
 
 
 State = Callable[[], AbstractContextManager[None]]
+
+
+def states_of(estimator: str, model: Any, tuned: Any) -> tuple[Any, State, State]:
+    """Return a model, and contexts in which it is as before and as after the probe."""
+    if estimator == "full":
+        return (model, *_states(model, tuned))
+    return tuned.get_base_model(), tuned.disable_adapter, nullcontext
 
 
 def _states(model: Any, tuned: Any) -> tuple[State, State]:

@@ -50,6 +50,8 @@ class Options:
         cost: in a ranking over layers, `weights` divides a row's importance by its number of weights.
         specific: share of the chosen rows of a layer that is specific, at most; `auto` for those that the data show
             to be (see `effect`); or pair -> share.
+        epsilon: instead of `specific`, the threshold of LLaVA-NeuMT's Eq. 8: chosen rows whose dispersion is at most
+            this are agnostic, and all others specific. In units of `dispersion`.
         effect: with `auto`, what the lower bound of the coefficient of variation must reach. 0.2 is one of six pairs
             that uses a neuron 1.6 times as much as the others do, or half of the pairs 1.5 times as much as the
             other half: less is a preference and no specialisation.
@@ -81,6 +83,7 @@ class Options:
     rank: str = "per-layer"
     cost: str = "none"
     specific: float | str | Mapping[str, float] = 0.1
+    epsilon: float | None = None
     effect: float = 0.2
     specific_to: str | Mapping[str, str] = "pair"
     share: float | None = None
@@ -97,15 +100,15 @@ class Options:
 
 
 _BY_SIDE = {"vision": "source", "connector": "pair", "language": "target"}
-_PRINTED = {"normalise": "none", "dispersion": "variance", "floor": 0.0}
+_RAW = {"normalise": "none", "dispersion": "variance", "floor": 0.0}
 """Importance as it is measured, its variance over pairs, each specific neuron to a pair, no contrast, no floor."""
 _NEUMT = {"parts": ("connector", "language"), "layers": 0.4, "budget": None, "ranking": "similarity"}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "mnaft": {"specific_to": _BY_SIDE, "contrast": "auto"},
-    "mnaft-paper": _PRINTED,
+    "mnaft-raw": _RAW,
     "neumt": _NEUMT,
-    "neumt-paper": {**_NEUMT, **_PRINTED},
+    "neumt-paper": {**_NEUMT, **_RAW},
 }
 """Method of the papers -> where its defaults differ from `Options`."""
 
@@ -167,6 +170,8 @@ def _check_ranking(method: str, given: Mapping[str, Any], options: Options) -> N
         raise UserError(f"{method} trains every row of the layers it keeps; rank={options.rank} is for mnaft")
     if options.rank != "per-layer" and options.budget is None:
         raise UserError(f"rank={options.rank} needs a budget, which says how many rows are taken; give one")
+    if options.budget is None and options.budget_of != "neurons":
+        raise UserError(f"budget_of={options.budget_of} says what a budget is a share of, and {method} has none here")
     if options.rank == "global" and isinstance(options.budget, Mapping):
         raise UserError(
             f"rank=global lets all parts compete for one budget, got {dict(options.budget)}; "
@@ -257,17 +262,30 @@ def _specific(profile: Profile, given: Mapping[str, Any], options: Options) -> d
         for pair, share in specific.items():
             if pair not in pairs:
                 raise UserError(f"specific names pair {pair}, which the profile lacks; {nearest(pair, pairs)}")
-            _check_share(f"specific.{pair}", share, "(")
+            _check_share(f"specific.{pair}", share, "[")
         if sum(specific.values()) > 1 + 1e-9:
             raise UserError(f"specific gives pairs {sum(specific.values()):g} of the rows in all; expected 1 at most")
         if set(by_part.values()) != {"pair"} or options.share is not None:
             other = "share" if options.share is not None else "specific_to"
             raise UserError(f"specific with one share per pair excludes {other}; leave one of them out")
+        absent = [pair for pair in pairs if pair not in specific]
+        if absent:
+            raise UserError(
+                f"specific gives no share for {', '.join(absent)}; expected one for every pair; use 0 for a pair that "
+                "is to have no neurons of its own"
+            )
     elif isinstance(specific, str):
         if specific != "auto":
             raise UserError(f"specific must be a share in [0, 1], auto, or pair: share, got {specific!r}")
     else:
         _check_share("specific", specific, "[")
+    if options.epsilon is not None:
+        if "specific" in given:
+            raise UserError(
+                f"epsilon says which neurons are specific, and so does specific={specific}; leave one of them out"
+            )
+        if not options.epsilon >= 0:
+            raise UserError(f"epsilon must be 0 or more, got {options.epsilon!r}; it is a {options.dispersion}")
     if "effect" in given and specific != "auto":
         raise UserError(f"effect is for specific=auto, got specific={specific}; leave one of them out")
     if not options.effect >= 0:

@@ -165,13 +165,16 @@ def sets(
         fit = (spread > 0) & (best >= options.floor * best.mean())
         if options.specific == "auto":
             fit &= tested[layer.part][layer.name]
+        if options.epsilon is not None:
+            fit &= spread > options.epsilon
         among = candidates[fit[candidates]]
         among = among[ranked(spread[among])]
         if not isinstance(options.specific, Mapping):
-            among = among[: q if options.specific == "auto" else int(float(options.specific) * q + 0.5)]
+            all_of_them = options.specific == "auto" or options.epsilon is not None
+            among = among[: q if all_of_them else int(float(options.specific) * q + 0.5)]
         belongs = _belongs(y[:, among], options.share)
         if isinstance(options.specific, Mapping):
-            wanted = [int(float(options.specific.get(next(iter(side)), 0)) * q + 0.5) for side in sides]
+            wanted = [int(float(options.specific[next(iter(side))]) * q + 0.5) for side in sides]
             # The first so many of each pair, as long as the quota lasts.
             first = (belongs.cumsum(1) <= torch.tensor(wanted).unsqueeze(1)) & belongs
             places = first.any(0).nonzero().squeeze(1)[:q]

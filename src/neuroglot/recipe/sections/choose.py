@@ -23,6 +23,11 @@ class ProfileSection(Section):
     )
     scores: tuple[str, ...] = Field(("taylor_token", "gradient", "activation"), description="collected in one pass")
     tokens: Literal["all", "image", "prompt", "target"] = Field("all", description="positions that count")
+    importance_at: Literal["base", "during"] = Field(
+        "base",
+        description="measured on the base model, or at even distances along a full fine-tuning with the steps, "
+        "batches and rate of `probe`, as LLaVA-NeuMT does; unset: `during` for neumt-paper, else base",
+    )
     neurons: Literal["rows", "ffn", "both"] = Field(
         "rows", description="rows of matrices, units of feed-forward blocks, or both"
     )
@@ -34,6 +39,11 @@ class ProfileSection(Section):
     @classmethod
     def _scores(cls, scores: tuple[str, ...]) -> tuple[str, ...]:
         for score in scores:
+            if score == "integrated_gradients":
+                raise ValueError(
+                    "score integrated_gradients is not for recipes: it is measured of single, named layers, in Python "
+                    "(neuroglot.neurons.integrated)"
+                )
             if score not in SCORES:
                 raise ValueError(f"score {score!r} cannot be profiled; {nearest(score, SCORES)}")
         return scores
@@ -49,7 +59,9 @@ class ProbeSection(Section):
     """The short tuning before and after which layers are compared (only where they are ranked by similarity)."""
 
     estimator: Literal["lora", "full", "neurons"] = Field(
-        "lora", description="what is tuned: low-rank factors, everything, or a tenth of every layer's neurons"
+        "lora",
+        description="what is tuned: low-rank factors, everything (as LLaVA-NeuMT does), or a tenth of every layer's "
+        "neurons; unset: `full` for neumt-paper, else lora",
     )
     steps: int = Field(40, ge=1)
     batch_size: int = Field(24, ge=1)
@@ -77,8 +89,15 @@ class SelectSection(Section):
     layers: Share | dict[PartName, Share] | None = Field(
         None, description="share of layers kept, one number or one a part"
     )
-    specific: Share | Literal["auto"] | dict[str, Fraction] | None = Field(
-        None, description="share of the trained neurons that is language-specific, `auto` by test, or one a pair"
+    specific: Share | Literal["auto"] | dict[str, Share] | None = Field(
+        None,
+        description="share of the trained neurons that is language-specific, `auto` by test, or one for every pair",
+    )
+    epsilon: float | None = Field(
+        None,
+        ge=0,
+        description="instead of specific, as LLaVA-NeuMT's equation 8: agnostic are the neurons whose dispersion over "
+        "pairs is at most this, and the others specific",
     )
     effect: float | None = Field(
         None, ge=0, description="with `auto`: least coefficient of variation over pairs, by its lower bound"
@@ -97,7 +116,7 @@ class SelectSection(Section):
     )
     score: str | None = None
     parts: tuple[PartName, ...] | None = None
-    like: Literal["mnaft", "mnaft-paper", "neumt", "neumt-paper"] | None = Field(
+    like: Literal["mnaft", "mnaft-raw", "neumt", "neumt-paper"] | None = Field(
         None, description="of a control: the method whose layers and numbers of rows it takes over"
     )
     sets: Literal["both", "agnostic", "specific"] | None = Field(
