@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from neuroglot.artefact import ADAPTER, PROFILE, SELECTION, Format, save_tensors, write_json
 from neuroglot.models.load import embedded_folder
@@ -299,6 +300,32 @@ def test_every_pair_of_a_file_is_profiled_and_a_pair_with_fewer_items_is_named(c
     assert {str(c.pair): int(n) for c, n in zip(made.conditions, made.counts, strict=True)} == {"en-de": 4, "en-fr": 3}
 
 
+def test_a_base_with_a_weight_that_is_no_number(cli, tmp_path):
+    model = Path(shutil.copytree(embedded_folder(), tmp_path / "model"))
+    name = "model.language_model.layers.0.mlp.up_proj.weight"
+    file = next(file for file in model.glob("*.safetensors") if name in load_file(file))
+    weights = load_file(file)
+    weights[name][3, 5] = float("nan")
+    save_file(weights, file, {"format": "pt"})
+    before = tree(tmp_path)
+    for method in ("mnaft", "lora"):
+        settings = (f"model.path={model}", f"method={method}", "data.retention=0")
+        refused(
+            cli("run", *SMOKE, *settings, "--runs", tmp_path / "runs"),
+            f"model {model} has a weight that cannot be computed with: {name} (1 of ... values are not finite",
+        )
+        assert tree(tmp_path) == before
+
+
+def test_a_training_that_diverges_leaves_what_was_there(cli, finished, tmp_path):
+    folder = Path(shutil.copytree(finished, tmp_path / "own"))
+    before = tree(folder / "runs" / "smoke" / "adapter")
+    code, _, err = cli("train", *SMOKE, "train.lr=1e6", "--runs", folder / "runs")
+    assert code == 2
+    assert re.search(r"neuroglot: training diverged (at|by) step \d.*; lower train.lr \(1e\+06\)[^\n]*\n$", err)
+    assert tree(folder / "runs" / "smoke" / "adapter") == before
+
+
 def test_data_to_start_from(cli, finished):
     data_file(finished, TRAIN, TEST, {**GOOD, "image": "truncated.png"})
     before = tree(finished)
@@ -315,7 +342,6 @@ def test_data_to_start_from(cli, finished):
 @pytest.fixture(scope="module")
 def other_model(tmp_path_factory):
     """The embedded model with other weights of the same shapes."""
-    from safetensors.torch import load_file, save_file
 
     folder = Path(shutil.copytree(embedded_folder(), tmp_path_factory.mktemp("other") / "model"))
     weights = load_file(folder / "model.safetensors")

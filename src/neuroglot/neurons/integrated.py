@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroglot.errors import UserError, nearest
+from neuroglot.finite import usable
 from neuroglot.models.families import family_of
 from neuroglot.neurons.ffn import ffn_layers
 from neuroglot.neurons.inventory import Layer, inventory, module_of
@@ -46,7 +47,7 @@ def integrated_gradients(
         steps: points of the path.
 
     Raises:
-        UserError: a layer is not known, or `steps` is below one.
+        UserError: a layer is not known, `steps` is below one, or a value is not finite.
     """
     if steps < 1:
         raise UserError(f"steps must be 1 or more, got {steps}; 8 to 32 are usual")
@@ -62,6 +63,8 @@ def integrated_gradients(
         found = sums.setdefault(condition, {})
         for name in layers:
             each = attributions(model, inputs, condition, known[name], steps)
+            if not usable([each]):
+                raise UserError(f"the integrated gradients of {name} for {condition} are not finite; look at the model")
             found[name] = found.get(name, 0) + each.abs().sum(0).double().cpu()
     return {condition: {name: x / counts[condition] for name, x in found.items()} for condition, found in sums.items()}
 
