@@ -50,12 +50,12 @@ def compared(name: str, seed: int, steps: int | None) -> dict[str, Any]:
         layers = [layer for layer in inventory(model) if layer.part != "vision"]
         tuned = tuned_briefly(context, model, seed)
         model, before, after = states_of(context.recipe.probe.estimator, model, tuned)
-        ranking, old = (
-            mean_similarity(
-                activation_similarity(model, compared_batches(context), before, after, layers, apart=apart)
-            )
+        both = [
+            activation_similarity(model, compared_batches(context), before, after, layers, apart=apart)
             for apart in (None, earlier)
-        )
+        ]
+    ranking, old = map(mean_similarity, both)
+    old = {layer: value - 1 for layer, value in old.items()}  # of 1 less the mean of -R
     kept = {}
     for share in shares:
         now, then = (set(keep(r, share, layers, lowest=True)) for r in (ranking, old))
@@ -68,13 +68,16 @@ def compared(name: str, seed: int, steps: int | None) -> dict[str, Any]:
 def main() -> None:
     """Print a line for each probe and setting."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--only", choices=SETTINGS, nargs="*", default=list(SETTINGS), help="sections of docs/results.md"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="of the probe; those of the recipes by default")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     quiet()
     found = []
-    for name in SETTINGS:
+    for name in arguments.only:
         for seed in range(arguments.seeds):
             found.append(compared(name, seed, arguments.steps))
             shares = ", ".join(f"{x['changed']} of {x['kept']} at {share}" for share, x in found[-1]["shares"].items())

@@ -64,7 +64,9 @@ def integrated_gradients(
         for name in layers:
             each = attributions(model, inputs, condition, known[name], steps)
             if not usable([each]):
-                raise UserError(f"the integrated gradients of {name} for {condition} are not finite; look at the model")
+                raise UserError(
+                    f"the integrated gradients of {name} for {condition} are not finite; look at the model"
+                )
             found[name] = found.get(name, 0) + each.abs().sum(0).double().cpu()
     return {condition: {name: x / counts[condition] for name, x in found.items()} for condition, found in sums.items()}
 
