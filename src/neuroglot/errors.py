@@ -83,6 +83,23 @@ def ran_out(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
+def expect(place: str, value: object, kinds: type | tuple[type, ...], form: str) -> None:
+    """Refuse a value of the wrong type.
+
+    Args:
+        place: what was given, as the caller knows it.
+        value: the value.
+        kinds: the types that it may have.
+        form: the expected form, in words.
+
+    Raises:
+        UserError: it has another type.
+    """
+    if not isinstance(value, kinds):
+        shown = f" {value!r}" if isinstance(value, str | int | float) else ""
+        raise UserError(f"{place} must be {form}, got {type(value).__name__}{shown}")
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """Return a hint naming the known names closest to `name`, or all of them when none is close.
 

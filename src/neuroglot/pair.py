@@ -15,7 +15,7 @@ from babel.core import get_global
 from babel.localedata import locale_identifiers
 from langcodes.data_dicts import MACROLANGUAGES
 
-from neuroglot.errors import UserError, nearest
+from neuroglot.errors import UserError, expect, nearest
 
 TASKS = ("image_translation", "multimodal_translation", "ocr", "text_translation", "describe")
 
@@ -209,6 +209,7 @@ class Condition:
     @classmethod
     def parse(cls, text: str) -> Condition:
         """Read the text form `task:source-target`."""
+        expect("a condition", text, str, "task:source-target, such as ocr:en-en")
         task, _, pair = text.partition(":")
         if task not in (*TASKS, INSTRUCT):
             raise UserError(f"task {task!r} is not known; {nearest(task, TASKS)}")

@@ -17,20 +17,21 @@ class _AfterPeft:
             return None
         others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
         spec = next((found for found in others if found is not None), None)
-        if spec is None or not hasattr(spec.loader, "exec_module"):
+        loader: Any = getattr(spec, "loader", None)
+        if not hasattr(loader, "exec_module"):
             return spec
-        load = spec.loader.exec_module
+        load = loader.exec_module
 
         def load_and_register(module: Any) -> None:
             if self in sys.meta_path:
-                sys.meta_path.remove(self)  # type: ignore[arg-type]
+                sys.meta_path.remove(self)
             load(module)
             try:
                 import_module("neuroglot.tuner")
             except Exception as error:  # whatever is wrong with our installation, PEFT must stay usable
                 warnings.warn(f"neuroglot is not registered with PEFT: {error}", stacklevel=2)
 
-        spec.loader.exec_module = load_and_register
+        loader.exec_module = load_and_register
         return spec
 
 
@@ -39,4 +40,4 @@ def register() -> None:
     if "peft" in sys.modules:
         import_module("neuroglot.tuner")
     else:
-        sys.meta_path.insert(0, _AfterPeft())  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _AfterPeft())

@@ -12,6 +12,7 @@ import torch
 from neuroglot.artefact import SELECTION, load_tensors, save_tensors
 from neuroglot.errors import UserError
 from neuroglot.readable import AGNOSTIC, is_readable, read_rows, write_rows
+from neuroglot.shown import short
 
 Group = frozenset[str]
 """The pairs (text form) whose data may train a neuron; language-agnostic neurons belong to all pairs."""
@@ -38,6 +39,8 @@ class Selection:
     rows: Mapping[str, Mapping[Group, torch.Tensor]]
     meta: Mapping[str, Any] = field(default_factory=dict)
     axes: Mapping[str, int] = field(default_factory=dict)
+
+    __repr__ = short
 
     def __post_init__(self) -> None:
         for module, axis in self.axes.items():

@@ -22,8 +22,9 @@ from neuroglot.data.budget import Budget
 from neuroglot.data.example import Example
 from neuroglot.data.image import open_image
 from neuroglot.data.instructions import filled, instruction, shows_source
-from neuroglot.errors import UserError
+from neuroglot.errors import UserError, expect
 from neuroglot.pair import Condition
+from neuroglot.shown import short
 
 _PROBE, _FOUND = "neuroglot asks", "neuroglot answers"
 """Texts that no chat template holds."""
@@ -41,6 +42,7 @@ class Batch(NamedTuple):
     inputs: dict[str, Any]
     condition: Condition
     items: tuple[str, ...] = ()
+    __repr__ = short
 
 
 class _Frame(NamedTuple):
@@ -93,6 +95,10 @@ class Batcher:
     max_image_tokens: int = 0
     as_shown: Budget | None = None
     stops: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not hasattr(self.processor, "apply_chat_template"):
+            expect("processor", self.processor, (), "a processor with a chat template, such as load_processor returns")
 
     @property
     def tokenizer(self) -> Any:

@@ -11,10 +11,11 @@ from neuroglot.evaluation.evaluate import (
     write_hypotheses,
     write_scores,
 )
-from neuroglot.evaluation.metrics import average, is_exact, score, signatures
+from neuroglot.evaluation.metrics import METRICS, average, is_exact, score, signatures
 from neuroglot.evaluation.partial import Partial
 
 __all__ = [
+    "METRICS",
     "Difference",
     "Partial",
     "Scores",

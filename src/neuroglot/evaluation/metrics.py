@@ -254,7 +254,7 @@ def score(
     moses: bool = False,
     tokenise: str | None = None,
 ) -> dict[str, Any]:
-    """Return every figure of one pair: those of `METRICS`, and n.
+    """Return every figure of one pair: those of `neuroglot.evaluation.METRICS`, and n.
 
     All are in percent except nll, in nats per reference character.
 

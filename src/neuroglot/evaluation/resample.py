@@ -22,6 +22,7 @@ from neuroglot.errors import UserError, nearest
 from neuroglot.evaluation import metrics
 from neuroglot.evaluation.figures.lines import has_lines, line_counts, reordered
 from neuroglot.evaluation.figures.tokenise import Tokenise, chosen, tokeniser, writing
+from neuroglot.shown import short
 
 Array = NDArray[np.float64]
 Row = Mapping[str, Any]
@@ -168,6 +169,8 @@ class Draws:
     seeds: Array
     items: Mapping[str, Mapping[str, int]]
     weights: Mapping[str, Array]
+
+    __repr__ = short
 
     @classmethod
     def make(cls, rows: Sequence[Row], seeds: int, draws: int = 2000, seed: int = 0) -> Draws:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroglot.artefact import given_path
-from neuroglot.errors import UserError
+from neuroglot.errors import UserError, expect
 
 EMBEDDED = "embedded"
 IMAGE_TEXT = "an image-text-to-text model"
@@ -23,12 +24,14 @@ def embedded_folder() -> Path:
     return Path(__file__).parent / "tiny" / "weights"
 
 
-def resolve(model: str) -> str:
+def resolve(model: str | Path) -> str:
     """Return what `from_pretrained` takes: a folder or a hub name.
 
     Raises:
-        UserError: it looks like a path, and nothing is there.
+        UserError: it looks like a path, and nothing is there; or it is nearly the name of the embedded model.
     """
+    expect("model", model, (str, Path), f"{EMBEDDED}, a folder, or a name on the hub")
+    model = str(model)
     if model == EMBEDDED:
         return str(embedded_folder())
     path = given_path(model)
@@ -40,11 +43,13 @@ def resolve(model: str) -> str:
         raise UserError(
             f"model folder {model} does not exist; give a folder, a hub name such as owner/model, or {EMBEDDED}"
         )
+    if difflib.get_close_matches(model.lower(), [EMBEDDED], cutoff=0.75):
+        raise UserError(f"model {model!r} is not known; did you mean {EMBEDDED}?")
     return model
 
 
 def load_model(
-    model: str,
+    model: str | Path,
     dtype: str = "float32",
     trust_remote_code: bool = False,
     parts: Parts | None = None,
@@ -75,7 +80,7 @@ def load_model(
     return _parted(from_pretrained(AutoModelForImageTextToText, IMAGE_TEXT, model, **options).eval(), parts)
 
 
-def load_skeleton(model: str, trust_remote_code: bool = False, parts: Parts | None = None) -> Any:
+def load_skeleton(model: str | Path, trust_remote_code: bool = False, parts: Parts | None = None) -> Any:
     """Return the model as its configuration describes it, without weights.
 
     Raises:
@@ -98,7 +103,7 @@ def _parted(model: Any, parts: Parts | None) -> Any:
     return model
 
 
-def load_processor(model: str, trust_remote_code: bool = False) -> Any:
+def load_processor(model: str | Path, trust_remote_code: bool = False) -> Any:
     """Return the model's processor.
 
     Raises:
@@ -114,7 +119,7 @@ def load_processor(model: str, trust_remote_code: bool = False) -> Any:
     return processor
 
 
-def stop_tokens(model: str, trust_remote_code: bool = False) -> tuple[int, ...]:
+def stop_tokens(model: str | Path, trust_remote_code: bool = False) -> tuple[int, ...]:
     """Return the tokens at which a model's generation stops, as its generation_config says; none if it has none."""
     from transformers import GenerationConfig
 
@@ -126,7 +131,7 @@ def stop_tokens(model: str, trust_remote_code: bool = False) -> tuple[int, ...]:
     return () if known is None else tuple(map(int, known)) if isinstance(known, list | tuple) else (int(known),)
 
 
-def from_pretrained(kind: Any, what: str, model: str, **options: Any) -> Any:
+def from_pretrained(kind: Any, what: str, model: str | Path, **options: Any) -> Any:
     """Return what a class of transformers loads from a folder or the hub, without progress bars.
 
     Args:
@@ -141,6 +146,8 @@ def from_pretrained(kind: Any, what: str, model: str, **options: Any) -> Any:
     from transformers.utils import logging
 
     place, shown = resolve(model), logging.is_progress_bar_enabled()
+    if not Path(place).is_dir() and not _hub_answers():
+        options["local_files_only"] = True  # asking for every file, and again, would take half a minute
     logging.disable_progress_bar()
     try:
         with _explained(model, what):
@@ -150,8 +157,18 @@ def from_pretrained(kind: Any, what: str, model: str, **options: Any) -> Any:
             logging.enable_progress_bar()
 
 
+def _hub_answers() -> bool:
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        return bool(get_session().head(constants.ENDPOINT, timeout=5).status_code < 500)
+    except Exception:  # whatever the client raises, there is no answer
+        return False
+
+
 @contextmanager
-def _explained(model: str, what: str) -> Iterator[None]:
+def _explained(model: str | Path, what: str) -> Iterator[None]:
     """Turn whatever transformers raises into one line."""
     try:
         yield

@@ -10,11 +10,17 @@ from neuroglot.neurons.layers import activation_similarity, keep, mean_similarit
 from neuroglot.neurons.profiling.importance import profile
 from neuroglot.neurons.profiling.pieces import shard
 from neuroglot.neurons.profiling.profile import Profile
-from neuroglot.neurons.selecting.select import select
+from neuroglot.neurons.profiling.scores import SCORES
+from neuroglot.neurons.profiling.tapping.positions import CLASSES
+from neuroglot.neurons.selecting.select import METHODS, Options, select
 
 __all__ = [
+    "CLASSES",
+    "METHODS",
+    "SCORES",
     "FeedForward",
     "Layer",
+    "Options",
     "Profile",
     "activation_similarity",
     "feed_forwards",

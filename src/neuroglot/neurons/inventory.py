@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from neuroglot.errors import UserError, nearest
+from neuroglot.errors import UserError, expect, nearest
 from neuroglot.models.families import PARTS, Family, family_of
 
 _log = logging.getLogger(__name__)
@@ -68,7 +68,9 @@ def inventory(model: nn.Module, parts: Sequence[str] = PARTS, include: Sequence[
     Raises:
         UserError: a requested part has no layer, a name in `include` is no layer, or the model holds an adapter.
     """
+    expect("model", model, nn.Module, "a transformers image-text-to-text model, such as load_model returns")
     parts = check_parts(parts)
+    include = (include,) if isinstance(include, str) else include
     family = family_of(model)
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     for name, module in model.named_modules():

@@ -20,6 +20,7 @@ from neuroglot.artefact import (
 )
 from neuroglot.data.corpus import TrainingSet, as_task
 from neuroglot.data.example import Example
+from neuroglot.shown import short
 from neuroglot.stages.context import Context, examples_digest, quiet
 
 if TYPE_CHECKING:
@@ -179,6 +180,7 @@ class Probed:
     similarity: dict[str, dict[str, float]]
     seconds: float
     movement: dict[str, Any]
+    __repr__ = short
 
 
 def probed(context: Context, model: Any, seed: int, moved: bool = False) -> Probed:

@@ -23,6 +23,7 @@ from neuroglot.errors import UserError
 from neuroglot.finite import origin, unusable, usable
 from neuroglot.pair import Condition
 from neuroglot.selection import Group, Selection, group_name
+from neuroglot.shown import short
 from neuroglot.training.methods import prepare
 from neuroglot.tuner import Adapter, NeuroglotConfig, active_pair
 from neuroglot.tuner.engines.deltas import UnitLayer
@@ -43,6 +44,8 @@ class Directions:
     values: Tensor
     vectors_rw: Tensor
     units: int
+
+    __repr__ = short
 
     @property
     def cost(self) -> int:

@@ -11,6 +11,7 @@ from peft.utils.save_and_load import get_base_model_state_dict
 from torch import nn
 
 from neuroglot.selection import Selection
+from neuroglot.shown import short
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -74,6 +75,8 @@ class Audit:
     selected: int
     trained: int
     outside: Mapping[str, torch.Tensor]
+
+    __repr__ = short
 
     def __str__(self) -> str:
         others = sum(len(rows) for rows in self.outside.values())

@@ -18,8 +18,9 @@ import torch
 from huggingface_hub import ModelCard, ModelCardData
 from peft import PeftConfig
 
-from neuroglot.errors import UserError, nearest
+from neuroglot.errors import UserError, expect, nearest
 from neuroglot.selection import Selection, group_name
+from neuroglot.shown import short
 
 CARD_HEADING = "## How to load this adapter"
 
@@ -142,6 +143,8 @@ class NeuroglotConfig(StrictConfig):
     chosen: dict[str, Any] | None = field(default=None, metadata={"help": "How the units were chosen."})
     rows: InitVar[Mapping[str, Sequence[int] | torch.Tensor] | None] = None
 
+    __repr__ = short
+
     def __post_init__(self, rows: Mapping[str, Sequence[int] | torch.Tensor] | None = None) -> None:
         super().__post_init__()
         self.peft_type = NEUROGLOT
@@ -158,6 +161,8 @@ class NeuroglotConfig(StrictConfig):
         self.bare: dict[str, str] = {}  # module -> the layout's name of the bare matrix in it; the model tells
 
     def _check(self) -> None:
+        expect("pairs", self.pairs, (list, tuple), "a list such as ['en-de', 'en-fr']")
+        expect("layout", self.layout, Mapping, "a mapping of module -> group -> number of units")
         if self.mode not in MODES:
             raise UserError(f"mode {self.mode!r} is not known; {nearest(str(self.mode), MODES)}")
         if self.rank is not None and (not isinstance(self.rank, int) or self.rank < 1):
@@ -215,6 +220,7 @@ class NeuroglotConfig(StrictConfig):
         >>> NeuroglotConfig.from_selection(selection).layout
         {'head': {'en-de': 2}}
         """
+        expect("selection", selection, Selection, "a Selection, which select(profile) makes and Selection.load reads")
         chosen = {
             module: {group_name(group): index.to(torch.int32).sort().values for group, index in groups.items()}
             for module, groups in selection.rows.items()

@@ -192,7 +192,7 @@ class NeuroglotModel(StrictTuner):
         family = FAMILIES.get(getattr(getattr(self.model, "config", None), "model_type", ""))
         counts = None
         if family is not None and family.vision_rows == "even" and ids is not None:
-            counts = (ids == image_token_id(self.model, family)).sum(1)
+            counts = ids.eq(image_token_id(self.model, family)).sum(1)
         if counts is None or (counts != counts[0]).any():
             raise UserError(
                 "adapter_names: an adapter has layers that see the images, and it is not certain which rows there are "

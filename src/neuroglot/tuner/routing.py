@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from neuroglot.errors import UserError, nearest
+from neuroglot.errors import UserError, expect, nearest
 from neuroglot.pair import Pair
 
 
@@ -239,6 +239,8 @@ def active_pair(
         UserError: the model has no neuroglot adapter, or no adapter knows the pair; `images` does not match; ranks
             of a sharded model train different pairs; from backward, the pair has changed since the forward.
     """
+    expect("active_pair: model", model, nn.Module, "a model with a neuroglot adapter")
+    expect("active_pair: pair", pair, (str, Pair, list, tuple), "such as 'en-de', or a list of one for each sample")
     router = _find_router(model)
     if router is None:
         raise UserError(

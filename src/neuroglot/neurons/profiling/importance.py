@@ -60,8 +60,8 @@ def profile(
             `attention_mask`, `labels` (-100 = no target) and what else the forward takes; a `Condition` or its text
             form; and a name per sample, shared by the pairs of parallel data. Consecutive batches of one task with
             the same items and different pairs form blocks. `inputs` may hold `images_per_sample`, a list of counts.
-        scores: names in `SCORES`.
-        classes: names in `CLASSES`.
+        scores: names in `neuroglot.neurons.SCORES`.
+        classes: names in `neuroglot.neurons.CLASSES`.
         parts: which parts to profile.
         include: exact names of further layers, such as the LM head.
         progress: called after each batch with the number of batches done.
@@ -74,6 +74,12 @@ def profile(
         UserError: unknown names, no batches, a sample without targets, images that cannot be assigned to samples, or
             a loss or a score that is not finite: nothing of it gets into a profile.
     """
+    if isinstance(batches, str | Mapping) or not isinstance(batches, Iterable):
+        raise UserError(
+            f"batches must be a sequence of (inputs, condition), such as Batcher makes, got {type(batches).__name__}"
+        )
+    scores = (scores,) if isinstance(scores, str) else scores
+    classes = (classes,) if isinstance(classes, str) else classes
     for name, known in [*((s, SCORES) for s in scores), *((c, CLASSES) for c in classes)]:
         if name not in known:
             what = "token class" if known is CLASSES else "score"

@@ -18,6 +18,7 @@ from neuroglot.errors import UserError, nearest
 from neuroglot.neurons.inventory import Layer
 from neuroglot.neurons.profiling.files import Stored, StoredBlocks, cut, cut_block, cut_mean, packed, packed_block
 from neuroglot.pair import Condition
+from neuroglot.shown import short
 
 STATIC = ("weight", "movement", "random")
 """Scores of a neuron that are the same for every condition: they come from the weights, not from data."""
@@ -73,6 +74,8 @@ class Profile:
     block_counts: Mapping[str, Tensor] = field(default_factory=dict)
     static: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     data: str = ""
+
+    __repr__ = short
 
     def of_task(self, task: str) -> tuple[Condition, ...]:
         """Return the conditions of a task, in the order in which they were first seen."""

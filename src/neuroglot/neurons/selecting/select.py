@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from neuroglot.errors import UserError, nearest
+from neuroglot.errors import UserError, expect, nearest
 from neuroglot.neurons.ffn import FeedForward, spread
 from neuroglot.neurons.profiling.profile import Profile
 from neuroglot.neurons.selecting.controls import CONTROLS
@@ -30,12 +30,14 @@ def select(profile: Profile, method: str = "mnaft", **options: Any) -> Selection
 
     Args:
         profile: of a translation task, with one condition per pair.
-        method: a name in `METHODS`.
-        **options: fields of `Options`.
+        method: a name in `neuroglot.neurons.METHODS`.
+        **options: fields of `neuroglot.neurons.Options`.
 
     Raises:
         UserError: an unknown method or option, a value out of range, or something that the profile does not hold.
     """
+    expect("profile", profile, Profile, "a Profile, which profile(model, batches) makes and Profile.load(path) reads")
+    expect("method", method, str, f"one of {', '.join(METHODS)}")
     if method not in METHODS:
         raise UserError(f"method {method!r} is not known; {nearest(method, METHODS)}")
     known = {field.name for field in fields(Options)}

@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from neuroglot.artefact import ADAPTER, MANIFEST, fresh, given_path, seal, unseal
 from neuroglot.errors import UserError, refusing
+from neuroglot.shown import short
 from neuroglot.tuner.config import NEUROGLOT, NeuroglotConfig
 from neuroglot.tuner.engines.deltas import KEY, shape_of
 from neuroglot.tuner.matching import matrix_of
@@ -78,6 +79,8 @@ class Units:
     delta: tuple[Tensor, ...]
     bias: Tensor | None = None
 
+    __repr__ = short
+
     @property
     def dense(self) -> Tensor:
         """The delta multiplied out, as the layers do it."""
@@ -109,6 +112,8 @@ class Adapter:
     units: Mapping[str, Mapping[str, Units]]
     bare: frozenset[str] = frozenset()
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    __repr__ = short
 
     def __iter__(self) -> Iterator[tuple[str, str, Units]]:
         for module, groups in self.units.items():

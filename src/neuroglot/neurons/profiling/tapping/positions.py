@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuroglot.errors import UserError
+from neuroglot.errors import UserError, expect
 from neuroglot.models.families import Family, image_token_id
 from neuroglot.neurons.inventory import Layer
 from neuroglot.neurons.profiling.tapping.vision_rows import VisionRows
@@ -25,9 +25,13 @@ CLASSES = ("all", "image", "prompt", "target")
 
 def unpack(batch: Sequence[Any]) -> tuple[dict[str, Any], Condition, tuple[str, ...]]:
     """Return inputs, condition and items of a batch; the items are () where the batch names none."""
+    form = "(inputs, condition) or (inputs, condition, items)"
+    expect("a batch", batch, (tuple, list), form)
     if len(batch) < 2:
-        raise UserError(f"a batch has {len(batch)} entries; expected (inputs, condition) and perhaps items")
+        raise UserError(f"a batch has {len(batch)} entries; expected {form}")
     inputs, condition, *rest = batch
+    expect("the inputs of a batch", inputs, Mapping, "a mapping of tensors with input_ids and labels")
+    expect("the condition of a batch", condition, (str, Condition), "task and pair, such as image_translation:en-de")
     condition = condition if isinstance(condition, Condition) else Condition.parse(str(condition))
     for key in ("input_ids", "labels"):
         if key not in inputs:
