@@ -12,11 +12,12 @@ from neuroglot.neurons.profiling.pieces import shard
 from neuroglot.neurons.profiling.profile import Profile
 from neuroglot.neurons.profiling.scores import SCORES
 from neuroglot.neurons.profiling.tapping.positions import CLASSES
-from neuroglot.neurons.selecting.select import METHODS, Options, select
+from neuroglot.neurons.selecting.select import METHODS, PRESETS, Options, select
 
 __all__ = [
     "CLASSES",
     "METHODS",
+    "PRESETS",
     "SCORES",
     "FeedForward",
     "Layer",

@@ -31,7 +31,7 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Options:
-    """What may be set; a method's defaults differ from these where `PRESETS` says so.
+    """What may be set; a method's defaults differ from these where `neuroglot.neurons.PRESETS` says so.
 
     Attributes:
         task: whose conditions are the pairs; by default the first translation task in the profile.
