@@ -268,3 +268,13 @@ def test_a_root_bounds_where_images_lie(written, inside, tmp_path):
     else:
         assert isinstance(found, UserError)
         assert "lies outside of data.root" in str(found)
+
+
+def test_a_question_may_say_where_its_image_belongs(write):
+    """As LLaVA writes its own; what places images is the model's chat template."""
+    path = write(
+        {"instruction": "<image>\nWhat is it?", "target": "a <image> tag", "image": "a.png"},
+        {"instruction": "What does <image> mean in HTML?", "target": "nothing"},
+    )
+    asked = [(e.meta["instruction"], e.target) for e in read_jsonl(path)]
+    assert asked == [("What is it?", "a <image> tag"), ("What does <image> mean in HTML?", "nothing")]

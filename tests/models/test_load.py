@@ -22,6 +22,7 @@ FILES = {
     "tokenizer": "tokenizer.json",
     "processor": "processor_config.json",
     "template": "chat_template.jinja",
+    "generation": "generation_config.json",
 }
 
 
@@ -176,3 +177,14 @@ def test_a_processor_without_a_chat_template(folder):
 def test_a_moved_folder_still_loads(folder, tmp_path):
     shutil.copytree(folder(), tmp_path / "elsewhere" / "my model")
     assert load_processor(str(tmp_path / "elsewhere" / "my model")).chat_template
+
+
+def test_a_base_with_settings_of_no_effect_can_be_saved_again(folder, tmp_path):
+    """As many published ones: a temperature, and no sampling."""
+    given = json.loads((embedded_folder() / "generation_config.json").read_text()) | {"_from_model_config": False}
+    settings = {"temperature": 0.9, "top_p": 0.6, "repetition_penalty": 1.3}
+    model = load_model(folder(generation=json.dumps({**given, **settings}).encode()))
+    model.generation_config.pad_token_id = 2  # as a Trainer does
+    model.save_pretrained(tmp_path / "saved")
+    kept = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
+    assert (kept["repetition_penalty"], kept.get("temperature")) == (1.3, None)

@@ -159,7 +159,10 @@ def _examine(context: Context, system: str) -> None:
     settings = context.recipe.evaluate
     scores, rows = evaluate(made, splits, partial=partial, moses=settings.moses, tokenise=settings.tokenise)
     write_hypotheses(context.path("hypotheses.jsonl"), rows)
-    write_scores(context.path("scores.json"), {system: scores}, rows=rows, tokenise=settings.tokenise)
+    decoding = {system: getattr(made, "decoding", {})}
+    write_scores(
+        context.path("scores.json"), {system: scores}, rows=rows, tokenise=settings.tokenise, decoding=decoding
+    )
     close(made)
     if further:
         write_text(context.path(SAID), "".join(f"{line}\n" for line in said))

@@ -125,9 +125,8 @@ class Batcher:
     @cached_property
     def marks(self) -> tuple[str, ...]:
         """The texts of the special tokens and of the image's place, which some tokenizers do not call special."""
-        special = [str(t) for t in self.tokenizer.added_tokens_decoder.values() if t.special]
         image = getattr(self.processor, "image_token", None)
-        return (*special, *([str(image)] if image else []))
+        return (*special_tokens(self.tokenizer), *([str(image)] if image else []))
 
     @cached_property
     def _segments(self) -> bool:
@@ -161,13 +160,18 @@ class Batcher:
         return self._prompt(len(example.images), self._asked(example, paraphrase))
 
     def _rendered(self, chat: list[dict[str, Any]], **options: bool) -> str:
-        try:
-            return str(self.processor.apply_chat_template(chat, tokenize=False, **options))
-        except Exception as error:  # a template is a program of its own
-            raise UserError(
-                f"the model's chat template fails: {_why(error)}; expected one that takes a user's turn with parts of "
-                "type image and text; correct it, or set another one and save it with the processor"
-            ) from error
+        return rendered(self.processor, chat, **options)
+
+    def check_chat(self) -> None:
+        """Refuse a chat template that cannot be used, and a prompt that holds special tokens, before any example.
+
+        Raises:
+            UserError: what is wrong with them.
+        """
+        self._check_marks(self.prompt or "", "the prompt")
+        self._check_template(0)
+        self._check_template(1)
+        _ = self._frame
 
     def _check_template(self, images: int) -> None:
         """Refuse a template that does not write the text and a place for each image."""
@@ -332,12 +336,12 @@ class Batcher:
     def _begun(self, text: str) -> str:
         return f"{self.tokenizer.bos_token}{text}\n"
 
-    def _check_marks(self, text: str) -> None:
+    def _check_marks(self, text: str, what: str = "the text") -> None:
         """Refuse a text that would be read as the model's own marks, such as the place of an image."""
         for mark in self.marks:
             if mark in text:
                 raise UserError(
-                    f"the text {text.strip()[:60]!r} holds {mark!r}, which is a special token of the model's "
+                    f"{what} {text.strip()[:60]!r} holds {mark!r}, which is a special token of the model's "
                     "tokenizer; remove it from the example"
                 )
 
@@ -493,6 +497,26 @@ class Batcher:
                 for pair in pairs:
                     inputs = self.encode([group[pair] for group in block], [place % paraphrases for place in places])
                     yield Batch(inputs, block[0][pair].condition, items)
+
+
+def special_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """Return the texts that a tokenizer reads as special tokens, wherever they stand."""
+    return tuple(str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+
+
+def rendered(processor: Any, chat: list[dict[str, Any]], **options: bool) -> str:
+    """Return a conversation as the chat template of a processor or a tokenizer writes it.
+
+    Raises:
+        UserError: the template fails.
+    """
+    try:
+        return str(processor.apply_chat_template(chat, tokenize=False, **options))
+    except Exception as error:  # a template is a program of its own
+        raise UserError(
+            f"the model's chat template fails: {_why(error)}; correct it, or set another one and save it with the "
+            "processor"
+        ) from error
 
 
 def _question(images: int, asked: str) -> list[dict[str, Any]]:

@@ -37,6 +37,11 @@ def paraphrases(task: str) -> int:
 def instruction(example: Example, paraphrase: int = 0) -> str:
     """Return the instruction for an example, in English, naming its languages; a question, with its text, as it is."""
     if example.task == INSTRUCT:
+        if INSTRUCTION not in example.meta:
+            raise UserError(
+                f"an {INSTRUCT} example needs its question in meta[{INSTRUCTION!r}], got none (target "
+                f"{example.target[:40]!r})"
+            )
         asked = str(example.meta[INSTRUCTION])
         return f"{example.source}\n{asked}" if example.source else asked
     templates = _templates(example.task)

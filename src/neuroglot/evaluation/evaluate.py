@@ -193,13 +193,15 @@ def write_scores(
     ceilings: Mapping[str, Mapping[str, float]] | None = None,
     rows: Iterable[Mapping[str, Any]] = (),
     tokenise: Tokenise = None,
+    decoding: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Write scores.json atomically and return what was written.
 
     The signatures of every pair that occurs are added; `seconds` says how long each system took, `made_from`
     identifies what was scored, `ceilings` the exact match (percent) that no system can exceed on a split if it is
     shown only a part of each example: split -> what is shown -> percent. `rows`, those that were scored, say how
-    readings were ranked and in which script the references are; `tokenise` is what `evaluate` was given.
+    readings were ranked and in which script the references are; `tokenise` is what `evaluate` was given, `decoding` by
+    which settings each system generated.
     """
     rows = list(rows)
     references: dict[str, list[str]] = {}
@@ -213,6 +215,7 @@ def write_scores(
         "systems": {name: dict(splits) for name, splits in systems.items()},
         "signatures": {**metrics.signatures(pairs, moses, tokenise, references), **_ranking(rows)},
         "seconds": {name: round(value, 3) for name, value in (seconds or {}).items()},
+        "decoding": {name: dict(settings) for name, settings in (decoding or {}).items() if settings},
         "ceilings": {split: dict(values) for split, values in (ceilings or {}).items()},
     }
     return write_json(Path(path), SCORES, content)

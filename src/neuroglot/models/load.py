@@ -77,7 +77,23 @@ def load_model(
     options = {"dtype": kind, "trust_remote_code": trust_remote_code, "use_safetensors": True}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
-    return _parted(from_pretrained(AutoModelForImageTextToText, IMAGE_TEXT, model, **options).eval(), parts)
+    loaded = from_pretrained(AutoModelForImageTextToText, IMAGE_TEXT, model, **options).eval()
+    _make_savable(loaded)
+    return _parted(loaded, parts)
+
+
+def _make_savable(model: Any) -> None:
+    """Unset what of a checkpoint's generation_config has no effect.
+
+    Many checkpoints have a temperature and do not sample: transformers warns of it on loading, ignores the value, and
+    refuses to save the model when training is done.
+    """
+    config = model.generation_config
+    try:
+        config.validate(strict=True)
+    except ValueError as error:
+        for name in re.findall(r"^- `(\w+)`", str(error), re.MULTILINE):
+            setattr(config, name, None)
 
 
 def load_skeleton(model: str | Path, trust_remote_code: bool = False, parts: Parts | None = None) -> Any:

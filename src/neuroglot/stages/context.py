@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import chain
 from pathlib import Path
@@ -143,7 +143,7 @@ class Context:
             UserError: what is wrong with it.
         """
         turns, contrast = self._asked
-        others = [replace(example, target=text) for text in example.alternatives]
+        others: list[Example] = []
         if example.task == "image_translation":
             others += filter(None, (as_task(example, task) for task in contrast))
         for one in (example, *others):
@@ -276,6 +276,7 @@ class Context:
             _ = self.data.records  # a missing file is said before a model is fetched
         inventory(self.skeleton)
         arguments(train_options(self.recipe), self.folder)
+        self.batcher.check_chat()
         self.batcher.check_budget()
         _ = self.corpus, self.kept
         self.check_systems()

@@ -112,6 +112,7 @@ def evaluate(context: Context) -> None:
     partial = Partial(context.path(".evaluate") / "said.jsonl", made_from)  # a run forgets it when the stage is done
     options = recipe.evaluate
     scores, rows, seconds, done = {}, [], {}, 0
+    decoding: dict[str, Any] = {}
     for system, part in systems:
         began = time.perf_counter()
 
@@ -122,12 +123,14 @@ def evaluate(context: Context) -> None:
         rows += own
         done += len(part)
         seconds[system.name] = time.perf_counter() - began + partial.seconds.get(system.name, 0.0)
+        decoding[system.name] = getattr(system, "decoding", {})
         close(system)
     if partial.reused:
         context.say(f"evaluate: {partial.reused:,} of {len(rows):,} answers were there already")
     write_hypotheses(context.path("hypotheses.jsonl"), rows)
     write_text(context.path("gallery.jsonl"), "".join(_gallery(context, rows)))
-    write_scores(context.path("scores.json"), scores, seconds, {"trained": manifest}, ceilings, rows, options.tokenise)
+    write_scores(context.path("scores.json"), scores, seconds, {"trained": manifest}, ceilings, rows, options.tokenise,
+                 decoding)  # fmt: skip
 
 
 def _gallery(context: Context, rows: list[dict[str, Any]]) -> list[str]:

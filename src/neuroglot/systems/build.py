@@ -68,6 +68,11 @@ class Lazy:
         count = getattr(self.system, "tokens", None)
         return count(examples) if count is not None else None
 
+    @property
+    def decoding(self) -> dict[str, Any]:
+        """How the system decodes, where it says so and was asked at all."""
+        return getattr(self._made, "decoding", {})
+
     def readable(self, example: Example) -> Example:
         """Return what the system would take of a text, where it refuses some."""
         take = getattr(self.system, "readable", None)
@@ -219,7 +224,8 @@ class Builder:
 
 def _look(settings: OtherModelSection, trust_remote_code: bool) -> None:
     """Refuse a model that is not there or of another kind."""
+    from neuroglot.data.batch import Batcher
     from neuroglot.models.load import load_processor, load_skeleton
 
     load_skeleton(settings.path, trust_remote_code)
-    load_processor(settings.path, trust_remote_code)
+    Batcher(load_processor(settings.path, trust_remote_code), prompt=settings.prompt).check_chat()

@@ -125,25 +125,30 @@ class HFSystem:
 
     def _generate(self, examples: Sequence[Example]) -> list[str]:
         inputs = self._to_model(self.batcher.prompts(examples))
-        ends, pad = self._eos(), self.batcher.tokenizer.pad_token_id
-        stopping = {"eos_token_id": ends, "pad_token_id": ends[0] if pad is None else int(pad)}
+        settings = self.decoding
         with own_settings(self.model):
-            tokens = self.model.generate(**inputs, **self.decoding, **stopping)
+            tokens = self.model.generate(**inputs, **settings)
         new = tokens[:, inputs["input_ids"].shape[1] :].tolist()  # (B, <= max_new_tokens)
         # What follows an end is padding, which need not be a special token, no more than the end itself.
-        said = [row[: next((at for at, token in enumerate(row) if token in ends), len(row))] for row in new]
+        said = [
+            row[: next((at for at, token in enumerate(row) if token in settings["eos_token_id"]), len(row))]
+            for row in new
+        ]
         texts: list[str] = self.batcher.tokenizer.batch_decode(said, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
     @property
     def decoding(self) -> dict[str, Any]:
-        """All that decides what is generated, beside the tokens that end an answer."""
+        """All that decides what is generated: the checkpoint's own generation_config does not."""
+        ends, pad = self._eos(), self.batcher.tokenizer.pad_token_id
         return {
             "max_new_tokens": self.max_new_tokens,
             "num_beams": self.num_beams,
             "do_sample": False,
             # Greedy decoding has no use for it, and transformers says so.
             **({"length_penalty": self.length_penalty} if self.num_beams > 1 else {}),
+            "eos_token_id": ends,
+            "pad_token_id": ends[0] if pad is None else int(pad),
         }
 
     def _nll(self, examples: Sequence[Example]) -> list[float]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuroglot.data.checking.findings import LISTED, Tally
 from neuroglot.data.example import Example
+from neuroglot.data.instructions import INSTRUCTION
 from neuroglot.errors import UserError
 
 if TYPE_CHECKING:
@@ -113,8 +114,9 @@ class Lengths:
             return
         place = len(self._kept) if len(self._kept) < self.most else self._rng.randrange(self.offered)
         if place < self.most:
-            # What the image holds is of no more use, and may be megabytes.
-            entry = (position, replace(example, images=(Path(),) * len(sizes), meta={}), sizes)
+            # What the image holds is of no more use, and may be megabytes; of the rest only what is asked.
+            meta = {key: value for key, value in example.meta.items() if key == INSTRUCTION}
+            entry = (position, replace(example, images=(Path(),) * len(sizes), meta=meta), sizes)
             self._kept[place : place + 1] = [entry]
 
     def finish(self, progress: Callable[[str, int], None]) -> None:

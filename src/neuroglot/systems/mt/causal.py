@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+from neuroglot.data.batch import rendered, special_tokens
 from neuroglot.errors import UserError
 from neuroglot.pair import Pair, language_name
+from neuroglot.systems.lines import unmarked
 from neuroglot.systems.mt.loaded import generate, in_batches, load_config, load_tokenizer, load_weights, longest
 from neuroglot.systems.mt.translator import Translator
 
@@ -59,7 +61,7 @@ class CausalTranslator(Translator):
         def answer(part: list[str]) -> list[str]:
             prompts = [self._fitting(text, pair, most - self.max_new_tokens) for text in part]
             options = {"return_tensors": "pt", "padding": True, "padding_side": "left", "add_special_tokens": False}
-            inputs = tokenizer(prompts, **options)
+            inputs = tokenizer(prompts, **options)  # transformers adds nothing to a template of a tokenizer's own
             inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
             tokens = generate(model, inputs, self.max_new_tokens, self.beams, pad_token_id=tokenizer.pad_token_id)
             new = tokens[:, inputs["input_ids"].shape[1] :]  # (B, <= max_new_tokens)
@@ -76,9 +78,9 @@ class CausalTranslator(Translator):
 
     def _asked(self, text: str, pair: Pair) -> str:
         asked = self.prompt.replace("{source}", language_name(pair.source))
-        asked = asked.replace("{target}", language_name(pair.target)).replace("{text}", text)
-        chat = [{"role": "user", "content": asked}]
-        return str(self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
+        asked = asked.replace("{target}", language_name(pair.target))
+        asked = asked.replace("{text}", unmarked(text, special_tokens(self._tokenizer)))
+        return rendered(self._tokenizer, [{"role": "user", "content": asked}], add_generation_prompt=True)
 
     @cached_property
     def _tokenizer(self) -> Any:

@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from neuroglot.data.batch import special_tokens
 from neuroglot.errors import UserError, nearest
 from neuroglot.pair import Pair, language_code, language_name
 from neuroglot.systems.languages import spelling
+from neuroglot.systems.lines import unmarked
 from neuroglot.systems.mt.loaded import generate, in_batches, load_config, load_tokenizer, load_weights, longest
 from neuroglot.systems.mt.translator import Translator
 
@@ -102,7 +104,8 @@ class Seq2SeqTranslator(Translator):
         most = longest(tokenizer, model.config)
 
         def answer(part: list[str]) -> list[str]:
-            given = [direction.prefix + " ".join(text.split()) for text in part]
+            marks = special_tokens(tokenizer)
+            given = [direction.prefix + " ".join(unmarked(text, marks).split()) for text in part]
             inputs = tokenizer(given, return_tensors="pt", padding=True, truncation=True, max_length=most)
             inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
             tokens = generate(model, inputs, min(self.max_new_tokens, most - 2), self.beams, **options)

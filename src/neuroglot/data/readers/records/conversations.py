@@ -31,6 +31,7 @@ from neuroglot.data.example import Example
 from neuroglot.data.readers.layout import Layout, Record
 from neuroglot.data.readers.make import Notes, Piece, checked_text, examples, name_of, not_a_text, shown
 from neuroglot.data.readers.records.fields import (
+    PLACE,
     columns_read,
     directed,
     id_of,
@@ -52,7 +53,6 @@ SHAREGPT = ("conversations", "conversation")
 ALPACA = ("instruction", "input", "output", "history")
 SWIFT = ("query", "response", "history")
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-PLACE = "<image>"
 IMAGE_KEYS = ("image", "image_url", "url", "path")
 
 

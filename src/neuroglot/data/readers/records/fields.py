@@ -26,6 +26,9 @@ from neuroglot.data.readers.sources.rows import Fields, Row
 from neuroglot.errors import UserError, nearest
 from neuroglot.pair import INSTRUCT, TASKS, Pair, language_code
 
+PLACE = "<image>"
+"""Where an image belongs in a text, as LLaVA and those after it write it."""
+
 REQUIRED = ("target", "source_lang", "target_lang")
 OPTIONAL = ("image", "images", "source", "task", "split", "item", "alternatives", "targets", "id",
             "instruction")  # fmt: skip
@@ -259,7 +262,10 @@ def _asked(row: Row, values: Mapping[str, Any], layout: Layout) -> Example:
     split = split_named(values.get("split"), row, layout, notes)
     item = values.get("item")
     named = f"{names_of(given)}|{source or ''}|{values['instruction']}"
-    meta = {"instruction": values["instruction"], **({} if split is None else {"split": split}), **id_of(values),
+    asked = values["instruction"]
+    if images and asked.count(PLACE) == len(images):  # the processor places them
+        asked = asked.replace(PLACE, "").strip()
+    meta = {"instruction": asked, **({} if split is None else {"split": split}), **id_of(values),
             **notes.meta}  # fmt: skip
     return Example(images, source, values["target"], languages[0], languages[1], INSTRUCT,
                    item=named if item is None else name_of(item, "item"), meta=meta)  # fmt: skip
