@@ -6,7 +6,7 @@ import difflib
 import logging
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import NoReturn
 
 import langcodes
@@ -95,14 +95,17 @@ def _of_country(code: str) -> tuple[str, str] | None:
 
 
 def _refuse(code: str, why: str) -> NoReturn:
-    """Raise a UserError about a code, with the code that may be meant."""
-    meant = _of_country(code.strip())
-    hint = f"; did you mean {meant[1]}? {code.strip().upper()} is the country {meant[0]}" if meant else ""
-    if not meant:
-        by_name = {name.lower(): key for key, name in Locale("en").languages.items()}
-        close = difflib.get_close_matches(code.strip().lower(), by_name, n=1, cutoff=0.8)
-        hint = "".join(f"; did you mean {by_name[name]}?" for name in close)
-    raise UserError(f"language code {code!r} {why}; expected a BCP 47 code such as de, pt_BR or zh_Hans{hint}")
+    raise UserError(f"language code {code!r} {why}; expected a BCP 47 code such as de, pt_BR or zh_Hans{_hint(code)}")
+
+
+@lru_cache(1000)  # one wrong code may stand in each of a million records
+def _hint(code: str) -> str:
+    """Return the code that may be meant: of a country's language, or of a language by its name."""
+    if meant := _of_country(code.strip()):
+        return f"; did you mean {meant[1]}? {code.strip().upper()} is the country {meant[0]}"
+    by_name = {name.lower(): key for key, name in Locale("en").languages.items()}
+    close = difflib.get_close_matches(code.strip().lower()[:60], by_name, n=1, cutoff=0.8)
+    return "".join(f"; did you mean {by_name[name]}?" for name in close)
 
 
 @cache
