@@ -165,7 +165,8 @@ def write_text(path: Path, text: str) -> None:
 
 def sealed(kind: Format, content: Mapping[str, Any]) -> dict[str, Any]:
     """Return a JSON object with its format and a checksum over all of it."""
-    whole = json.loads(json.dumps({"format": str(kind), **content}))  # as it will be read back
+    # As it will be read back: what JSON has no number for is null.
+    whole = json.loads(json.dumps({"format": str(kind), **content}), parse_constant=lambda name: None)
     return {**whole, "checksum": _checksum(whole)}
 
 

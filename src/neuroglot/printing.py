@@ -40,7 +40,8 @@ def print_line(text: object = "") -> None:
 
 def print_json(value: Any, indent: int | None = 1) -> None:
     """Print a value as JSON; control characters are JSON escapes, so that reading it gives the same texts."""
-    print(visible_json(json.dumps(value, indent=indent, ensure_ascii=False)))
+    plain = json.loads(json.dumps(value), parse_constant=lambda name: None)  # JSON has no number that is none
+    print(visible_json(json.dumps(plain, indent=indent, ensure_ascii=False)))
 
 
 class OneLine(logging.Formatter):

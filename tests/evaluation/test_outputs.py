@@ -227,3 +227,67 @@ def test_broken_inputs_get_one_clear_line_each(cli, tmp_path, files):
         assert err.startswith("neuroglot: "), err
         assert err.count("\n") == 1, err
         assert words in err, (arguments, err)
+
+
+@pytest.mark.parametrize(("name", "content", "why"), [
+    ("a.jsonl", '{"hypothesis": null, "reference": "x"}', 'line 1: hypothesis is null, expected a text; give ""'),
+    ("a.jsonl", '{"hypothesis": "a", "hypothesis": "b", "reference": "x"}', "the key 'hypothesis' occurs twice"),
+    ("a.jsonl", '{"hypothesis": NaN, "reference": "x"}', "hypothesis must be a text, got nan"),
+    ("a.jsonl", '{"hypothesis": "a", "references": []}', "references must be a list of texts"),
+    ("a.jsonl", '{"hypothesis": "a", "references": "b"}', "references must be a list"),
+    ("a.jsonl", "[" * 100_000, "line 1 is not JSON"),
+    ("a.txt", "x\ny\n".encode("utf-16"), "is UTF-16; save the file as UTF-8"),
+    ("a.txt", "Stra\xdfe\n".encode("latin-1"), "line 1 is not UTF-8"),
+    ("a.txt", b"x\ry\r", "ends its lines with carriage returns alone"),
+    ("a.txt", b"", "is empty"),
+])  # fmt: skip
+def test_a_file_that_cannot_be_scored_says_why_in_one_line(cli, tmp_path, files, name, content, why):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    code, out, err = cli("score", path, *([files[1]] if name == "a.txt" else []))
+    assert (code, out) == (2, "")
+    assert why in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_system_that_said_nothing_is_scored(cli, tmp_path, files):
+    silent = write(tmp_path / "silent.de", [""] * len(REFERENCES))
+    code, out, err = cli("score", silent, files[1], "--pair", "en-de", "--json", "--resamples", "20")
+    assert (code, err) == (0, "")
+    found = {name: figure["value"] for name, figure in figures_of(out).items()}
+    assert found == {"bleu": 0, "chrf": 0, "ter": 100, "exact": 0}
+
+
+def test_figures_that_mean_nothing_are_null_in_json_and_a_dash_in_the_table(cli, tmp_path):
+    rows = [{"hypothesis": "a red car", "reference": "one red car", "pair": "en-en", "index": n} for n in range(8)]
+    path = objects(tmp_path / "short.jsonl", rows)
+    code, out, _ = cli("score", path, "--against", path, "--json", "--resamples", "20", "--metrics", "bleu,chrf0")
+    assert code == 0
+    found = json.loads(out, parse_constant=pytest.fail)["results"][0]["pairs"]["en-en"]["figures"]
+    bleu = found["bleu"]
+    assert "0 runs of four tokens in 8" in bleu.pop("reason")
+    assert {value for key, value in bleu.items() if key != "signature"} == {None}
+    assert found["chrf0"]["value"] > 50
+    assert "nw:0" in found["chrf0"]["signature"]
+    code, out, _ = cli("score", path, "--against", path, "--resamples", "20")
+    assert code == 0
+    assert "–" in out
+    assert "No BLEU: the references are too short" in out
+    one = objects(tmp_path / "one.jsonl", [{**rows[0], "reference": "one red car is here"}])
+    figures = figures_of(cli("score", one, "--json")[1])
+    assert all(figure["low"] is None for figure in figures.values()), "one item has no interval"
+
+
+def test_several_references_in_files_or_in_the_rows(cli, tmp_path, files):
+    others = write(tmp_path / "other.ref", ONE)
+    code, out, err = cli("score", files[0], files[1], others, "--pair", "en-de", "--json", "--resamples", "20")
+    assert (code, err) == (0, "")
+    rows = [
+        {"hypothesis": said, "references": [wanted, said], "pair": "en-de"} for said, wanted in zip(ONE, REFERENCES)
+    ]
+    path = objects(tmp_path / "rows.jsonl", rows)
+    found = figures_of(out)
+    assert figures_of(cli("score", path, "--json", "--resamples", "20")[1]) == found
+    values = {name: round(figure["value"], 6) for name, figure in found.items()}
+    assert values == {"bleu": 100, "chrf": 100, "ter": 0, "exact": 100}
+    assert found["bleu"]["signature"].startswith("nrefs:2|")

@@ -48,7 +48,9 @@ def evidence(
 @app.command()
 def score(
     hypotheses: Annotated[Path, typer.Argument(help="What a system said: text, a line a segment, or JSONL.")],
-    references: Annotated[Path | None, typer.Argument(help="References, unless the JSONL has them.")] = None,
+    references: Annotated[
+        list[Path] | None, typer.Argument(help="References, unless the JSONL has them; several files: any will do.")
+    ] = None,
     source: Annotated[Path | None, typer.Option("--source", help="What was translated, which COMET needs.")] = None,
     pair: Annotated[str | None, typer.Option("--pair", help="Such as en-de; the target sets the tokeniser.")] = None,
     system: Annotated[str | None, typer.Option("--system", help="Of several in the file.")] = None,
@@ -57,7 +59,9 @@ def score(
         str | None, typer.Option("--against", help="Outputs of another system, or its name in the file.")
     ] = None,
     metrics: Annotated[str, typer.Option("--metrics", help="Comma-separated; those that apply by default.")] = "",
-    tokenise: Annotated[str | None, typer.Option("--tokenise", help="BLEU's tokeniser, such as ja-mecab.")] = None,
+    tokenise: Annotated[
+        str | None, typer.Option("--tokenise", help="BLEU's tokeniser, such as intl, or ja=char,th=flores200.")
+    ] = None,
     resamples: Annotated[int, typer.Option("--resamples", min=1, help="Bootstrap draws of source items.")] = 1000,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draws.")] = 0,
     comet: Annotated[
@@ -75,7 +79,8 @@ def score(
         source, pair, system, split, against, [name.strip() for name in metrics.split(",") if name.strip()],
         tokenise, resamples, seed, comet, comet_model or MODEL,
     )  # fmt: skip
-    found = score_outputs(hypotheses, references, options)
+    with bars() as (track, _):
+        found = score_outputs(hypotheses, references, options, track)
     if as_json:
         print_json(found)
         return

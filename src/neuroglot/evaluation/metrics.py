@@ -26,7 +26,6 @@ from neuroglot.evaluation.figures.tokenise import (
     tokeniser,
     writing,
 )
-from neuroglot.pair import Pair
 
 Reference = str | Sequence[str]
 """What should have been said; several texts where any of them will do."""
@@ -67,7 +66,7 @@ def normalised(texts: Iterable[Reference]) -> list[Any]:
     return [normalise(text) if isinstance(text, str) else [*map(normalise, text)] for text in texts]
 
 
-def streams(references: Sequence[Reference]) -> list[list[str | None]]:
+def streams(references: Sequence[Reference]) -> Any:
     """Return references as sacreBLEU takes them: the first of every item, the second of every item, and so on."""
     lists = [[text] if isinstance(text, str) else list(text) for text in references]
     return [list(stream) for stream in zip_longest(*lists)]
@@ -106,7 +105,12 @@ def nll_per_character(nats: Sequence[float], references: Sequence[str]) -> float
 
 def bleu_metric(target_lang: str, tokenise: str | None = None) -> BLEU:
     """Return sacreBLEU's corpus BLEU for a target language (4-grams, mixed case, exponential smoothing)."""
-    return BLEU(tokenize=tokenise or tokeniser(target_lang), force=True)
+    return _bleu(tokenise or tokeniser(target_lang))
+
+
+@cache  # a dictionary of MeCab takes long to load
+def _bleu(tokenise: str, lowercase: bool = False) -> BLEU:
+    return BLEU(tokenize=tokenise, lowercase=lowercase, force=True)
 
 
 def chrf_metric(words: int = 2) -> CHRF:
@@ -138,7 +142,8 @@ def bleu_of(
     totals = bleu_statistics(hypotheses, references, metric).sum(axis=0)
     if why := why_no_bleu(totals):
         return None, why
-    made = BLEU.compute_bleu(*map(list, (totals[:4], totals[4:8])), int(totals[8]), int(totals[9]), "exp")
+    correct, total = totals[:4].tolist(), totals[4:8].tolist()
+    made = BLEU.compute_bleu(correct, total, int(totals[8]), int(totals[9]), "exp")
     return float(made.score), None
 
 
@@ -189,7 +194,7 @@ def corpus_bleu_moses(hypotheses: Sequence[str], references: Sequence[str], targ
 
 def moses_metric(own: str) -> BLEU:
     """Return the BLEU that scores what `for_moses` returns, given sacreBLEU's tokeniser of the texts."""
-    return BLEU(tokenize="none" if own == "13a" else own, lowercase=own != "13a", force=True)
+    return _bleu("none" if own == "13a" else own, own != "13a")
 
 
 def for_moses(texts: Sequence[str], target_lang: str, own: str) -> list[str]:
@@ -336,7 +341,7 @@ def signatures(
     known = references or {}
     return {
         kind: {
-            pair: signature(kind, Pair.parse(pair).target, chosen(tokenise, pair), normalised(known.get(pair, ())))
+            pair: signature(kind, pair.split("-")[1], chosen(tokenise, pair), normalised(known.get(pair, ())))
             for pair in sorted(set(pairs))
         }
         for kind in kinds
@@ -362,7 +367,7 @@ def signature(metric: str, target_lang: str, tokenise: str | None = None, refere
 @cache
 def _signature(metric: str, target_lang: str, tokenise: str, own: str, kind: str, several: int) -> str:
     made: dict[str, Any] = {
-        "bleu": lambda: BLEU(tokenize=tokenise, force=True),
+        "bleu": lambda: _bleu(tokenise),
         "chrf": chrf_metric,
         "chrf0": lambda: chrf_metric(0),
         "ter": lambda: ter_metric(kind),
@@ -370,7 +375,7 @@ def _signature(metric: str, target_lang: str, tokenise: str, own: str, kind: str
     }
     scorer = made[metric]()
     # A signature exists once the number of references is known.
-    scorer.corpus_score(["a", "a"], [["a", "a"]] * several or [["a", "a"], ["a", None]])
+    scorer.corpus_score(["a", "a"], streams([["a"] * (several or 1), ["a"] * (several or 2)]))
     text = str(scorer.get_signature())
     if metric == MOSES and own == "13a":
         text = moses_signature(target_lang, text)

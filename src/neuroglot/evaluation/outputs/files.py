@@ -14,14 +14,14 @@ from typing import Any
 from neuroglot.errors import UserError
 from neuroglot.pair import Pair
 
-FIELDS = {"hypothesis": str, "reference": str, "source": str, "pair": str, "system": str, "split": str, "item": str,
-          "index": int, "nll": float, "tokens": int}  # fmt: skip
+FIELDS = {"hypothesis": str, "reference": str, "references": list, "source": str, "pair": str, "system": str,
+          "split": str, "item": str, "index": int, "nll": float, "tokens": int}  # fmt: skip
 """What is read of an object, and its type; anything else stays unread, except lists of alternatives."""
 LISTS = ("alternative_nll", "alternative_tokens")
 
 
 def read_texts(path: Path | str) -> list[str]:
-    """Return the lines of a text file.
+    """Return the lines of a text file; a system that said nothing is a file of empty lines.
 
     Raises:
         UserError: it is missing, empty or not UTF-8; the message says where.
@@ -37,8 +37,8 @@ def read_texts(path: Path | str) -> list[str]:
 def read_outputs(path: Path | str, field: str = "hypothesis") -> list[dict[str, Any]]:
     """Return a row per segment: of JSONL its objects, of text `{"hypothesis": line}`.
 
-    Objects are what `hypotheses.jsonl` of a run holds, or any with `hypothesis` and perhaps `reference`, `source`,
-    `pair`, `item`, `system`, `split`, `index`, `nll`.
+    Objects are what `hypotheses.jsonl` of a run holds, or any with `hypothesis` and perhaps `reference`, `references`
+    (a list of which any will do), `source`, `pair`, `item`, `system`, `split`, `index`, `nll`.
 
     Args:
         path: the file; JSONL if it is called `.jsonl` or `.json`.
@@ -62,17 +62,24 @@ def read_outputs(path: Path | str, field: str = "hypothesis") -> list[dict[str, 
 
 def _row(text: str, field: str, path: Path, number: int) -> dict[str, Any]:
     try:
-        row = json.loads(text)
+        row = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} line {number} is not JSON ({error}); expected one object a line") from None
     if not isinstance(row, dict):
         raise UserError(f"{path} line {number} holds a {type(row).__name__}, expected an object")
-    if row.get(field) is None:
+    if field == "reference" and row.get(field) is None and row.get("references"):
+        row[field] = row["references"][0] if isinstance(row["references"], list) else None
+    if field in row and row[field] is None:
+        raise UserError(f'{path} line {number}: {field} is null, expected a text; give "" where nothing was said')
+    if field not in row:
         raise UserError(f"{path} line {number} has no field {field}; it has {', '.join(sorted(row)) or 'none'}")
     for name, kind in FIELDS.items():
         wanted = (int, float) if kind is float else kind
         if row.get(name) is not None and (not isinstance(row[name], wanted) or isinstance(row[name], bool)):
             raise UserError(f"{path} line {number}: {name} must be a {_word(kind)}, got {row[name]!r}")
+    several = row.get("references")
+    if several is not None and not (several and all(isinstance(text, str) for text in several)):
+        raise UserError(f"{path} line {number}: references must be a list of texts, got {several!r}")
     wrong = _wrong_numbers(row)
     if wrong:
         raise UserError(f"{path} line {number}: {wrong}")
@@ -82,6 +89,25 @@ def _row(text: str, field: str, path: Path, number: int) -> dict[str, Any]:
         except UserError as error:
             raise UserError(f"{path} line {number}: {error}") from None
     return row
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; half surrogate pairs, which no figure can take, become replacement characters.
+
+    Raises:
+        ValueError: a key occurs twice, and nobody knows which is meant.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} occurs twice")
+    return {name: _whole(value) for name, value in found.items()}
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_whole(text) if isinstance(text, str) else text for text in value]
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else value
 
 
 def _wrong_numbers(row: dict[str, Any]) -> str:
@@ -109,7 +135,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _word(kind: type) -> str:
-    return {str: "text", int: "whole number", float: "number"}[kind]
+    return {str: "text", int: "whole number", float: "number", list: "list"}[kind]
 
 
 def _bytes(path: Path) -> bytes:
@@ -119,8 +145,12 @@ def _bytes(path: Path) -> bytes:
         raise UserError(f"{path} does not exist; expected a file with a segment a line") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    if not raw.strip():
+    if not raw:
         raise UserError(f"{path} is empty; expected a segment a line")
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"{path} is UTF-16; save the file as UTF-8")
+    if b"\r" in raw and b"\n" not in raw:
+        raise UserError(f"{path} ends its lines with carriage returns alone; save the file with line feeds")
     return raw.removeprefix(b"\xef\xbb\xbf")
 
 

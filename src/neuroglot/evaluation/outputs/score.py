@@ -6,7 +6,7 @@ ways.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,13 +77,20 @@ class Options:
             raise UserError(f"resamples must be 1 or more, got {self.resamples}")
 
 
-def score_outputs(hypotheses: Path, references: Path | None, options: Options) -> dict[str, Any]:
+def score_outputs(
+    hypotheses: Path,
+    references: Path | Sequence[Path] | None,
+    options: Options,
+    track: Callable[[str, int], Callable[[int], None]] = lambda label, total: lambda done: None,
+) -> dict[str, Any]:
     """Score the outputs in a file.
 
     Args:
         hypotheses: text with a line a segment, or JSONL.
-        references: the same; not needed where the JSONL has them.
+        references: the same; not needed where the JSONL has them. Of several files any reference of a segment will
+            do; nll, contrastive, COMET, Moses' BLEU and the figures of lines take the first.
         options: see `Options`.
+        track: shows progress, given a label and how many figures there are.
 
     Returns:
         `hypotheses`, `references`, `resamples`, `against`, and `results`: a list with, for each system and
@@ -95,28 +102,30 @@ def score_outputs(hypotheses: Path, references: Path | None, options: Options) -
     Raises:
         UserError: a file cannot be read, the files do not match, or a figure that was asked for is not there.
     """
+    references = [references] if isinstance(references, Path) else list(references or ())
     every = _with_references(_read(hypotheses), hypotheses, references, options)
     groups = _groups(_chosen(every, options, hypotheses, options.system), hypotheses)
     others = _others(groups, every, hypotheses, references, options)
     comet_signature = ""
     if options.comet is not None:
         comet_signature = _add_comet([*groups.values(), *others.values()], options)
+    parts_of = {group: _parts(rows) for group, rows in groups.items()}
+    named = [*map(str, references)]
+    bar, done = track("scoring", sum(map(len, parts_of.values()))), 0
     results = []
-    for (system, split), rows in groups.items():
+    for system, split in groups:
         other = others.get(split)
-        names = list(dict.fromkeys(row["pair"] for row in rows))
-        parts = {pair: _of_pair(rows, pair) for pair in names}
-        if len(names) > 1:
-            parts["average"] = rows
         pairs = {}
-        for pair, members in parts.items():
+        for pair, members in parts_of[system, split].items():
             counted = None if other is None else other if pair == "average" else _of_pair(other, pair)
             found = _figures(members, counted, options, comet_signature)
             pairs[pair] = {"n": len(members), "items": len(set(map(item_of, members))), "figures": found}
+            done += 1
+            bar(done)
         results.append({"system": system, "split": split, "pairs": pairs})
     return {
         "hypotheses": str(hypotheses),
-        "references": None if references is None else str(references),
+        "references": named[0] if len(named) == 1 else named or None,
         "against": options.against,
         "resamples": options.resamples,
         "results": results,
@@ -175,30 +184,37 @@ def _read(path: Path) -> list[Row]:
     return [{**row, "index": row["index"] if row.get("index") is not None else n} for n, row in enumerate(rows)]
 
 
-def _with_references(rows: list[Row], path: Path, references: Path | None, options: Options) -> list[Row]:
-    """Give every row its reference, source and pair."""
-    for field, given in (("reference", references), ("source", options.source)):
-        if given is None:
-            continue
-        if given.suffix in (".jsonl", ".json"):
-            texts = [_text(row, field, given) for row in read_outputs(given, field)]
-        else:
-            texts = read_texts(given)
-        if len(texts) != len(rows):
-            raise UserError(
-                f"{path} has {len(rows)} segments and {given} {len(texts)}; expected one each, in the same order"
-            )
-        rows = [{**row, field: text} for row, text in zip(rows, texts, strict=True)]
+def _with_references(rows: list[Row], path: Path, references: Sequence[Path], options: Options) -> list[Row]:
+    """Give every row its reference, source and pair; several files of references are several references of each."""
+    for given in references:
+        texts = _texts(given, "reference", rows, path)
+        if given == references[0]:
+            rows = [{**row, "reference": text, "references": None} for row, text in zip(rows, texts, strict=True)]
+        if len(references) > 1:
+            rows = [{**row, "references": [*(row["references"] or ()), text]}
+                    for row, text in zip(rows, texts, strict=True)]  # fmt: skip
+    if options.source is not None:
+        texts = _texts(options.source, "source", rows, path)
+        rows = [{**row, "source": text} for row, text in zip(rows, texts, strict=True)]
     for number, row in enumerate(rows, start=1):
         if row.get("reference") is None:
-            raise UserError(f"{path} has no reference for segment {number}; give a file of references")
+            if not row.get("references"):
+                raise UserError(f"{path} has no reference for segment {number}; give a file of references")
+            row["reference"] = row["references"][0]
     return [{**row, "pair": row.get("pair") or options.pair or UNKNOWN} for row in rows]
 
 
-def _text(row: Row, field: str, path: Path) -> str:
-    if not isinstance(row.get(field), str):
-        raise UserError(f"{path} has a segment without {field}; expected objects with that field, or a text file")
-    return str(row[field])
+def _texts(given: Path, field: str, rows: list[Row], path: Path) -> list[str]:
+    """Return the text of every row from another file."""
+    if given.suffix in (".jsonl", ".json"):
+        texts = [str(row[field]) for row in read_outputs(given, field)]
+    else:
+        texts = read_texts(given)
+    if len(texts) != len(rows):
+        raise UserError(
+            f"{path} has {len(rows)} segments and {given} {len(texts)}; expected one each, in the same order"
+        )
+    return texts
 
 
 def _chosen(rows: list[Row], options: Options, path: Path, system: str | None) -> list[Row]:
@@ -233,7 +249,7 @@ def _others(
     groups: Mapping[tuple[str, str], list[Row]],
     every: list[Row],
     path: Path,
-    references: Path | None,
+    references: Sequence[Path],
     options: Options,
 ) -> dict[str, list[Row]]:
     """Return what is held against the groups, by split."""
@@ -245,7 +261,7 @@ def _others(
     place = Path(options.against)
     if place.is_file():
         rows, own = _read(place), next(iter(groups.values()))
-        if references is None and len(groups) == 1 and len(rows) == len(own) and not any(map(_is_scored, rows)):
+        if not references and len(groups) == 1 and len(rows) == len(own) and not any(map(_is_scored, rows)):
             rows = [{**b, "nll": None, "system": None, "hypothesis": a["hypothesis"]} for a, b in zip(rows, own)]
         rows = _with_references(rows, place, references, options)
         names = list(dict.fromkeys(row.get("system") for row in rows))
@@ -268,6 +284,12 @@ def _others(
 
 def _is_scored(row: Row) -> bool:
     return row.get("reference") is not None
+
+
+def _parts(rows: list[Row]) -> dict[str, list[Row]]:
+    """Return rows by pair, and all of them as `average` where there are several pairs."""
+    names = list(dict.fromkeys(row["pair"] for row in rows))
+    return {**{pair: _of_pair(rows, pair) for pair in names}, **({"average": rows} if len(names) > 1 else {})}
 
 
 def _of_pair(rows: list[Row], pair: str) -> list[Row]:
