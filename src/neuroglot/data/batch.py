@@ -42,7 +42,9 @@ class Batch(NamedTuple):
     inputs: dict[str, Any]
     condition: Condition
     items: tuple[str, ...] = ()
-    __repr__ = short
+
+    def __repr__(self) -> str:
+        return short(self)
 
 
 class _Frame(NamedTuple):

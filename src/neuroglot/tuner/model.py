@@ -190,9 +190,10 @@ class NeuroglotModel(StrictTuner):
     def _check_images_alike(self, ids: torch.Tensor | None) -> None:
         """Refuse images that cannot be shared out among the samples without being told whose they are."""
         family = FAMILIES.get(getattr(getattr(self.model, "config", None), "model_type", ""))
+        token = None if family is None else image_token_id(self.model, family)
         counts = None
-        if family is not None and family.vision_rows == "even" and ids is not None:
-            counts = ids.eq(image_token_id(self.model, family)).sum(1)
+        if family is not None and family.vision_rows == "even" and ids is not None and token is not None:
+            counts = ids.eq(token).sum(1)
         if counts is None or (counts != counts[0]).any():
             raise UserError(
                 "adapter_names: an adapter has layers that see the images, and it is not certain which rows there are "
