@@ -62,12 +62,12 @@ def writing(target_lang: str, references: Sequence[str] = ()) -> str:
     ('13a', 'char')
     """
     written = _NAMES.get(script_of(target_lang), script_of(target_lang))
-    usual, usually = _letters_of(written)
-    letters = _LETTER.findall("".join(references)) or usual
-    unspaced = [letter for letter in letters if _UNSPACED.match(letter)]
-    if not unspaced or len(unspaced) < (0.1 if usually else 0.5) * len(letters):
+    usual = _unspaced_letters(written)
+    letters = "".join(_LETTER.findall("".join(references)))
+    unspaced = "".join(_UNSPACED.findall(letters)) if letters else usual
+    if not unspaced or len(unspaced) < (0.1 if usual else 0.5) * len(letters):
         return "ko" if written == "Hang" else "13a"
-    kana, han = (sum(bool(kind.match(letter)) for letter in unspaced) for kind in (_KANA, _HAN))
+    kana, han = (len(kind.findall(unspaced)) for kind in (_KANA, _HAN))
     if 2 * (kana + han) < len(unspaced):
         return "char"
     return "ja" if written in ("Hira", "Kana") or (written != "Hani" and 10 * kana > len(unspaced)) else "zh"
@@ -84,14 +84,15 @@ def tokeniser(target_lang: str, references: Sequence[str] = ()) -> str:
 
 
 @cache
-def _letters_of(script: str) -> tuple[list[str], bool]:
-    """Return letters of a script of Unicode, and whether most write no spaces; none where it has no such script."""
+def _unspaced_letters(script: str) -> str:
+    """Return some letters of a script of Unicode that writes no spaces; none of any other."""
     try:
         pattern = regex.compile(rf"[\p{{L}}&&\p{{sc={script}}}]", regex.V1)
     except regex.error:
-        return [], False
-    letters = pattern.findall("".join(map(chr, [*range(0xD800), *range(0xE000, 0x20000)])))
-    return letters, 2 * sum(bool(_UNSPACED.match(letter)) for letter in letters) > len(letters)
+        return ""
+    letters = "".join(pattern.findall("".join(map(chr, [*range(0xD800), *range(0xE000, 0x20000)]))))
+    unspaced = "".join(_UNSPACED.findall(letters))
+    return unspaced[:100] if 2 * len(unspaced) > len(letters) else ""
 
 
 @cache
