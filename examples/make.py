@@ -1,7 +1,9 @@
-"""Make the example photographs (`python examples/make.py`): signs at an angle, in odd sizes, blurred, JPEG and PNG.
+"""Make the example images (`python examples/make.py`).
 
-They stand for a user's own files: `neuroglot.data.render` had no part in them. Translations are CLDR's, through the
-embedded corpus.
+`signs/` holds signs as the embedded corpus draws them, from its test split: what the embedded model can read. The
+photographs beside it, at an angle, in odd sizes, blurred, JPEG and PNG, stand for a user's own files, with
+`signs.jsonl`: `neuroglot.data.render` had no part in them, and the embedded model cannot read them. Translations are
+CLDR's, through the embedded corpus.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from neuroglot.data.embedded.signs import signs
+from neuroglot.data.example import split_seed
+from neuroglot.data.render import render
 
 HERE = Path(__file__).parent
 LANGUAGES = ("de", "fr")
@@ -36,7 +40,11 @@ def photograph(text: str, rng: random.Random) -> Image.Image:
 
 
 def main() -> None:
-    """Write twelve images and `signs.jsonl`."""
+    """Write twelve signs, and twelve photographs with `signs.jsonl`."""
+    (HERE / "signs").mkdir(exist_ok=True)
+    plain = [sign.text("en") for sign in signs("test", 60) if sign.text("en").isascii()][:12]
+    for number, text in enumerate(plain):
+        render(text, split_seed("test", 0), number).image.save(HERE / "signs" / f"sign-{number:02d}.png")
     rng = random.Random(5)
     chosen = [s for s in signs("test", 60, seed=5) if s.text("en").isascii()][:12]
     lines = []

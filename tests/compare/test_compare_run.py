@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,7 +30,8 @@ def run(runs, capsys):
     with pytest.raises(SystemExit) as end:
         main([*ARGUMENTS, "--runs", str(runs), "--json"])
     assert end.value.code == 0
-    return json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    return json.loads(out), err
 
 
 @pytest.mark.slow
@@ -42,12 +44,17 @@ def test_a_killed_grid_goes_on_and_ends_as_an_uninterrupted_one(tmp_path, capsys
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     before = {p: s for p, s in state(tmp_path / "grid").items() if p.parent.name in ("adapter", "model")}
-    found = run(tmp_path, capsys)
+    found, said = run(tmp_path, capsys)
+    lines = [line for line in said.splitlines() if line.startswith("cell ")]
+    assert re.fullmatch(r"cell \S+: (unchanged|\d+ s); 1 done, \d+ to do; (about \d+ \w+|how long).*", lines[0])
+    assert lines[-1].endswith("; 8 done, 0 to do")  # two yardsticks, and of two methods two rates and one more seed
 
     after = state(tmp_path / "grid")
     kept = [p for p in before if before[p] == after.get(p)]
     assert kept  # what was finished was not done again
-    assert run(tmp_path, capsys) == found
+    again, said = run(tmp_path, capsys)
+    assert again == found
+    assert said.count(": unchanged; ") == said.count("cell ") == len(lines)
     assert state(tmp_path / "grid") == after  # nothing at all was
     trained = {c["name"]: c for c in found["contenders"]}
     assert list(trained) == ["base", "cascade", "random 10 %", "mnaft 10 %"]

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from neuroglot.cli.app import app
-from neuroglot.errors import UserError, ran_out
+from neuroglot.errors import UserError, ran_out, visible
 from neuroglot.printing import OneLine
 
 # isort: off
@@ -71,7 +71,7 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 @contextmanager
 def _safe_output() -> Iterator[None]:
-    """Show log messages as single lines, and escape what the terminal's encoding cannot write."""
+    """Show warnings and log messages as single lines, and escape what the terminal's encoding cannot write."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -79,10 +79,12 @@ def _safe_output() -> Iterator[None]:
     handler.setFormatter(OneLine())
     logger = logging.getLogger("neuroglot")
     logger.addHandler(handler)
+    before, warnings.formatwarning = warnings.formatwarning, lambda message, *_, **__: f"warning: {visible(message)}\n"
     try:
         yield
     finally:
         logger.removeHandler(handler)
+        warnings.formatwarning = before
 
 
 _UsageError: type[Any] = typer.BadParameter.__bases__[0]

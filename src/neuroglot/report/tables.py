@@ -74,7 +74,7 @@ def show_tables(run_folder: Path | str, console: Console) -> None:
         ]
         console.print(_rich(split_title(split), heads, rows))
         for line in reasons(run, split):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            console.print(plain(line), soft_wrap=True)
     if run.domains:
         console.print(_rich(f"{split_title(run.headline_split)}, by domain", domain_heads(run), domain_rows(run)))
     if run.controls:

@@ -61,8 +61,10 @@ def with_adapter(model: Any, adapter: Path, safe_merge: bool = False, base: str 
             raise UserError(f"{adapter} holds no adapter ({name} is missing); expected what the train stage writes")
     if (adapter / MANIFEST).is_file():
         manifest = unseal(adapter, ADAPTER)
-        instead = f"load it on {manifest['base']}, or train one for this model"
-        made_for(f"adapter {adapter}", manifest["made_from"]["model"], fingerprint(model, inventory(model)), instead)
+        with ADAPTER.reading(adapter / MANIFEST):
+            base_then, made_from = manifest["base"], manifest["made_from"]["model"]
+        instead = f"load it on {base_then}, or train one for this model"
+        made_for(f"adapter {adapter}", made_from, fingerprint(model, inventory(model)), instead)
     try:
         tuned = PeftModel.from_pretrained(model, str(adapter)).eval()
         if tuned.peft_config["default"].peft_type == PROMPT:

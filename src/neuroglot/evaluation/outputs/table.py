@@ -42,7 +42,7 @@ def show(found: Mapping[str, Any], console: Console) -> None:
             for name, figure in part["figures"].items():
                 if "reason" in figure:
                     line = f"No {LABELS[name]}: {figure['reason']}."
-                    console.print(line, highlight=False, markup=False, soft_wrap=True)
+                    console.print(plain(line), soft_wrap=True)
     for label, texts in signatures.items():
         for text in texts:
             console.print(plain(f"{label}: {text}"), soft_wrap=True)
