@@ -21,10 +21,12 @@ def evidence(
             help="Comma-separated: noise, specificity, ablation, difficulty, instruction, layers; all by default.",
         ),
     ] = "",
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Repetitions with other draws.")] = 5,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, help="How often each measurement is repeated with other random draws.")
+    ] = 5,
     items: Annotated[
         int | None,
-        typer.Option("--items", min=1, help="Source items of a measurement; by default those of the profile."),
+        typer.Option("--items", min=1, help="Source items per measurement; by default as many as the profile had."),
     ] = None,
     ablate: Annotated[
         str, typer.Option("--ablate", metavar="[zero|mean]", help="What an ablated neuron yields: zero, or its mean.")
@@ -47,27 +49,45 @@ def evidence(
 
 @app.command()
 def score(
-    hypotheses: Annotated[Path, typer.Argument(help="What a system said: text, a line a segment, or JSONL.")],
+    hypotheses: Annotated[
+        Path, typer.Argument(help="The outputs of a system: text with one segment a line, or JSONL.")
+    ],
     references: Annotated[
-        list[Path] | None, typer.Argument(help="References, unless the JSONL has them; several files: any will do.")
+        list[Path] | None,
+        typer.Argument(
+            help="The references, one a line, if the JSONL has none; of several files any reference will do."
+        ),
     ] = None,
-    source: Annotated[Path | None, typer.Option("--source", help="What was translated, which COMET needs.")] = None,
-    pair: Annotated[str | None, typer.Option("--pair", help="Such as en-de; the target sets the tokeniser.")] = None,
-    system: Annotated[str | None, typer.Option("--system", help="Of several in the file.")] = None,
-    split: Annotated[str | None, typer.Option("--split", help="Of several in the file.")] = None,
+    source: Annotated[Path | None, typer.Option("--source", help="The source texts, which COMET needs.")] = None,
+    pair: Annotated[
+        str | None, typer.Option("--pair", help="Such as en-de; the tokeniser of BLEU follows the target.")
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option("--system", help="The system to score, if the file holds several.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="The split to score, if the file holds several.")
+    ] = None,
     against: Annotated[
-        str | None, typer.Option("--against", help="Outputs of another system, or its name in the file.")
+        str | None,
+        typer.Option("--against", help="Compare with another system: its outputs, or its name in the file."),
     ] = None,
-    metrics: Annotated[str, typer.Option("--metrics", help="Comma-separated; those that apply by default.")] = "",
+    metrics: Annotated[
+        str, typer.Option("--metrics", help="Comma-separated, such as bleu,chrf; by default all that apply.")
+    ] = "",
     tokenise: Annotated[
-        str | None, typer.Option("--tokenise", help="BLEU's tokeniser, such as intl, or ja=char,th=flores200.")
+        str | None, typer.Option("--tokenise", help="The tokeniser of BLEU, such as intl, or ja=char,th=flores200.")
     ] = None,
-    resamples: Annotated[int, typer.Option("--resamples", min=1, help="Bootstrap draws of source items.")] = 1000,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draws.")] = 0,
+    resamples: Annotated[
+        int, typer.Option("--resamples", min=1, help="Number of bootstrap samples of the source items.")
+    ] = 1000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")] = 0,
     comet: Annotated[
-        Path | None, typer.Option("--comet", help="Virtual environment with unbabel-comet, or its python.")
+        Path | None, typer.Option("--comet", help="Virtual environment that has unbabel-comet, or its python.")
     ] = None,
-    comet_model: Annotated[str | None, typer.Option("--comet-model", help="A name on the hub, or a file.")] = None,
+    comet_model: Annotated[
+        str | None, typer.Option("--comet-model", help="The COMET model: a name on the hub, or a checkpoint file.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score outputs of any system: figures with intervals and signatures, and whether another is better."""

@@ -12,8 +12,8 @@ from neuroglot.pair import Pair
 from neuroglot.printing import print_line
 
 Place = Annotated[Path, typer.Argument(help="A run's folder, or an adapter's.")]
-Out = Annotated[Path, typer.Argument(help="What to write; it must not be there yet.")]
-Base = Annotated[str | None, typer.Option("--base", help="The base model, if it is not where the adapter says.")]
+Out = Annotated[Path, typer.Argument(help="The folder or file to write; it must not exist yet.")]
+Base = Annotated[str | None, typer.Option("--base", help="The base model, if it is not where the adapter says it is.")]
 
 
 @app.command()
@@ -76,7 +76,7 @@ def init(
     task: Annotated[
         str | None,
         typer.Option(
-            "--task", metavar="[image_translation|multimodal_translation]", help="By default what the data are for."
+            "--task", metavar="[image_translation|multimodal_translation]", help="By default the task of the data."
         ),
     ] = None,
     pairs: Annotated[str, typer.Option("--pairs", help="Such as en-de,en-fr; by default those of the data.")] = "",

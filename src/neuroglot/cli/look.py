@@ -33,13 +33,18 @@ def translate(
     to: Annotated[str, typer.Option("--to", help="Target language, such as de.")],
     source: Annotated[str, typer.Option("--from", help="Language of the text in the image.")] = "en",
     run: Annotated[Path | None, typer.Option("--run", help="A run's folder.")] = None,
-    model: Annotated[str | None, typer.Option("--model", help="A model instead of a run.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="A model instead of a run: `embedded`, a folder, or a name on the hub."),
+    ] = None,
     adapter: Annotated[Path | None, typer.Option("--adapter", help="An adapter for --model.")] = None,
-    text: Annotated[str | None, typer.Option("--text", help="The text, if images only show what it means.")] = None,
+    text: Annotated[
+        str | None, typer.Option("--text", help="Translate this text; the images show what it means.")
+    ] = None,
     as_json: Json = False,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Translate the text in images, or a text by what an image shows: a line an image, control characters escaped."""
+    """Translate the text in images, or a text with the help of an image; prints one line for each image."""
     from neuroglot.translate import translate_images
 
     def say(line: str) -> None:

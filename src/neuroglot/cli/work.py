@@ -80,8 +80,13 @@ def compare(
     methods: Annotated[
         str, typer.Option("--methods", help=f"Comma-separated: {METHODS}; and the names of the recipe's systems.")
     ] = "base,cascade,full,lora,random,mnaft",
-    budgets: Annotated[str, typer.Option("--budgets", help="Shares of trainable neurons, comma-separated.")] = "0.1",
-    seeds: Annotated[int, typer.Option("--seeds", help="Trainings per contender.")] = 6,
+    budgets: Annotated[
+        str,
+        typer.Option("--budgets", help="Shares of all neurons that are trained, comma-separated, such as 0.01,0.1."),
+    ] = "0.1",
+    seeds: Annotated[
+        int, typer.Option("--seeds", help="Trainings of each method at its chosen rate, each with its own seed.")
+    ] = 6,
     sweep: Annotated[
         str, typer.Option("--sweep", metavar="[lr|none]", help="`lr`: choose the learning rate on dev; or `none`.")
     ] = "lr",
@@ -89,9 +94,12 @@ def compare(
         str, typer.Option("--rates", help="Learning rates to sweep, comma-separated; searched for by default.")
     ] = "",
     retain: Annotated[
-        float | None, typer.Option("--retain", help="Most loss on dev of what should be kept at a chosen rate.")
+        float | None,
+        typer.Option(
+            "--retain", help="A rate is chosen only if its loss on the tasks to keep, on dev, is at most this."
+        ),
     ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", help="Cells at a time.")] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", help="Trainings that run at the same time.")] = 1,
     runs: Runs = Path("runs"),
     scale: Scale = "full",
     as_json: Json = False,
@@ -127,15 +135,19 @@ def sweep(
     recipe: RecipeName,
     overrides: Overrides = None,
     seeds: Annotated[
-        int | None, typer.Option("--seeds", help="Trainings per variant; by default the recipe's.")
+        int | None,
+        typer.Option("--seeds", help="Trainings of each variant at its chosen rate; by default the recipe's."),
     ] = None,
     rates: Annotated[
         str, typer.Option("--rates", help="Learning rates to try, comma-separated; by default the recipe's.")
     ] = "",
     retain: Annotated[
-        float | None, typer.Option("--retain", help="Most loss on dev of what should be kept at a chosen rate.")
+        float | None,
+        typer.Option(
+            "--retain", help="A rate is chosen only if its loss on the tasks to keep, on dev, is at most this."
+        ),
     ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", help="Cells at a time.")] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", help="Trainings that run at the same time.")] = 1,
     runs: Runs = Path("runs"),
     scale: Scale = "full",
     as_json: Json = False,
