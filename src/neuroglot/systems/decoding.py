@@ -29,7 +29,7 @@ def own_settings(model: Any, keep: Collection[str] = PROTOCOL) -> Iterator[None]
     """
     from transformers import GenerationConfig
 
-    modules = getattr(model, "modules", list)()  # whatever has a `generate` may stand in for a model
+    modules: list[Any] = list(getattr(model, "modules", list)())  # whatever has a `generate` may stand in for a model
     holders = [module for module in modules if "generation_config" in vars(module)]  # PEFT keeps one too
     theirs = [module.generation_config for module in holders]
     own = next((config for config in theirs if config is not None), GenerationConfig())
