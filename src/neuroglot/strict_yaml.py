@@ -23,7 +23,7 @@ _PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _FLOAT = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
-class _Loader(_PARSER):  # type: ignore[misc]
+class _Loader(_PARSER):
     """Builds values of YAML 1.2's core schema."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}
