@@ -141,7 +141,8 @@ def figures(run: RunFiles, split: str) -> list[tuple[str, str]]:
 
 def reasons(run: RunFiles, split: str) -> list[str]:
     """Return why figures of a split are left out, a sentence for each figure and reason."""
-    labels, found = dict(FIGURES), {}
+    labels = dict(FIGURES)
+    found: dict[str, dict[str, None]] = {}
     for name in run.order:
         for pair, scored in run.systems[name].get(split, {}).items():
             for metric, why in scored.get("reasons", {}).items():
