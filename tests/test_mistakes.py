@@ -302,9 +302,9 @@ def test_every_pair_of_a_file_is_profiled_and_a_pair_with_fewer_items_is_named(c
 
 def test_a_base_with_a_weight_that_is_no_number(cli, tmp_path):
     model = Path(shutil.copytree(embedded_folder(), tmp_path / "model"))
-    name = "model.language_model.layers.0.mlp.up_proj.weight"
-    file = next(file for file in model.glob("*.safetensors") if name in load_file(file))
+    (file,) = model.glob("*.safetensors")
     weights = load_file(file)
+    name = next(name for name in weights if name.endswith("layers.0.mlp.up_proj.weight"))
     weights[name][3, 5] = float("nan")
     save_file(weights, file, {"format": "pt"})
     before = tree(tmp_path)
@@ -312,7 +312,7 @@ def test_a_base_with_a_weight_that_is_no_number(cli, tmp_path):
         settings = (f"model.path={model}", f"method={method}", "data.retention=0")
         refused(
             cli("run", *SMOKE, *settings, "--runs", tmp_path / "runs"),
-            f"model {model} has a weight that cannot be computed with: {name} (1 of ... values are not finite",
+            f"model {model} has a weight that cannot be computed with: ... mlp.up_proj.weight (1 of ... values are not finite",
         )
         assert tree(tmp_path) == before
 
