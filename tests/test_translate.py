@@ -123,8 +123,9 @@ def test_a_folder_is_translated_without_what_cannot_be_read(folder, tmp_path, ca
     translate(tmp_path, "--to", "de", "--model", "embedded", "--json")
     out, err = capsys.readouterr()
     assert [json.loads(line)["image"] for line in out.splitlines()] == [str(tmp_path / n) for n in ("a.JPG", "b.png")]
-    assert err.startswith(f"left out: image {tmp_path / 'empty.jpg'} cannot be read")
-    assert len(err.splitlines()) == 1
+    hidden, unreadable = err.splitlines()
+    assert hidden == f"left out: 2 hidden files of {tmp_path}, such as {tmp_path / '._a.JPG'}"
+    assert unreadable.startswith(f"left out: image {tmp_path / 'empty.jpg'} cannot be read")
     with pytest.raises(UserError, match=r"empty.jpg cannot be read: .*the file is empty"):
         next(translate_images([tmp_path, tmp_path / "empty.jpg"], "en", "de", None, "no/such-model", None))
     (tmp_path / "a.JPG").unlink(), (tmp_path / "b.png").unlink()

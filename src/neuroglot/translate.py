@@ -20,8 +20,12 @@ BATCH = 16
 """Images that go through the model together."""
 
 
-def image_files(places: Sequence[Path]) -> list[Path]:
-    """Return the images named, and those inside the folders named, in order; hidden files are left out.
+def image_files(places: Sequence[Path], say: Callable[[str], None] = lambda line: None) -> list[Path]:
+    """Return the images named, and those inside the folders named, in order.
+
+    Args:
+        places: files and folders.
+        say: called with a line about the hidden files of a folder, which are left out: a Mac's `._` files, caches.
 
     Raises:
         UserError: nothing there, or a folder without images.
@@ -32,7 +36,10 @@ def image_files(places: Sequence[Path]) -> list[Path]:
             files.append(located(place))
             continue
         inside = sorted(p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-        inside = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(place).parts)]
+        hidden = [p for p in inside if any(part.startswith(".") for part in p.relative_to(place).parts)]
+        inside = sorted(set(inside) - set(hidden))
+        if hidden:
+            say(f"left out: {len(hidden)} hidden file{'s' * (len(hidden) > 1)} of {place}, such as {hidden[0]}")
         if not inside:
             raise UserError(f"folder {place} holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
         files += inside
@@ -47,7 +54,7 @@ def readable_files(places: Sequence[Path], say: Callable[[str], None]) -> list[P
     """
     files, bad = [], []
     named = {located(place) for place in places if not place.is_dir()}
-    for file in image_files(places):
+    for file in image_files(places, say):
         try:
             open_image(file)
         except UserError as error:
