@@ -244,8 +244,10 @@ class Context:
 
     def _tell_of_uploads(self) -> None:
         """Say which files outside of the data's folders an endpoint will be sent: the data may be a stranger's."""
+        from neuroglot.recipe.sections.systems import EndpointSection
+
         seeing = [getattr(settings, "reader", settings) for settings in self.recipe.systems.values()]
-        urls = sorted({settings.url for settings in seeing if settings.kind == "endpoint"})
+        urls = sorted({settings.url for settings in seeing if isinstance(settings, EndpointSection)})
         data = self.recipe.data
         if not urls or data.source in EMBEDDED:
             return
