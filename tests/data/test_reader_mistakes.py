@@ -498,6 +498,21 @@ def test_places_of_images_are_counted(copy):
     refused(folder, r"signs\.json record 2: the JSON is broken: .*; mend the array")
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("x.json", "the JSON is broken: more than 200 brackets"), ("x.jsonl", "maximum recursion depth")],
+)
+def test_brackets_without_end(name, says, tmp_path):
+    """100 KB of them took 25 GB of memory."""
+    (tmp_path / name).write_text("[" * 100_000)
+    try:
+        said = [str(record) for _, record in read_source(tmp_path / name)]
+    except UserError as error:
+        said = [str(error)]
+    assert len(said) == 1
+    assert says in said[0]
+
+
 ASKED = {"role": "user", "content": "Translate."}
 ANSWER = {"role": "assistant", "content": "Ausgang"}
 TEXT = {"type": "text", "text": "Translate."}

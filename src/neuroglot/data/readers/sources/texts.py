@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import ijson
 
@@ -21,6 +21,9 @@ from neuroglot.errors import UserError
 
 _HEAD = 2**20
 """Bytes that are read to see whether an object goes on over several lines."""
+
+DEEPEST = 200
+"""Brackets that may be open at once in a JSON array; a conversation has about six."""
 
 TEXTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 
@@ -142,18 +145,35 @@ def array_rows(path: Path) -> Iterator[Numbered]:
         UserError: the array is broken; the message names the line, where bytes are not UTF-8, or the record.
     """
     number = 0
-    options: dict[str, Any] = {"use_float": True, "buf_size": 8192, "map_type": _Object}
     with _reading(path), path.open("rb") as file:
         if file.read(3) != b"\xef\xbb\xbf":
             file.seek(0)
         try:
-            for number, value in enumerate(ijson.items(file, "item", **options), start=1):
+            for number, value in enumerate(_items(file), start=1):
                 name = _repeated(value)
                 yield number, _object(value) if name is None else _twice(name)
         except Exception as error:
             _refuse_bytes(path)
             why = reason(error)[:120]
             raise UserError(f"{path} record {number + 1}: the JSON is broken: {why}; mend the array") from None
+
+
+def _items(file: IO[bytes]) -> Iterator[Any]:
+    """Yield the values of an array.
+
+    `ijson.items` keeps the path of every open bracket, so that 100,000 of them take 25 GB.
+    """
+    builder, opened = ijson.ObjectBuilder(_Object), 0
+    for event, value in ijson.basic_parse(file, use_float=True, buf_size=8192):
+        before = opened
+        opened += event.startswith("start_") - event.startswith("end_")
+        if opened > DEEPEST:
+            raise ValueError(f"more than {DEEPEST} brackets are open")
+        if before and opened:  # otherwise it is a bracket of the array itself
+            builder.event(event, value)
+            if opened == 1:
+                yield builder.value
+                builder = ijson.ObjectBuilder(_Object)
 
 
 class _Object(dict[str, Any]):
