@@ -220,6 +220,7 @@ def test_a_photograph_that_is_legible_already_is_left_alone():
 
 def test_photographs_are_looked_for_in_the_folder_and_complained_of_if_there_are_none(tmp_path):
     (tmp_path / "deep").mkdir()
+    (tmp_path / "._a.jpg").write_bytes(b"\0\5\26\7")  # what a Mac leaves beside a.jpg
     with pytest.raises(UserError, match=r"background: .* holds no photographs; expected \.jpg"):
         render("Exit", 0, 0, {"background": str(tmp_path)})
     Image.new("RGB", (50, 40), (0, 200, 0)).save(tmp_path / "deep" / "green.png")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -161,7 +162,7 @@ def _gradients(
             with active_pair(tuned, str(known.pair)), torch.enable_grad():
                 loss = tuned(**tensors, use_cache=False).loss
                 if not usable([loss]):
-                    where = origin(tuned, tensors, lambda tensors=tensors: tuned(**tensors, use_cache=False))
+                    where = origin(tuned, tensors, partial(tuned, **tensors, use_cache=False))
                     raise UserError(f"batch {done + 1} ({known}{_named(rest)}): the loss is {float(loss)}; {where}")
                 loss.backward()
             done += 1

@@ -123,8 +123,9 @@ def _photograph(rng: random.Random, size: tuple[int, int], folder: str) -> Image
 
 @lru_cache(maxsize=8)
 def _photographs(folder: str) -> tuple[str, ...]:
-    """The image files of a folder and those below it, by name."""
-    found = tuple(sorted(str(p) for p in Path(folder).rglob("*") if p.suffix.lower() in PHOTOGRAPHS and p.is_file()))
+    """The image files of a folder and those below it, by name; hidden files are left out."""
+    files = (p for p in Path(folder).rglob("[!.]*") if p.suffix.lower() in PHOTOGRAPHS and p.is_file())
+    found = tuple(sorted(map(str, files)))
     if not found:
         raise UserError(
             f"render style background: {folder} holds no photographs; expected {', '.join(PHOTOGRAPHS)} files"

@@ -7,6 +7,7 @@ and its gradient meet, `moments` adds them up.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -118,7 +119,7 @@ def profile(
                 del loss  # and with it the graph, before the next forward
                 samples = recorder.take()
             if not usable([total, *samples.values()]):
-                where = origin(model, forward, lambda forward=forward: model(**forward, use_cache=False))
+                where = origin(model, forward, partial(model, **forward, use_cache=False))
                 names = f", items {', '.join(items)}" if items else ""
                 raise UserError(
                     f"batch {done} ({condition}{names}) cannot be profiled: its loss is {float(total)}, and not all "
