@@ -140,7 +140,7 @@ def test_bad_bytes_and_missing_files_are_refused(tmp_path):
     (tmp_path / "bytes.yaml").write_bytes(b"name: \xff\xfe\n")
     assert "is not YAML" in wrong(source=tmp_path / "bytes.yaml")
     assert "did you mean quickstart?" in wrong(source="quickstrat")
-    assert "does not exist" in wrong(source=tmp_path)
+    assert "is data, not a recipe; write a recipe with: neuroglot init --data" in wrong(source=tmp_path)
     with pytest.raises(UserError, match="scale must be full or smoke, got 'tiny'"):
         load_recipe("quickstart", scale="tiny")
 
