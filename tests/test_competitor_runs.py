@@ -56,6 +56,6 @@ def test_a_run_serves(cli, tmp_path, method):
         assert (code, err.count("\n")) == (2, 1)
         assert "expected NEUROGLOT" in err
         card = (run / "adapter" / "README.md").read_text()
-        assert "import neuroglot.tuner" in card
+        assert "import neuroglot" in card
         assert ("merge_and_unload" in card) == (method == "bitfit")
         assert "| pairs | en-de |" in card

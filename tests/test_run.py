@@ -88,7 +88,9 @@ def test_every_file_is_there_with_its_documented_shape(smoke_run):
             pairs = {"en-en"} if split in ("ocr", "describe") else {"en-de", "en-fr"}
             assert set(by_pair) == pairs | {"average"}
             assert all(set(row) >= {"bleu", "chrf", "exact", "nll"} for row in by_pair.values())
-            assert all(0 <= row["bleu"] <= 100 and 0 <= row["exact"] <= 100 for row in by_pair.values())
+            for row in by_pair.values():
+                assert 0 <= row["exact"] <= 100
+                assert 0 <= row["bleu"] <= 100 if row["bleu"] is not None else "bleu" in row["reasons"]
     assert set(scores["signatures"]) == {"bleu", "chrf", "ter"}
 
     said = [json.loads(line) for line in (smoke_run / "hypotheses.jsonl").read_text().splitlines()]

@@ -22,11 +22,11 @@ def evidence(
         ),
     ] = "",
     seeds: Annotated[
-        int, typer.Option("--seeds", min=1, help="How often each measurement is repeated with other random draws.")
+        int, typer.Option("--seeds", help="How often each measurement is repeated with other random draws.")
     ] = 5,
     items: Annotated[
         int | None,
-        typer.Option("--items", min=1, help="Source items per measurement; by default as many as the profile had."),
+        typer.Option("--items", help="Source items per measurement; by default as many as the profile had."),
     ] = None,
     ablate: Annotated[
         str, typer.Option("--ablate", metavar="[zero|mean]", help="What an ablated neuron yields: zero, or its mean.")
@@ -79,7 +79,7 @@ def score(
         str | None, typer.Option("--tokenise", help="The tokeniser of BLEU, such as intl, or ja=char,th=flores200.")
     ] = None,
     resamples: Annotated[
-        int, typer.Option("--resamples", min=1, help="Number of bootstrap samples of the source items.")
+        int, typer.Option("--resamples", help="Number of bootstrap samples of the source items.")
     ] = 1000,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")] = 0,
     comet: Annotated[

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from neuroglot.cli.app import Trust, app, mapping, print_error
-from neuroglot.pair import Pair
 from neuroglot.printing import print_line
 
 Place = Annotated[Path, typer.Argument(help="A run's folder, or an adapter's.")]
@@ -99,6 +98,7 @@ def init(
 ) -> None:
     """Write a commented recipe for your own data and model."""
     from neuroglot.init import write_recipe
+    from neuroglot.pair import Pair
 
     named = [str(Pair.parse(pair.strip())) for pair in pairs.strip("[] ").split(",") if pair.strip()]
     maps = mapping("--columns", columns), mapping("--splits", splits)
