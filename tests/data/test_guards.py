@@ -53,7 +53,9 @@ def drawn(rng: random.Random, marks: tuple[str, ...]) -> str:
     return "".join(rng.choice(marks if rng.random() < 0.12 else pieces) for _ in range(rng.randint(1, 4)))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [name if name in FAMILIES[:2] else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+)
 def test_check_refuses_what_encode_refuses_and_nothing_else(family):
     processor, rng, seen = processor_of(family), random.Random(0), Counter()
     marks = (*Batcher(processor).marks, "<image>", "</s>", "<|assistant|>")
@@ -83,7 +85,9 @@ def test_check_refuses_what_encode_refuses_and_nothing_else(family):
     assert min(seen.values()) > 10
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_next", "smolvlm"])
+@pytest.mark.parametrize(
+    "family", ["qwen2_5_vl", *(pytest.param(x, marks=pytest.mark.slow) for x in ("llava_next", "smolvlm"))]
+)
 def test_check_refuses_the_images_that_encode_refuses(family):
     if family == "smolvlm":
         pytest.importorskip("num2words")

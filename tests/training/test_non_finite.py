@@ -35,7 +35,14 @@ def fit(model: Any, folder: Path, collator: Any = collate, **changes: Any) -> An
     return train(model, ITEMS, collator, options(**changes), folder, pairs=ITEM_PAIRS)
 
 
-@pytest.mark.parametrize("method", ["neurons", "lora", "dora", "full", "prompt", "bitfit", "norms"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "neurons",
+        "lora",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("dora", "full", "prompt", "bitfit", "norms")),
+    ],
+)
 def test_a_rate_at_which_training_diverges_ends_it_with_one_line(tmp_path: Path, method: str) -> None:
     model = prepare(tiny_llava(bias=True), method, tiny_selection() if method == "neurons" else None)
     with pytest.raises(DivergedError, match=r"training diverged (at|by) step \d+.*; lower train.lr \(1e\+30\)"):

@@ -297,7 +297,7 @@ def count_forwards(model: PeftModel, family: str) -> dict[str, int]:
 
 
 @each_family
-@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("reentrant", [False, pytest.param(True, marks=(pytest.mark.slow, pytest.mark.turns))])
 def test_gradient_checkpointing_changes_no_gradient(family: str, reentrant: bool) -> None:
     _, inputs, base_logits = original(family)
     model = adapted(family)

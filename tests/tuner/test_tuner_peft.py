@@ -425,6 +425,7 @@ def fresh(script: str, *arguments: object) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_importing_the_package_is_enough_for_peft_and_loads_no_torch() -> None:
     fresh(FIRST_OURS + LOADING + CHECK)
 
