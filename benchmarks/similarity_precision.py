@@ -4,7 +4,7 @@
 
 Similarities are added up in float64 as 1 - R, see `neuroglot.neurons.layers.distance`. Earlier, R itself was added up,
 in float32 and with an eps of 1e-8 in its denominator; after a short probe 1 - R is small, and float32 knows numbers
-near 1 in steps of 6e-8. Here both are taken of the same probe, at the settings of docs/results.md and for several
+near 1 in steps of 6e-8. Here both are taken of the same probe, at the settings of docs/results and for several
 seeds of the probe, and the layers that each would keep are compared. Seed 0 is that of the results.
 """
 
@@ -28,7 +28,7 @@ SETTINGS = {
     "second task": ("quickstart-multimodal", (0.8,), []),
     "signs": ("quickstart", (0.01, 0.1, 0.2, 0.4, 0.6, 0.8), []),
 }
-"""Section of docs/results.md -> recipe, shares of layers kept there, and what its command sets that a probe sees.
+"""Section of docs/results -> recipe, shares of layers kept there, and what its command sets that a probe sees.
 
 The ablation over layers has the probe of the signs: the same data, steps and seed.
 """
@@ -70,9 +70,7 @@ def compared(name: str, seed: int, steps: int | None) -> dict[str, Any]:
 def main() -> None:
     """Print a line for each probe and setting."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--only", choices=SETTINGS, nargs="*", default=list(SETTINGS), help="sections of docs/results.md"
-    )
+    parser.add_argument("--only", choices=SETTINGS, nargs="*", default=list(SETTINGS), help="sections of docs/results")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="of the probe; those of the recipes by default")
     parser.add_argument("--json", type=Path)

@@ -16,7 +16,7 @@ from neuroglot.recipes import load_recipe, shipped
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [README, *ROOT.glob("C*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
 SCALED = ("run", "profile", "probe", "select", "train", "evaluate", "report", "demo")
 OTHERS = ("pip", "python", "git", "cd", "export", "vllm", "transformers")
 """Programs that a page may call and that are not run here."""
