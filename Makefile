@@ -7,7 +7,7 @@ PRETRAINED ?= out/pretrain
 COMPILE := pyproject.toml --all-extras --python-version 3.11 --upgrade --no-annotate --quiet \
 	--custom-compile-command "make lock"
 
-.PHONY: demo test test-slow fuzz test-oldest test-latest lint lock install pretrain scores-tiny
+.PHONY: demo test test-slow fuzz test-oldest test-latest lint docs notebook lock install pretrain scores-tiny
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make test       the fast tests        make test-slow   the others       make lint   ruff and mypy"
 	@echo "make fuzz       200,000 inputs for every fuzzer in tests/fuzz; NEUROGLOT_FUZZ=N for another number"
 	@echo "make test-oldest, make test-latest   the tuner's tests with the oldest and newest packages that pyproject.toml allows"
+	@echo "make docs       the documentation site, in site/        make notebook   run its example anew"
 	@echo "make lock       resolve the tested versions anew"
 	@echo "make pretrain   train the embedded model from scratch (hours)"
 
@@ -61,6 +62,18 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+$(BIN)/.docs: $(BIN)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	touch $@
+
+# Warnings are errors. The variable silences an advertisement of the theme.
+docs: $(BIN)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+notebook: install
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[notebook]"
+	PYTHONWARNINGS=ignore $(BIN)/jupytext --to ipynb --set-kernel python3 --execute docs/examples/signs.py
 
 pretrain: install
 	$(BIN)/python -m neuroglot.models.tiny.pretrain --out $(PRETRAINED)

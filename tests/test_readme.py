@@ -98,16 +98,18 @@ def test_every_neuroglot_command_of_the_readme_runs(tmp_path, monkeypatch):
     assert ran > 5
 
 
-def test_the_snippets_of_the_readme_run_and_print_what_stands_below_them(tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", [README, ROOT / "docs/api/index.md"], ids=lambda page: page.name)
+def test_the_snippets_run_and_print_what_stands_below_them(page, tmp_path, monkeypatch):
     """One after the other in one namespace; a text block after a snippet is what it prints."""
     monkeypatch.chdir(tmp_path)
-    every = blocks(README)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    every = blocks(page)
     names = {}
     for block, after in zip(every, [*every[1:], Block("", "")], strict=True):
         if block.language == "python":
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed):
-                exec(compile(block.text, "README.md", "exec"), names)
+                exec(compile(block.text, page.name, "exec"), names)
             if after.language == "text":
                 assert printed.getvalue().split() == after.text.split()
     assert names

@@ -52,8 +52,9 @@ def refusing(say: Callable[[str], object]) -> Iterator[None]:
 def visible(text: object) -> str:
     r"""Return a text on one line with everything escaped that a terminal would obey instead of show.
 
-    >>> visible("a\nb\x1b[2J")
-    'a\\nb\\x1b[2J'
+    Examples:
+        >>> visible("a\nb\x1b[2J")
+        'a\\nb\\x1b[2J'
     """
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
@@ -61,8 +62,9 @@ def visible(text: object) -> str:
 def visible_json(text: str) -> str:
     r"""Return JSON text in which the same characters are JSON escapes; line feeds between values stay.
 
-    >>> visible_json('["\x9b",\n "a"]')
-    '["\\u009b",\n "a"]'
+    Examples:
+        >>> visible_json('["\x9b",\n "a"]')
+        '["\\u009b",\n "a"]'
     """
     return _UNSAFE.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
 
@@ -77,8 +79,9 @@ def _shortened(text: str) -> str:
 def ran_out(error: Exception) -> bool:
     """Whether memory was too small.
 
-    >>> ran_out(RuntimeError("CUDA error: out of memory"))
-    True
+    Examples:
+        >>> ran_out(RuntimeError("CUDA error: out of memory"))
+        True
     """
     return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
@@ -103,8 +106,9 @@ def expect(place: str, value: object, kinds: type | tuple[type, ...], form: str)
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """Return a hint naming the known names closest to `name`, or all of them when none is close.
 
-    >>> nearest("mnatf", ["mnaft", "neumt"])
-    'did you mean mnaft?'
+    Examples:
+        >>> nearest("mnatf", ["mnaft", "neumt"])
+        'did you mean mnaft?'
     """
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=count, cutoff=0.6)

@@ -50,8 +50,9 @@ def language_code(code: str) -> str:
     Raises:
         UserError: the code is malformed, or is not the code of one language.
 
-    >>> [language_code(code) for code in ("PT-br", "zho_Hans", "jpn_Jpan", "iw")]
-    ['pt_BR', 'zh_Hans', 'ja', 'he']
+    Examples:
+        >>> [language_code(code) for code in ("PT-br", "zho_Hans", "jpn_Jpan", "iw")]
+        ['pt_BR', 'zh_Hans', 'ja', 'he']
     """
     text = code.strip().replace("_", "-")
     try:
@@ -131,8 +132,9 @@ def script_of(code: str) -> str:
     Raises:
         UserError: the code is malformed.
 
-    >>> script_of("zh"), script_of("zh_TW"), script_of("th"), script_of("arb"), script_of("sr_Latn")
-    ('Hans', 'Hant', 'Thai', 'Arab', 'Latn')
+    Examples:
+        >>> script_of("zh"), script_of("zh_TW"), script_of("th"), script_of("arb"), script_of("sr_Latn")
+        ('Hans', 'Hant', 'Thai', 'Arab', 'Latn')
     """
     try:
         tag = langcodes.Language.get(code.replace("_", "-"))
@@ -153,8 +155,9 @@ def script_of(code: str) -> str:
 class Pair:
     """A translation direction; transcribing is a pair of a language with itself.
 
-    >>> str(Pair.parse("en-zh_Hans"))
-    'en-zh_Hans'
+    Examples:
+        >>> str(Pair.parse("en-zh_Hans"))
+        'en-zh_Hans'
     """
 
     source: str
@@ -167,8 +170,9 @@ class Pair:
         Raises:
             UserError: no two language codes joined by a hyphen, or more than one way to read them.
 
-        >>> str(Pair.parse("en-zh-CN")), str(Pair.parse("eng_Latn-deu_Latn"))
-        ('en-zh_CN', 'en-de')
+        Examples:
+            >>> str(Pair.parse("en-zh-CN")), str(Pair.parse("eng_Latn-deu_Latn"))
+            ('en-zh_CN', 'en-de')
         """
         subtags = str(text).strip().split("-")
         cuts = [("-".join(subtags[:cut]), "-".join(subtags[cut:])) for cut in range(1, len(subtags))]
@@ -202,8 +206,9 @@ def _readable(make: type[Pair], sides: tuple[str, str]) -> Pair | None:
 class Condition:
     """What one profiled or scored sample is an instance of: a task and a pair.
 
-    >>> str(Condition.parse("ocr:en-en"))
-    'ocr:en-en'
+    Examples:
+        >>> str(Condition.parse("ocr:en-en"))
+        'ocr:en-en'
     """
 
     task: str

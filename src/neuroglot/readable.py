@@ -124,8 +124,9 @@ def read_rows(path: Path | str) -> dict[str, Any]:
 def ranges(index: torch.Tensor) -> str | int:
     """Return ascending numbers as text.
 
-    >>> ranges(torch.tensor([0, 1, 2, 3, 7, 9, 10]))
-    '0-3,7,9-10'
+    Examples:
+        >>> ranges(torch.tensor([0, 1, 2, 3, 7, 9, 10]))
+        '0-3,7,9-10'
     """
     numbers = index.numpy()
     if len(numbers) == 1:
@@ -139,8 +140,9 @@ def ranges(index: torch.Tensor) -> str | int:
 def indices(value: Any, place: str = "rows") -> torch.Tensor:
     """Return the numbers of a text as `ranges` writes it, of a number or of a list of these, ascending.
 
-    >>> indices("0-3,7")
-    tensor([0, 1, 2, 3, 7])
+    Examples:
+        >>> indices("0-3,7")
+        tensor([0, 1, 2, 3, 7])
 
     Raises:
         UserError: it is something else, or a range ends before it begins.

@@ -19,8 +19,9 @@ def short(value: Any) -> str:
 def brief(value: Any) -> str:
     """Return a value in a few words.
 
-    >>> brief(list(range(100)))
-    '[0, 1, 2, ... 100 in all]'
+    Examples:
+        >>> brief(list(range(100)))
+        '[0, 1, 2, ... 100 in all]'
     """
     if hasattr(value, "shape"):
         return f"{type(value).__name__}{list(value.shape)}"

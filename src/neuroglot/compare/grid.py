@@ -180,10 +180,11 @@ def equal_rank(budget: float, widths: Sequence[tuple[int, int]], magnitudes: boo
         widths: (inputs with bias, outputs) of each layer.
         magnitudes: count DoRA's lengths too, one a row.
 
-    >>> equal_rank(0.5, [(64, 64), (64, 64)])
-    16
-    >>> equal_rank(0.5, [(64, 64), (64, 64)], magnitudes=True)
-    16
+    Examples:
+        >>> equal_rank(0.5, [(64, 64), (64, 64)])
+        16
+        >>> equal_rank(0.5, [(64, 64), (64, 64)], magnitudes=True)
+        16
     """
     rows = budget * sum(inputs * outputs for inputs, outputs in widths)
     lengths = sum(outputs for _, outputs in widths) if magnitudes else 0
@@ -193,8 +194,9 @@ def equal_rank(budget: float, widths: Sequence[tuple[int, int]], magnitudes: boo
 def lora_share(budget: float, widths: Sequence[tuple[int, int]]) -> float:
     """Return LoRA's parameters at the rank of a budget as a share of all layers' weights.
 
-    >>> lora_share(0.5, [(64, 64), (64, 64)])
-    0.5
+    Examples:
+        >>> lora_share(0.5, [(64, 64), (64, 64)])
+        0.5
     """
     trained = equal_rank(budget, widths) * sum(inputs + outputs for inputs, outputs in widths)
     return min(1.0, trained / sum(inputs * outputs for inputs, outputs in widths))
@@ -203,8 +205,9 @@ def lora_share(budget: float, widths: Sequence[tuple[int, int]]) -> float:
 def rate(step: int) -> float:
     """Return a learning rate of the ladder ..., 1e-3, 3e-3, 1e-2, 3e-2, ...; step 0 is 1e-3.
 
-    >>> [rate(step) for step in (-1, 0, 1, 2)]
-    [0.0003, 0.001, 0.003, 0.01]
+    Examples:
+        >>> [rate(step) for step in (-1, 0, 1, 2)]
+        [0.0003, 0.001, 0.003, 0.01]
     """
     return float(f"{(3 if step % 2 else 1)}e{step // 2 - 3}")
 
@@ -242,7 +245,8 @@ def next_steps(tried: Mapping[int, float]) -> list[int]:
 def best_of(tried: Mapping[int, float]) -> int:
     """Return the step with the lowest loss, the lower rate of two equals.
 
-    >>> best_of({-1: 0.7, 0: 0.5, 1: float("inf")})
-    0
+    Examples:
+        >>> best_of({-1: 0.7, 0: 0.5, 1: float("inf")})
+        0
     """
     return min(tried, key=lambda step: (tried[step] if not math.isnan(tried[step]) else math.inf, step))

@@ -226,8 +226,9 @@ def p_value(draws: Array, seeds: int) -> float | None:
 def holm(ps: Sequence[float | None], level: float = LEVEL) -> list[bool]:
     """Return which hypotheses are rejected by Holm's step-down procedure; a missing p never is.
 
-    >>> holm([0.01, 0.04, 0.03, None])
-    [True, False, False, False]
+    Examples:
+        >>> holm([0.01, 0.04, 0.03, None])
+        [True, False, False, False]
     """
     known = sorted((p, place) for place, p in enumerate(ps) if p is not None)
     rejected = [False] * len(ps)

@@ -95,8 +95,9 @@ class Budget:
 def within(size: Size, most: int) -> Size:
     """Return a size of at most so many pixels, in the same aspect; 0 for no limit.
 
-    >>> within((1000, 500), 5000)
-    (100, 50)
+    Examples:
+        >>> within((1000, 500), 5000)
+        (100, 50)
     """
     pixels = size[0] * size[1]
     return size if not most or pixels <= most else _times(size, math.sqrt(most / pixels), most)

@@ -14,8 +14,9 @@ from neuroglot.pair import Condition, Pair
 def blank(text: str) -> bool:
     """Whether a text shows nothing: white space, control and formatting characters only.
 
-    >>> blank(" \\u200b\\ufeff"), blank("a")
-    (True, False)
+    Examples:
+        >>> blank(" \\u200b\\ufeff"), blank("a")
+        (True, False)
     """
     return all(c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in text)
 

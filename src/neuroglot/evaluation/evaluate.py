@@ -137,9 +137,10 @@ def score_rows(
 ) -> dict[str, dict[str, Any]]:
     """Score hypothesis rows of one system and split: pair -> figures, and `average`, the mean over pairs.
 
-    >>> row = {"pair": "en-de", "reference": "eins zwei drei vier", "hypothesis": "eins zwei drei vier", "nll": None}
-    >>> score_rows([row])["average"]["exact"]
-    100.0
+    Examples:
+        >>> row = {"pair": "en-de", "reference": "eins zwei drei", "hypothesis": "eins zwei drei", "nll": None}
+        >>> score_rows([row])["average"]["exact"]
+        100.0
     """
     by_pair: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:

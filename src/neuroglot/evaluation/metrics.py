@@ -49,13 +49,14 @@ _UNSEEN = dict.fromkeys([0xAD, 0x200B, 0x2060, 0xFEFF, 0x061C, 0x200E, 0x200F, *
 
 
 def normalise(text: str) -> str:
-    """Return a text as all figures see it.
+    r"""Return a text as all figures see it.
 
     It is in Unicode normal form C, without characters that nobody can see, with single plain spaces within lines and
     none around them.
 
-    >>> normalise(" cafe\u0301\u00a0\u200bnoir \r\n")
-    'café noir'
+    Examples:
+        >>> normalise(" cafe\u0301\u00a0\u200bnoir \r\n")
+        'café noir'
     """
     normal = unicodedata.normalize("NFC", text.translate(_UNSEEN))
     return "\n".join(" ".join(line.split()) for line in normal.splitlines()).strip()
@@ -80,8 +81,9 @@ def first(reference: Reference) -> str:
 def is_exact(hypothesis: str, reference: str) -> bool:
     """Whether two texts are the same after `normalise`.
 
-    >>> is_exact("cafe\\u0301 ", "caf\\u00e9")
-    True
+    Examples:
+        >>> is_exact("cafe\\u0301 ", "caf\\u00e9")
+        True
     """
     return normalise(hypothesis) == normalise(reference)
 
@@ -219,8 +221,9 @@ def contrastive(costs: Sequence[float], alternatives: Sequence[Sequence[float]])
 
     What a text costs is its nats per token, the logarithm of its perplexity: see `costs`.
 
-    >>> contrastive([1.0, 3.0], [[2.0, 5.0], [4.0, 2.5]])
-    50.0
+    Examples:
+        >>> contrastive([1.0, 3.0], [[2.0, 5.0], [4.0, 2.5]])
+        50.0
     """
     right = [own < min(others) for own, others in zip(costs, alternatives, strict=True)]
     return 100.0 * sum(right) / len(right)

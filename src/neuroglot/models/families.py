@@ -58,8 +58,9 @@ class Family:
     def part_of(self, module: str) -> str | None:
         """Return the part that a module belongs to by the longest matching prefix, or None.
 
-        >>> FAMILIES["qwen3_vl"].part_of("model.visual.merger.linear_fc1")
-        'connector'
+        Examples:
+            >>> FAMILIES["qwen3_vl"].part_of("model.visual.merger.linear_fc1")
+            'connector'
         """
         name = module.removeprefix("model.")
         found = [

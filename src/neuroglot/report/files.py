@@ -185,8 +185,9 @@ def read_run(folder: Path | str) -> RunFiles:
 def made_by(file: str) -> str:
     """Return the sentence that stands where a section is left out.
 
-    >>> made_by("gallery.jsonl")
-    'Not in this run: gallery.jsonl, which the evaluate stage makes.'
+    Examples:
+        >>> made_by("gallery.jsonl")
+        'Not in this run: gallery.jsonl, which the evaluate stage makes.'
     """
     return f"Not in this run: {file}, which the {STAGES[file]} stage makes."
 

@@ -145,10 +145,11 @@ def _by_block(rows: Sequence[Row]) -> tuple[Row, ...]:
 def _short(name: str) -> str:
     """Return the block's number and the matrix's own name.
 
-    >>> _short("model.language_model.layers.3.self_attn.q_proj")
-    '3 q_proj'
-    >>> _short("model.multi_modal_projector.linear_1")
-    'linear_1'
+    Examples:
+        >>> _short("model.language_model.layers.3.self_attn.q_proj")
+        '3 q_proj'
+        >>> _short("model.multi_modal_projector.linear_1")
+        'linear_1'
     """
     block = re.search(r"\.(\d+)\.", name)
     last = name.rsplit(".", 1)[-1]

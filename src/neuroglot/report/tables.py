@@ -224,8 +224,9 @@ def kept_rows(run: RunFiles) -> list[list[str]]:
 def split_title(split: str) -> str:
     """Return a split's name for people.
 
-    >>> split_title("image_translation_heldout"), split_title("ocr")
-    ('Image translation, held out', 'Transcribing')
+    Examples:
+        >>> split_title("image_translation_heldout"), split_title("ocr")
+        ('Image translation, held out', 'Transcribing')
     """
     if split.startswith(OWN):
         return split.removeprefix(OWN)

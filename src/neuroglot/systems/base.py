@@ -67,9 +67,10 @@ def length_sorted_batches(examples: Sequence[Example], batch_size: int) -> list[
     Raises:
         UserError: `batch_size` is not a positive number.
 
-    >>> texts = [Example((), "a", target, "en", "de", "text_translation") for target in ("ab", "abcd", "abc")]
-    >>> length_sorted_batches(texts, 2)
-    [[1, 2], [0]]
+    Examples:
+        >>> texts = [Example((), "a", target, "en", "de", "text_translation") for target in ("ab", "abcd", "abc")]
+        >>> length_sorted_batches(texts, 2)
+        [[1, 2], [0]]
     """
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {batch_size!r}")

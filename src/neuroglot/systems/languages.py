@@ -17,8 +17,9 @@ def spelling(language: str, known: Collection[str]) -> str | None:
 
     The script must be the same: `zh_Hant` is not `zh`. A code of the same region comes first, then one of no region.
 
-    >>> spelling("de", ["eng_Latn", "deu_Latn"]), spelling("cs", ["en_XX", "cs_CZ"]), spelling("zh_Hant", ["zh"])
-    ('deu_Latn', 'cs_CZ', None)
+    Examples:
+        >>> spelling("de", ["eng_Latn", "deu_Latn"]), spelling("cs", ["en_XX", "cs_CZ"]), spelling("zh_Hant", ["zh"])
+        ('deu_Latn', 'cs_CZ', None)
     """
     if language in known or (parts := _parts(language)) is None:
         return language if language in known else None

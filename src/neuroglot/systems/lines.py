@@ -21,10 +21,11 @@ LINES = ("joined", "each", "whole")
 def join(text: str) -> str:
     """Return the lines of a text as one: with a space between them, except between Chinese or Japanese characters.
 
-    >>> join("Mind the\\n gap"), join("出口\\nA 出口")
-    ('Mind the gap', '出口 A 出口')
-    >>> join("立入\\n禁止")
-    '立入禁止'
+    Examples:
+        >>> join("Mind the\\n gap"), join("出口\\nA 出口")
+        ('Mind the gap', '出口 A 出口')
+        >>> join("立入\\n禁止")
+        '立入禁止'
     """
     joined = ""
     for line in filter(None, (re.sub(r"\s+", " ", line).strip() for line in text.splitlines())):
@@ -41,8 +42,11 @@ def _unspaced(character: str) -> bool:
 def pieces(text: str, lines: str) -> list[str]:
     """Return what of a text is translated by itself; nothing of one without a character.
 
-    >>> pieces("one\\ntwo", "each"), pieces("one\\ntwo", "joined"), pieces("one\\ntwo", "whole"), pieces("", "whole")
-    (['one', 'two'], ['one two'], ['one\\ntwo'], [])
+    Examples:
+        >>> [pieces("one\\ntwo", lines) for lines in ("each", "joined", "whole")]
+        [['one', 'two'], ['one two'], ['one\\ntwo']]
+        >>> pieces("", "whole")
+        []
     """
     if lines == "each":
         return [line.strip() for line in text.splitlines() if line.strip()]
@@ -89,8 +93,9 @@ def readable(example: Example, writer: Writer, answer: int) -> Example:
 def unmarked(text: str, marks: Sequence[str]) -> str:
     """Return a text without marks, those included that come together when others go.
 
-    >>> unmarked("Ex<p<pad>ad>it", ["<pad>"])
-    'Exit'
+    Examples:
+        >>> unmarked("Ex<p<pad>ad>it", ["<pad>"])
+        'Exit'
     """
     while found := [mark for mark in marks if mark in text]:
         text = text.replace(max(found, key=len), "")

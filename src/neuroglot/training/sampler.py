@@ -180,8 +180,9 @@ def quotas(sizes: dict[tuple[str, str], int], temperature: float) -> dict[tuple[
     Pairs share by p ~ n^(1/T) with n their items, a pair's kinds share by their size; whole numbers by largest
     remainder.
 
-    >>> quotas({("en-de", ""): 90, ("en-cs", ""): 10}, 2.0)
-    {('en-de', ''): 75, ('en-cs', ''): 25}
+    Examples:
+        >>> quotas({("en-de", ""): 90, ("en-cs", ""): 10}, 2.0)
+        {('en-de', ''): 75, ('en-cs', ''): 25}
     """
     if temperature == 1:
         return dict(sizes)

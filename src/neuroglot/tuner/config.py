@@ -216,9 +216,10 @@ class NeuroglotConfig(StrictConfig):
         Raises:
             UserError: the selection holds no row.
 
-        >>> selection = Selection(("en-de",), {"head": {frozenset({"en-de"}): torch.tensor([3, 1])}})
-        >>> NeuroglotConfig.from_selection(selection).layout
-        {'head': {'en-de': 2}}
+        Examples:
+            >>> selection = Selection(("en-de",), {"head": {frozenset({"en-de"}): torch.tensor([3, 1])}})
+            >>> NeuroglotConfig.from_selection(selection).layout
+            {'head': {'en-de': 2}}
         """
         expect("selection", selection, Selection, "a Selection, which select(profile) makes and Selection.load reads")
         chosen = {

@@ -141,8 +141,9 @@ _NEUTRAL = ("Zyyy", "Zinh", "Zzzz", "")
 def scripts_of(language: str) -> frozenset[str]:
     """Return the ISO 15924 codes of the scripts that a language is written in, as CLDR says; none if it does not.
 
-    >>> sorted(scripts_of("ja"))
-    ['Hani', 'Hira', 'Kana']
+    Examples:
+        >>> sorted(scripts_of("ja"))
+        ['Hani', 'Hira', 'Kana']
     """
     script = script_of(language)
     return frozenset(_WRITTEN.get(script, {script})) if script else frozenset()
@@ -177,8 +178,9 @@ def _strange_script(text: str, language: str) -> str:
 def crossed(example: Example) -> bool:
     """Whether source and target are each written in the script of the other's language, and not in that of their own.
 
-    >>> crossed(Example((), "出口", "exit", "en", "zh", "text_translation"))
-    True
+    Examples:
+        >>> crossed(Example((), "出口", "exit", "en", "zh", "text_translation"))
+        True
     """
     source, target = example.source_lang, example.target_lang
     if scripts_of(source) == scripts_of(target) or example.task not in TRANSLATING:

@@ -118,8 +118,9 @@ OBJECTS: dict[str, tuple[str, Callable[[Pen], None]]] = {
 def name(count: int, colour: str, thing: str) -> str:
     """Return the English name of a picture.
 
-    >>> name(2, "red", "fish")
-    'two red fish'
+    Examples:
+        >>> name(2, "red", "fish")
+        'two red fish'
     """
     return f"{COUNTS[count - 1]} {colour} {OBJECTS[thing][0] if count > 1 else thing}"
 

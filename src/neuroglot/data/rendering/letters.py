@@ -105,8 +105,9 @@ def characters(placed: Placed) -> list[Character]:
 def base_direction(text: str) -> str | None:
     """Return `rtl` or `ltr` by the first letter that has a direction (Unicode's P2); None where none runs leftwards.
 
-    >>> base_direction("שלום Paris"), base_direction("Paris שלום"), base_direction("Paris")
-    ('rtl', 'ltr', None)
+    Examples:
+        >>> base_direction("שלום Paris"), base_direction("Paris שלום"), base_direction("Paris")
+        ('rtl', 'ltr', None)
     """
     if text.isascii():
         return None

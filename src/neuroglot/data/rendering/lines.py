@@ -116,8 +116,9 @@ def pieces(paragraph: str, face: Face) -> Iterator[Piece]:
 def breakable(word: str) -> list[str]:
     """Break a word of a script without spaces where a line may end.
 
-    >>> breakable("東京（日本）、2026年")
-    ['東', '京', '（日', '本）、', '2026', '年']
+    Examples:
+        >>> breakable("東京（日本）、2026年")
+        ['東', '京', '（日', '本）、', '2026', '年']
     """
     parts: list[str] = []
     for character in word:

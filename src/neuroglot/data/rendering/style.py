@@ -89,8 +89,9 @@ def parse_style(style: Mapping[str, str] | None, width: int = SIZE, height: int 
 def style_texts(given: Mapping[str, Any]) -> dict[str, str]:
     """Return a style as strings, from what YAML makes of it, checked and sorted by key.
 
-    >>> style_texts({"width": 448, "perspective": 0.2, "plain": False})
-    {'perspective': '0.2', 'plain': 'no', 'width': '448'}
+    Examples:
+        >>> style_texts({"width": 448, "perspective": 0.2, "plain": False})
+        {'perspective': '0.2', 'plain': 'no', 'width': '448'}
 
     Raises:
         UserError: as `parse_style`.

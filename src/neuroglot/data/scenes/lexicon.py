@@ -176,8 +176,9 @@ def _ambiguity(word: str, domain: str, *readings: tuple[str, str, Forms], held_o
 def minutes(time: str) -> dict[str, int]:
     """Return the minutes that a time without AM or PM stands for: the sun means 7:00 to 16:59, the moon 19:00 to 4:59.
 
-    >>> minutes("9:30")
-    {'day': 570, 'night': 1290}
+    Examples:
+        >>> minutes("9:30")
+        {'day': 570, 'night': 1290}
     """
     hour, minute = map(int, time.split(":"))
     morning, afternoon = 60 * (hour % 12) + minute, 60 * (hour % 12 + 12) + minute

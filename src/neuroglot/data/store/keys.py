@@ -47,8 +47,9 @@ def _punctuation() -> dict[int, str]:
 def normalised(text: str) -> str:
     """Return a text without what does not make it another one: case, spacing, punctuation, compatibility forms.
 
-    >>> normalised("  Open  daily!")
-    'open daily'
+    Examples:
+        >>> normalised("  Open  daily!")
+        'open daily'
     """
     folded = text if text.isascii() else unicodedata.normalize("NFKC", text)
     words = " ".join(folded.casefold().translate(_punctuation()).split())

@@ -20,8 +20,9 @@ from scipy.optimize import linear_sum_assignment
 def lines_of(text: str) -> list[str]:
     """Return the lines of a text in Unicode normal form C, single blanks between words, without empty lines.
 
-    >>> lines_of(" Exit \\n\\n 12   Mai")
-    ['Exit', '12 Mai']
+    Examples:
+        >>> lines_of(" Exit \\n\\n 12   Mai")
+        ['Exit', '12 Mai']
     """
     normal = (" ".join(line.split()) for line in unicodedata.normalize("NFC", text).splitlines())
     return [line for line in normal if line]
@@ -37,8 +38,9 @@ def line_counts(hypothesis: str, reference: str) -> tuple[int, int]:
 
     F1 is twice the first over the second, of one text or of the sums of many.
 
-    >>> line_counts("Exit\\nOpen\\nOpen", "Open\\nExit")
-    (2, 5)
+    Examples:
+        >>> line_counts("Exit\\nOpen\\nOpen", "Open\\nExit")
+        (2, 5)
     """
     said, wanted = Counter(lines_of(hypothesis)), Counter(lines_of(reference))
     return (said & wanted).total(), said.total() + wanted.total()
@@ -50,8 +52,9 @@ def reordered(hypothesis: str, reference: str) -> str:
     The assignment has the largest sum of sentence chrF. Lines that no reference line is left for come last: they
     cost precision, as surplus text does anywhere.
 
-    >>> reordered("open daily\\nexit here", "exit\\nopen")
-    'exit here\\nopen daily'
+    Examples:
+        >>> reordered("open daily\\nexit here", "exit\\nopen")
+        'exit here\\nopen daily'
     """
     said, wanted = lines_of(hypothesis), lines_of(reference)
     if len(said) < 2 or not wanted:

@@ -56,10 +56,11 @@ def writing(target_lang: str, references: Sequence[str] = ()) -> str:
     Returns:
         `zh`, `ja` or `ko`, `char` for any other script without spaces between words, `13a` for all that have them.
 
-    >>> writing("zh_Hans"), writing("de"), writing("th"), writing("jv_Java"), writing("jv")
-    ('zh', '13a', 'char', 'char', '13a')
-    >>> writing("th", ["hong nam yu thi nai"]), writing("und", ["ห้องน้ำอยู่ที่ไหน"])
-    ('13a', 'char')
+    Examples:
+        >>> writing("zh_Hans"), writing("de"), writing("th"), writing("jv_Java"), writing("jv")
+        ('zh', '13a', 'char', 'char', '13a')
+        >>> writing("th", ["hong nam yu thi nai"]), writing("und", ["ห้องน้ำอยู่ที่ไหน"])
+        ('13a', 'char')
     """
     written = _NAMES.get(script_of(target_lang), script_of(target_lang))
     usual = _unspaced_letters(written)
@@ -76,8 +77,9 @@ def writing(target_lang: str, references: Sequence[str] = ()) -> str:
 def tokeniser(target_lang: str, references: Sequence[str] = ()) -> str:
     """Return sacreBLEU's tokeniser for texts, see `writing`: without MeCab Japanese and Korean are split by character.
 
-    >>> tokeniser("zh_Hans"), tokeniser("de"), tokeniser("km")
-    ('zh', '13a', 'char')
+    Examples:
+        >>> tokeniser("zh_Hans"), tokeniser("de"), tokeniser("km")
+        ('zh', '13a', 'char')
     """
     kind = writing(target_lang, references)
     return _mecab(kind) if kind in ("ja", "ko") else kind
@@ -107,8 +109,9 @@ def _mecab(language: str) -> str:
 def chosen(tokenise: Tokenise, pair: str) -> str | None:
     """Return the tokeniser that a user chose for a pair: for the pair, its target language, or for all.
 
-    >>> chosen({"ja": "char"}, "en-ja"), chosen({"zh": "char"}, "en-zh_Hant"), chosen({"ja": "char"}, "en-de")
-    ('char', 'char', None)
+    Examples:
+        >>> chosen({"ja": "char"}, "en-ja"), chosen({"zh": "char"}, "en-zh_Hant"), chosen({"ja": "char"}, "en-de")
+        ('char', 'char', None)
     """
     if tokenise is None or isinstance(tokenise, str):
         return tokenise
@@ -163,8 +166,9 @@ def missing(name: str) -> str:
 def language_of(target_lang: str) -> str:
     """Return the language of a code without script and region.
 
-    >>> language_of("zh_Hans")
-    'zh'
+    Examples:
+        >>> language_of("zh_Hans")
+        'zh'
     """
     return target_lang.partition("_")[0]
 

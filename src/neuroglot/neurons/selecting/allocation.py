@@ -120,8 +120,9 @@ def cost(layer: Layer) -> int:
 def quotas(sizes: Sequence[int], eligible: int, budget: float | None) -> list[int]:
     """Return the rows to take of each kept layer, as the module's text on the budget says.
 
-    >>> quotas([7, 5, 3], eligible=20, budget=0.4)
-    [4, 3, 1]
+    Examples:
+        >>> quotas([7, 5, 3], eligible=20, budget=0.4)
+        [4, 3, 1]
     """
     total = sum(sizes) if budget is None else min(sum(sizes), int(budget * eligible + 0.5))
     if not total:

@@ -91,8 +91,9 @@ class SweepSection(Section):
 def slug(name: str) -> str:
     """Return a name as a part of a folder's.
 
-    >>> slug("specific only, at random")
-    'specific_only_at_random'
+    Examples:
+        >>> slug("specific only, at random")
+        'specific_only_at_random'
     """
     return re.sub(r"[^A-Za-z0-9.]+", "_", name).strip("_") or "variant"
 

@@ -262,8 +262,9 @@ def parsed(content: bytes) -> Any:
 def retry_after(value: str, now: float) -> float | None:
     """Return the seconds that a Retry-After header asks for: a number, or a date; None if it is neither.
 
-    >>> retry_after("2.5", 0), retry_after("Thu, 01 Jan 1970 00:00:30 GMT", 10), retry_after("soon", 0)
-    (2.5, 20.0, None)
+    Examples:
+        >>> retry_after("2.5", 0), retry_after("Thu, 01 Jan 1970 00:00:30 GMT", 10), retry_after("soon", 0)
+        (2.5, 20.0, None)
     """
     try:
         seconds = float(value)

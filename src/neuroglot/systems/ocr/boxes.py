@@ -34,12 +34,13 @@ def reading_order(boxes: ArrayLike, right_to_left: bool = False, vertical: bool 
     Returns:
         The indices of the boxes of each line, in reading order; a line may be a column.
 
-    >>> left, right = [[0, 0], [9, 0], [9, 9], [0, 9]], [[20, 1], [30, 1], [30, 9], [20, 9]]
-    >>> below = [[0, 12], [9, 12], [9, 20], [0, 20]]
-    >>> reading_order([right, below, left])
-    [[2, 0], [1]]
-    >>> reading_order([[[0, 0], [9, 0], [9, 50], [0, 50]], [[12, 0], [21, 0], [21, 60], [12, 60]]], vertical=True)
-    [[1], [0]]
+    Examples:
+        >>> left, right = [[0, 0], [9, 0], [9, 9], [0, 9]], [[20, 1], [30, 1], [30, 9], [20, 9]]
+        >>> below = [[0, 12], [9, 12], [9, 20], [0, 20]]
+        >>> reading_order([right, below, left])
+        [[2, 0], [1]]
+        >>> reading_order([[[0, 0], [9, 0], [9, 50], [0, 50]], [[12, 0], [21, 0], [21, 60], [12, 60]]], vertical=True)
+        [[1], [0]]
     """
     corners = np.asarray(boxes, dtype=float).reshape(-1, 4, 2)
     if not len(corners):

@@ -32,8 +32,9 @@ _BESIDE = {"text", "txt", "source", "src", "target", "tgt", "sentence", "caption
 def proposal(names: Iterable[str]) -> str:
     """Return the end of a message that proposes a column map; empty where no column looks like a translation.
 
-    >>> proposal(["file", "english", "german"])
-    ", such as data.columns='{image: file, source: english, target: german, source_lang: =en, target_lang: =de}'"
+    Examples:
+        >>> proposal(["file", "english", "german"])
+        ", such as data.columns='{image: file, source: english, target: german, source_lang: =en, target_lang: =de}'"
     """
     found = _proposed(tuple(str(name) for name in names))
     return f", such as data.columns={shlex.quote(found)}" if found else ""
