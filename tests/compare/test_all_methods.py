@@ -40,7 +40,8 @@ def test_a_grid_of_every_form(tmp_path, capsys):
         )
         assert (folder / "model").is_dir() == (method in WHOLE)
         assert (folder / "adapter").is_dir() == (method not in (*WHOLE, "base"))
-        assert {"bleu", "nll", "retention", "retention_nll"} <= entry["figures"].keys()
+        # BLEU of so little data may mean nothing, and is left out then
+        assert {"chrf", "nll", "retention", "retention_nll"} <= entry["figures"].keys()
         if method != "base":
             audit = json.loads((folder / "training.json").read_text())["audit"]
             assert audit["outside"] == []

@@ -6,6 +6,7 @@ import os
 import signal
 
 import neuron_kit as kit
+import torch
 
 from neuroglot.neurons.profiling.importance import profile
 from neuroglot.neurons.profiling.pieces import Checkpoint, shard
@@ -48,5 +49,6 @@ def resumable(folder, lethal: int | None = None):
     return found, seen
 
 
-def killed(folder: str, lethal: int) -> None:
+def killed(folder: str, lethal: int, threads: int) -> None:
+    torch.set_num_threads(threads)  # sums are rounded by thread
     resumable(folder, lethal)

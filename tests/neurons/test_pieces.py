@@ -68,7 +68,7 @@ def test_two_processes_give_the_profile_of_one(whole, tmp_path):
 
 @pytest.mark.slow
 def test_killed_and_resumed_it_is_the_same_to_the_bit(whole, tmp_path):
-    assert process(worker.killed, str(tmp_path), 7) == -signal.SIGKILL
+    assert process(worker.killed, str(tmp_path), 7, torch.get_num_threads()) == -signal.SIGKILL
     _, head = load_tensors(tmp_path / "sums.safetensors", PROFILING)
     assert head["done"] == 6
     found, seen = worker.resumable(tmp_path)
@@ -78,7 +78,7 @@ def test_killed_and_resumed_it_is_the_same_to_the_bit(whole, tmp_path):
 
 @pytest.mark.slow
 def test_a_checkpoint_of_something_else_is_not_gone_on_from(whole, kit, tmp_path):
-    assert process(worker.killed, str(tmp_path), 7) == -signal.SIGKILL
+    assert process(worker.killed, str(tmp_path), 7, torch.get_num_threads()) == -signal.SIGKILL
     path = tmp_path / "sums.safetensors"
     seen = []
     profile(kit.make_llava(), worker.batches(), ("gradient",), progress=seen.append,

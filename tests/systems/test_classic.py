@@ -74,10 +74,13 @@ PLAIN = [example("one red fish", None, "ein roter Fisch"), example("one red fish
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[ClassicSystem, Any]]:
     """Every kind, trained on a handful of examples, with its folder."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("classic")
     given = {kind: AMBIGUOUS + PLAIN if kind in FUSIONS else PLAIN for kind in KINDS}
-    return {kind: (train(kind, given[kind], [], Noise(), SETTINGS, folder / kind), folder / kind) for kind in KINDS}
+    made = {kind: (train(kind, given[kind], [], Noise(), SETTINGS, folder / kind), folder / kind) for kind in KINDS}
+    torch.set_num_threads(threads)
+    return made
 
 
 @pytest.mark.parametrize("kind", KINDS)
