@@ -189,7 +189,13 @@ class Lookup:
         shown = list(dict.fromkeys(e.images[0] for e in examples if e.images))
         if not shown:
             return [""] * len(examples)
-        order = dict(zip(shown, (self._scaled(self.features(shown).flatten(1)) @ self.vectors.T).argsort(1).tolist()))
+        order = dict(
+            zip(
+                shown,
+                (self._scaled(self.features(shown).flatten(1)) @ self.vectors.T).argsort(1).tolist(),
+                strict=True,
+            )
+        )
         return [self._name(e, order[e.images[0]]) if e.images else "" for e in examples]
 
     def _name(self, example: Example, order: list[int]) -> str:
@@ -301,10 +307,12 @@ def figure(hits: np.ndarray, examples: Sequence[Example], keep: np.ndarray) -> d
     words = {word: place for place, word in enumerate(dict.fromkeys(e.source for e in examples))}
     codes = {
         code: place
-        for place, code in enumerate(dict.fromkeys(e.target_lang for e, kept in zip(examples, keep) if kept))
+        for place, code in enumerate(
+            dict.fromkeys(e.target_lang for e, kept in zip(examples, keep, strict=True) if kept)
+        )
     }
     at = np.array(
-        [[words[e.source or ""], codes[e.target_lang]] for e, kept in zip(examples, keep) if kept]
+        [[words[e.source or ""], codes[e.target_lang]] for e, kept in zip(examples, keep, strict=True) if kept]
     ).T  # (2, N)
     count = np.zeros((len(words), len(codes)))
     np.add.at(count, tuple(at), 1)

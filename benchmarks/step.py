@@ -180,7 +180,7 @@ def measure(
     for method, trial in trials.items():
         ratios = {}
         for other in ("full", "lora", "additive"):
-            pairs = zip(times[method], times.get(other, ()))
+            pairs = zip(times[method], times.get(other, ()), strict=True)
             ratios[f"step_s_ratio_to_{other}"] = statistics.median(a / b for a, b in pairs) if other in times else None
         exact = method in ("sliced", "additive") and "full" in trials
         low, high = _quartiles(times[method])

@@ -65,7 +65,7 @@ def main() -> None:
     chain, _ = evaluate(Cascade(system, system), {"image_translation": images})
     for name, score in [*scores.items(), ("image_translation, cascade", chain["image_translation"])]:
         average = score["average"]
-        rows.append({"task": name, **{k: v for k, v in average.items()}})
+        rows.append({"task": name, **average})
         print(f"{name:40} n {average['n']:5} exact {average['exact']:5.1f} chrF++ {average['chrf']:5.1f}")
     for pair, figures in scores["text_translation"].items():
         rows.append({"task": f"text_translation {pair}", **figures})

@@ -128,7 +128,7 @@ def test_every_name_in_a_public_docstring_can_be_found() -> None:
     missing = []
     for place, thing, package in public():
         for word in re.findall(r"`([A-Za-z_][\w.]*)`", inspect.getdoc(thing) or ""):
-            named = word.startswith("neuroglot.") or re.match(r"[A-Z]\w*[A-Za-z]", word) or word.startswith("_")
+            named = word.startswith(("neuroglot.", "_")) or re.match(r"[A-Z]\w*[A-Za-z]", word)
             if named and not resolves(word, package):
                 missing.append(f"{place}: {word}")
     assert missing == []

@@ -192,7 +192,7 @@ def test_a_training_that_is_watched_is_the_same_training(smoke_run, own_run):
     examples = first_items(context.corpus.dev, 3)
     model = load_trained(context.recipe.model, folder)
     said = HFSystem(model, context.batcher, "dev", context.recipe.evaluate.batch_size, 8).translate(examples)
-    rows = [{"pair": str(e.pair), "reference": e.target, "hypothesis": s} for e, s in zip(examples, said)]
+    rows = [{"pair": str(e.pair), "reference": e.target, "hypothesis": s} for e, s in zip(examples, said, strict=True)]
     last = score_rows(rows)["average"]
     assert looks[-1]["dev"] == {name: pytest.approx(last[name]) for name in ("bleu", "chrf", "exact", "n")}
     assert looks[-1]["dev"]["n"] == 6

@@ -40,8 +40,8 @@ def command_lines(page):
     lines = []
     for block in blocks(page):
         if block.language in ("bash", "sh", "shell", "console"):
-            for line in block.text.replace("\\\n", " ").splitlines():
-                lines.append(shlex.split(line.removeprefix("$ "), comments=True))
+            text = block.text.replace("\\\n", " ")
+            lines += [shlex.split(line.removeprefix("$ "), comments=True) for line in text.splitlines()]
     return [words for words in lines if words]
 
 

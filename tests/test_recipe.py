@@ -54,7 +54,7 @@ def sections(model=Recipe, path=()):
 
 @pytest.mark.parametrize(("path", "model"), sections(), ids=lambda v: ".".join(v) if isinstance(v, tuple) else "")
 def test_unknown_key_at_every_depth_is_refused_with_path_and_nearest_name(path, model):
-    known = list(model.model_fields)[0]
+    known = next(iter(model.model_fields))
     typo = known[:-1] + "q"
     message = wrong(f"{'.'.join((*path, typo))}=1")
     assert f"unknown key {'.'.join((*path, typo))}; did you mean" in message

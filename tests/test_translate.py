@@ -101,7 +101,9 @@ def test_a_model_with_an_adapter_says_what_the_run_says_and_a_bare_one_needs_no_
     translate(*place, "--model", "embedded", "--adapter", smoke_run / "adapter")
     of_adapter = said(capsys)
     # The recipe's own limit on the length of an answer belongs to the run.
-    assert all(long["translation"].startswith(short["translation"]) for short, long in zip(of_run, of_adapter))
+    assert all(
+        long["translation"].startswith(short["translation"]) for short, long in zip(of_run, of_adapter, strict=True)
+    )
     translate(*place, "--model", "embedded")
     assert [line["image"] for line in said(capsys)] == [line["image"] for line in of_run]
 

@@ -89,7 +89,7 @@ def inspect(model: str, trust_remote_code: bool = False, parts: Mapping[str, Seq
 
 def _has_layer(model: nn.Module, family: Family, part: str) -> bool:
     linears = (name for name, module in model.named_modules() if isinstance(module, nn.Linear))
-    return part == "connector" and bool(family.bare) or any(family.part_of(name) == part for name in linears)
+    return (part == "connector" and bool(family.bare)) or any(family.part_of(name) == part for name in linears)
 
 
 def _alike(layers: Sequence[Layer]) -> list[dict[str, Any]]:

@@ -57,7 +57,7 @@ class Selection:
             unknown = frozenset().union(*groups) - set(self.pairs)
             if unknown:
                 raise UserError(
-                    f"selection: {module} has a group with unknown pair {sorted(unknown)[0]}; "
+                    f"selection: {module} has a group with unknown pair {min(unknown)}; "
                     f"the selection's pairs are {', '.join(self.pairs)}"
                 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -30,7 +31,7 @@ def brief(value: Any) -> str:
     if isinstance(value, str | bytes) or not isinstance(value, Collection):
         text = repr(value)
         return text if len(text) <= LONG else f"{text[: LONG - 3]}..."
-    items = [item for item, _ in zip(value, range(FEW))]
+    items = list(itertools.islice(value, FEW))
     if isinstance(value, Mapping):
         entries = [f"{brief(key)}: {brief(value[key])}" for key in items]
     else:

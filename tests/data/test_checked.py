@@ -71,7 +71,7 @@ def test_laying_out_says_what_drawing_says():
         )
         style = rng.choice([{}, {"width": "200"}, {"margin": "0.2"}])
         said = []
-        for look in (lambda e: image_size(e), lambda e: open_image(e).size):
+        for look in (image_size, lambda e: open_image(e).size):
             try:
                 said.append(look(sign(text, index, **style).images[0]))
             except UserError as error:

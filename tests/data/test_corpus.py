@@ -157,7 +157,7 @@ def load(path, pairs=(), sizes=SIZES, seed=0, task=TASK):
 
 
 def test_a_file_with_splits(file):
-    plan = {"train": range(0, 8), "dev": range(8, 12), "test": range(12, 18)}
+    plan = {"train": range(8), "dev": range(8, 12), "test": range(12, 18)}
     records = [record(k, lang, split) for split, items in plan.items() for k in items for lang in ("de", "fr")]
     corpus = load(file(records))
     assert corpus.pairs == ("en-de", "en-fr")

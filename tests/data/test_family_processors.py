@@ -204,7 +204,7 @@ def test_profile_select_and_one_step_of_training(case):
         tuned(**inputs).loss.backward()
     optimiser.step()
     after = tuned.merge_and_unload().state_dict()
-    moved = {part: 0 for part in PARTS}
+    moved = dict.fromkeys(PARTS, 0)
     for module, group, index in chosen:
         key = module if module in chosen.axes else f"{module}.weight"
         change = (after[key] != before[key]).any(1 - chosen.axes.get(module, 0))

@@ -51,7 +51,7 @@ def test_reordering_keeps_the_lines_and_finds_the_best_match(said, wanted):
     if len(said) >= len(wanted) and all(likeness.values()):
 
         def gain(lines):
-            return sum(likeness[pair] for pair in zip(lines, wanted))
+            return sum(likeness[pair] for pair in zip(lines, wanted, strict=True))
 
         assert gain(found) == pytest.approx(max(map(gain, permutations(said))))
 
@@ -71,7 +71,10 @@ def test_both_are_scored_where_a_reference_has_lines_and_resampled_exactly():
     got = metrics.score(*texts, "en")
     assert (got["lines"], got["bleu_lines"]) == (pytest.approx(200 * 2 / 6), pytest.approx(metrics.corpus_bleu(
         ["e f g h\na b c d", "x"], texts[1], "en")))  # fmt: skip
-    rows = [{"pair": "de-en", "hypothesis": h, "reference": r, "index": i} for i, (h, r) in enumerate(zip(*texts))]
+    rows = [
+        {"pair": "de-en", "hypothesis": h, "reference": r, "index": i}
+        for i, (h, r) in enumerate(zip(*texts, strict=True))
+    ]
     for figure in ("lines", "bleu_lines", "ter"):
         expected = got[figure]
         assert float(value(statistics(rows, figure).sum(axis=0), figure)) == pytest.approx(expected), figure

@@ -58,7 +58,10 @@ def test_a_comparison_is_the_paired_bootstrap(cli, files):
     code, out, err = cli("score", *files[:2], "--pair", "en-de", "--against", files[2], "--json", "--seed", "3")
     assert (code, err) == (0, "")
     rows = [
-        [{"pair": "en-de", "index": i, "hypothesis": h, "reference": r} for i, (h, r) in enumerate(zip(t, REFERENCES))]
+        [
+            {"pair": "en-de", "index": i, "hypothesis": h, "reference": r}
+            for i, (h, r) in enumerate(zip(t, REFERENCES, strict=True))
+        ]
         for t in (ONE, TWO)
     ]
     found = figures_of(out)
@@ -283,7 +286,8 @@ def test_several_references_in_files_or_in_the_rows(cli, tmp_path, files):
     code, out, err = cli("score", files[0], files[1], others, "--pair", "en-de", "--json", "--resamples", "20")
     assert (code, err) == (0, "")
     rows = [
-        {"hypothesis": said, "references": [wanted, said], "pair": "en-de"} for said, wanted in zip(ONE, REFERENCES)
+        {"hypothesis": said, "references": [wanted, said], "pair": "en-de"}
+        for said, wanted in zip(ONE, REFERENCES, strict=True)
     ]
     path = objects(tmp_path / "rows.jsonl", rows)
     found = figures_of(out)

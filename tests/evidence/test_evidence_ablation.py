@@ -207,7 +207,7 @@ def test_taking_out_what_a_group_learned_leaves_the_base_and_the_others(setting)
         assert all(torch.equal(x, original[name]) for name, x in trained.state_dict().items())
     assert all(torch.equal(x, merged[name]) for name, x in trained.state_dict().items())
 
-    name, (group, units) = next((n, g) for n, g in groups.items() if n != measuring.AGNOSTIC)
+    _name, (group, units) = next((n, g) for n, g in groups.items() if n != measuring.AGNOSTIC)
     with exchanged(trained, units, axes, known, before):
         left = {key: x.clone() for key, x in trained.state_dict().items()}
     for module, text, learned in adapter:  # by hand: the base, and the deltas of the other groups

@@ -37,7 +37,7 @@ def test_every_linear_of_every_family_lies_in_one_part(model_type):
     assert len(prefixes) == len(set(prefixes))
     for prefix in prefixes:
         model.get_submodule(prefix if prefix == "lm_head" else f"model.{prefix}")
-        assert any(family.part_of(name) and f"{name}.".startswith(f"model.{prefix}.") or name == prefix
+        assert any((family.part_of(name) and f"{name}.".startswith(f"model.{prefix}.")) or name == prefix
                    for name in [*linears, *(f"model.{name}" for name, _ in family.bare)])  # fmt: skip
     layers = inventory(model)
     assert {layer.part for layer in layers} == set(PARTS)

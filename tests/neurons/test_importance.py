@@ -258,7 +258,7 @@ def test_the_model_is_left_as_it_was(kit):
     profile(model, [batch], progress=seen.append)
     assert seen == [1]
     assert state() == before
-    assert all(torch.equal(p, v) for p, v in zip(model.parameters(), values))
+    assert all(torch.equal(p, v) for p, v in zip(model.parameters(), values, strict=True))
 
     def failing():
         yield batch

@@ -120,7 +120,7 @@ MATRICES = tuple(f"model.language_model.layers.{i}.mlp.{m}" for i in range(2) fo
 def owners():
     """Row -> its group, of the planted rows of a gate or up matrix."""
     everyone = frozenset(f"en-{language}" for language in LANGUAGES)
-    groups = {row: everyone for row in range(_AGNOSTIC.start, _AGNOSTIC.stop)}
+    groups = dict.fromkeys(range(_AGNOSTIC.start, _AGNOSTIC.stop), everyone)
     for k, language in enumerate(LANGUAGES):
         groups |= dict.fromkeys(range(k * OWN, (k + 1) * OWN), frozenset({f"en-{language}"}))
     return groups

@@ -68,7 +68,7 @@ def test_planted_neurons_are_found_and_go_to_their_pair(kit):
 
 
 def test_mnaft_finds_the_planted_neurons_among_its_candidates(kit):
-    x, rows, owner = planted(kit, specific=30)
+    x, rows, _owner = planted(kit, specific=30)
     made = kit.make_profile({"l0": x}, kit.conditions_of(SIX))
     found = select(made, "mnaft", layers=1.0, budget=0.3, specific=0.1)
     assert len(found) == 180
@@ -387,8 +387,8 @@ def test_quotas_meet_the_budget(sizes, others, budget):
     taken = quotas(sizes, eligible, budget)
     total = sum(sizes) if budget is None else min(sum(sizes), int(budget * eligible + 0.5))
     assert sum(taken) == total
-    assert all(0 <= t <= s for t, s in zip(taken, sizes))
-    assert all(abs(t - total * s / sum(sizes)) < 1 for t, s in zip(taken, sizes))
+    assert all(0 <= t <= s for t, s in zip(taken, sizes, strict=True))
+    assert all(abs(t - total * s / sum(sizes)) < 1 for t, s in zip(taken, sizes, strict=True))
 
 
 def test_quotas_give_what_is_left_to_the_largest_remainders():

@@ -60,7 +60,7 @@ def test_chance_is_what_random_rows_come_to():
     def draw():
         return {
             (m, r): GROUPS[0]
-            for m, n in zip(MODULES, (5, 10, 4))
+            for m, n in zip(MODULES, (5, 10, 4), strict=True)
             for r in torch.randperm(SIZE, generator=g)[:n].tolist()
         }
 

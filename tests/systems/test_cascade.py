@@ -78,7 +78,7 @@ def test_an_empty_transcription_is_an_empty_translation(parts):
 
 
 def test_other_tasks_go_to_the_system_that_knows_them(parts):
-    reader, translator, cascade = parts
+    reader, _translator, cascade = parts
     text = replace(sign("EXIT"), images=(), task="text_translation", source="Exit")
     ocr = replace(sign("OPEN"), task="ocr", target_lang="en")
     assert cascade.translate([ocr, text, sign("WAY")]) == ["open", "de:Exit", "de:way"]

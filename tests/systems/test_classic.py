@@ -112,7 +112,7 @@ def test_nll_is_the_sum_over_tokens_given_those_before(trained: Any, kind: str) 
 
 def test_tokens_are_those_that_the_nats_are_of(trained: Any) -> None:
     system, _ = trained["text-transformer"]
-    source, vision = system.inputs(PLAIN)
+    _source, _vision = system.inputs(PLAIN)
     targets = [system.vocabulary.target(e.target) for e in PLAIN]
     assert system.tokens(PLAIN) == [len(target) for target in targets]
     assert max(system.tokens(PLAIN)) < max(len(e.target) for e in PLAIN), "pieces, not characters"

@@ -206,7 +206,7 @@ def unpacked_to_much():
     (lambda: [b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n"], "redirects"),
 ])  # fmt: skip
 def test_no_server_holds_a_run_longer_than_its_deadline(endpoint, parts, why):
-    with raw_serving(parts) as (url, left):
+    with raw_serving(parts) as (url, _left):
         system = endpoint(url=url, patience=replace(QUICK, attempts=2, timeout=0.3))
         with pytest.raises(UserError, match=why) as raised:
             system.translate([text("a")])

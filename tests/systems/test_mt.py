@@ -21,7 +21,8 @@ SIZE = {
     **dict.fromkeys(("encoder_layers", "decoder_layers"), 1),
     **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2),
     **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 32),
-    **{"d_model": 16, "max_position_embeddings": 64},
+    "d_model": 16,
+    "max_position_embeddings": 64,
 }
 
 

@@ -44,7 +44,7 @@ def test_lora_trains_factors_in_every_linear_but_the_head() -> None:
     assert set(model.base_model.targeted_module_names) == names
     assert torch.equal(logits(model), before)
     assert all(("lora_" in n) == p.requires_grad for n, p in model.named_parameters())
-    layer = model.get_base_model().get_submodule(sorted(names)[0])
+    layer = model.get_base_model().get_submodule(min(names))
     assert (layer.r["default"], layer.scaling["default"]) == (4, 1.0)
 
 

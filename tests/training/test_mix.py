@@ -147,7 +147,7 @@ def test_processes_replay_together(world: int) -> None:
         sampler = OnePairBatchSampler(MIXED, 4, seed=5, world=world, mix=Mix(KINDS, 2.0, len(REPLAYED), 0.2))
         ranks.append(list(BatchSamplerShard(sampler, world, rank)))
     assert len({len(batches) for batches in ranks}) == 1
-    for step in zip(*ranks):
+    for step in zip(*ranks, strict=True):
         assert len({(MIXED[i], KINDS[i]) for batch in step for i in batch}) == 1
         assert all(len(batch) == 4 for batch in step)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from neuroglot.errors import UserError
@@ -22,7 +24,7 @@ def test_batches_are_of_one_pair_and_cover_everything_once() -> None:
 def test_pairs_are_mixed_over_the_epoch() -> None:
     pairs = PAIRS * 5
     order = [pairs[batch[0]] for batch in OnePairBatchSampler(pairs, 4)]
-    changes = sum(a != b for a, b in zip(order, order[1:]))
+    changes = sum(a != b for a, b in itertools.pairwise(order))
     assert changes > len(order) // 3
 
 

@@ -30,7 +30,7 @@ def shards(world: int, size: int = 3, epoch: int = 0) -> list[list[list[int]]]:
 def test_every_micro_step_is_of_one_pair_on_all_processes(world: int, size: int) -> None:
     ranks = shards(world, size)
     assert len({len(batches) for batches in ranks}) == 1
-    for step in zip(*ranks):
+    for step in zip(*ranks, strict=True):
         assert len({PAIRS[index] for batch in step for index in batch}) == 1
         assert all(len(batch) == size for batch in step)
 
@@ -48,7 +48,9 @@ def test_short_batches_would_be_lost_without_runs() -> None:
     """What the filling up is for: accelerate drops a run that ends in a short batch and mixes pairs between ranks."""
     ranks = [list(BatchSamplerShard(OnePairBatchSampler(PAIRS, 3, seed=5), 2, rank)) for rank in range(2)]
     lost = set(range(len(PAIRS))) - {index for batches in ranks for batch in batches for index in batch}
-    mixed = [step for step in zip(*ranks) if len({PAIRS[index] for batch in step for index in batch}) > 1]
+    mixed = [
+        step for step in zip(*ranks, strict=False) if len({PAIRS[index] for batch in step for index in batch}) > 1
+    ]
     assert lost or mixed
 
 

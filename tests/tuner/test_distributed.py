@@ -75,7 +75,7 @@ def test_ddp_with_a_pair_of_its_own_per_rank(out: Path, optimizer: str) -> None:
     for found in ranks:
         assert found["modes"] == "7 layers sliced"
         compare(found["record"], expected, MIXED, rtol=1e-9, atol=1e-12)
-    for first, second in zip(*(found["record"] for found in ranks)):
+    for first, second in zip(*(found["record"] for found in ranks), strict=True):
         assert all(torch.equal(first[name]["value"], second[name]["value"]) for name in first), "the ranks part"
 
 

@@ -9,6 +9,7 @@ comparisons of one figure.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -289,7 +290,7 @@ def _line(sweep: Sequence[Mapping[str, Any]], base: Mapping[str, Any] | None) ->
 
 
 def _crossing(line: Sequence[tuple[float, float]], level: float) -> float | None:
-    for (x0, y0), (x1, y1) in zip(line, line[1:], strict=False):
+    for (x0, y0), (x1, y1) in itertools.pairwise(line):
         if x1 <= level <= x0:
             share = (x0 - level) / (x0 - x1) if x0 > x1 else 1.0
             return y0 + share * (y1 - y0)

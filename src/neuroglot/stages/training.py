@@ -161,7 +161,9 @@ def _look(context: Context) -> tuple[int, Callable[[Any], dict[str, Any]]] | Non
         # A batch at a time, and of a batch nothing but the tokens: no logits are kept.
         system = HFSystem(model, context.batcher, "dev", settings.batch_size, settings.max_new_tokens)
         said = system.translate(examples)
-        rows = [{"pair": str(e.pair), "reference": e.target, "hypothesis": s} for e, s in zip(examples, said)]
+        rows = [
+            {"pair": str(e.pair), "reference": e.target, "hypothesis": s} for e, s in zip(examples, said, strict=True)
+        ]
         found = score_rows(rows, tokenise=settings.tokenise)["average"]
         return {name: found[name] for name in ("bleu", "chrf", "exact", "n")}
 

@@ -293,7 +293,7 @@ def train(
             Seal(before["seconds"]),
             *([Progress(progress)] if progress else []),
             *([Look(log.path, *look)] if look else []),
-        ],  # fmt: skip
+        ],
     )
     trainer.remove_callback(PrinterCallback)
     start = time.perf_counter()

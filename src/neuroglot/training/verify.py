@@ -80,7 +80,7 @@ class Audit:
 
     def __str__(self) -> str:
         others = sum(len(rows) for rows in self.outside.values())
-        where = f" (first in {sorted(self.outside)[0]})" if self.outside else ""
+        where = f" (first in {min(self.outside)})" if self.outside else ""
         return f"{self.trained:,} of {self.selected:,} selected rows trained, {others:,} other rows changed{where}"
 
 

@@ -182,7 +182,7 @@ class NeuroglotConfig(StrictConfig):
                 unknown = set(group.split(",")) - known
                 if unknown:
                     raise UserError(
-                        f"layout: {module} has a group with pair {sorted(unknown)[0]!r}; expected one of pairs: "
+                        f"layout: {module} has a group with pair {min(unknown)!r}; expected one of pairs: "
                         f"{', '.join(self.pairs)}"
                     )
                 if not isinstance(count, int) or count < 1:
@@ -196,7 +196,7 @@ class NeuroglotConfig(StrictConfig):
     def _checked_rows(self, rows: Mapping[str, Sequence[int] | torch.Tensor]) -> dict[str, torch.Tensor]:
         found = {module: torch.as_tensor(index, dtype=torch.int32) for module, index in rows.items()}
         if set(found) != set(self.layout):
-            raise UserError(f"rows and layout differ in {sorted(set(found) ^ set(self.layout))[0]}; expected the same")
+            raise UserError(f"rows and layout differ in {min(set(found) ^ set(self.layout))}; expected the same")
         for module, index in found.items():
             count = sum(self.layout[module].values())
             if index.dim() != 1 or len(index) != count:

@@ -87,7 +87,7 @@ class NeuroglotModel(StrictTuner):
             shared = set().union(*sharing) - {name, f"{name}.{weight}"}
             if shared:
                 raise UserError(
-                    f"{name} shares its weight with {sorted(shared)[0].removesuffix('.weight')}; expected a weight of "
+                    f"{name} shares its weight with {min(shared).removesuffix('.weight')}; expected a weight of "
                     "its own; leave it out, or untie it (tie_word_embeddings=False) before"
                 )
             axis = peft_config.axes.get(name, 0)

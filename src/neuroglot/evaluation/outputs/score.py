@@ -238,7 +238,7 @@ def _groups(rows: list[Row], path: Path) -> dict[tuple[str, str], list[Row]]:
         for row in members:
             if (row["pair"], row["index"]) in seen:
                 raise UserError(
-                    f"{path} has segment {row['index']} of {row['pair']} twice ({' '.join((system, split)).strip()}); "
+                    f"{path} has segment {row['index']} of {row['pair']} twice ({f'{system} {split}'.strip()}); "
                     "expected each once"
                 )
             seen.add((row["pair"], row["index"]))
@@ -262,7 +262,10 @@ def _others(
     if place.is_file():
         rows, own = _read(place), next(iter(groups.values()))
         if not references and len(groups) == 1 and len(rows) == len(own) and not any(map(_is_scored, rows)):
-            rows = [{**b, "nll": None, "system": None, "hypothesis": a["hypothesis"]} for a, b in zip(rows, own)]
+            rows = [
+                {**b, "nll": None, "system": None, "hypothesis": a["hypothesis"]}
+                for a, b in zip(rows, own, strict=True)
+            ]
         rows = _with_references(rows, place, references, options)
         names = list(dict.fromkeys(row.get("system") for row in rows))
         if len(names) > 1 and systems[0] not in names:

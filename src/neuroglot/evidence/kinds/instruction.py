@@ -207,8 +207,10 @@ def _two(value: float | None) -> str:
 def _figures(found: Found) -> list[Figure]:
     rows = []
     for part in found["parts"]:
-        for task in found["tasks"]:
-            rows.append((f"{part}, {TITLES.get(task, task)}", found["figures"][f"{part}/{task}/rank"], part))
+        rows += [
+            (f"{part}, {TITLES.get(task, task)}", found["figures"][f"{part}/{task}/rank"], part)
+            for task in found["tasks"]
+        ]
         if f"{part}/pairs/rank" in found["figures"]:
             rows.append((f"{part}, pair and other pairs", found["figures"][f"{part}/pairs/rank"], part))
         rows.append((f"{part}, same task, other images", found["same_task"][part], part))

@@ -77,7 +77,7 @@ def _factors(
         peft_model = get_peft_model(model, config)
     matched = set(cast(BaseTuner, peft_model.base_model).targeted_module_names)
     if matched != set(names):  # PEFT matches by suffix
-        wrong = sorted(matched ^ set(names))[0]
+        wrong = min(matched ^ set(names))
         raise UserError(
             f"{method}: module {wrong!r} is not matched by its exact name; {nearest(wrong, linear_names(model))}"
         )

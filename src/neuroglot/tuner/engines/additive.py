@@ -69,7 +69,9 @@ def _trained(
         deltas = [(deltas[0][0] if len(deltas) == 1 else torch.cat([delta[0] for delta in deltas]),)]
     if not outputs:
         slices = picked(x, units).split([delta[0].shape[0] for delta in deltas], dim=-1)
-        return sum((unit_product(own, delta, False) for own, delta in zip(slices, deltas)), start=x.new_zeros(()))
+        return sum(
+            (unit_product(own, delta, False) for own, delta in zip(slices, deltas, strict=True)), start=x.new_zeros(())
+        )
     products = [unit_product(x, delta, True) for delta in deltas]
     product = products[0] if len(products) == 1 else torch.cat(products, dim=-1)
     return product + torch.cat(biases).to(product.dtype) if biases else product
@@ -88,7 +90,9 @@ def _constant(
     first_KR = None
     if any(len(delta) > 1 for delta in deltas):
         ones = (torch.eye(len(delta[0]), dtype=x.dtype, device=x.device) for delta in deltas)
-        first_KR = torch.block_diag(*[d[0].to(x.dtype) if len(d) > 1 else one for d, one in zip(deltas, ones)])
+        first_KR = torch.block_diag(
+            *[d[0].to(x.dtype) if len(d) > 1 else one for d, one in zip(deltas, ones, strict=True)]
+        )
     if outputs:
         product = F.linear(x, last_Rw)
         if first_KR is not None:

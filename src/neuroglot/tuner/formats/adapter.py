@@ -249,7 +249,11 @@ def _parse(
 
     def take(name: str, *shape: int | None) -> Tensor:
         value = rest.pop(name, None)
-        if value is None or value.dim() != len(shape) or any(w not in (None, s) for w, s in zip(shape, value.shape)):
+        if (
+            value is None
+            or value.dim() != len(shape)
+            or any(w not in (None, s) for w, s in zip(shape, value.shape, strict=True))
+        ):
             got = "it is missing" if value is None else f"it has shape {tuple(value.shape)}, expected {shape}"
             raise UserError(f"adapter {folder} does not fit its {CONFIG}: tensor {name}: {got}; save it again")
         return value
@@ -272,7 +276,5 @@ def _parse(
             bias = take(f"{place}.neuroglot_bias.{KEY}{group}", count) if biased else None
             found[module][group] = Units(own.clone(), delta, bias)
     if rest:
-        raise UserError(
-            f"adapter {folder} holds a tensor that its {CONFIG} does not name: {sorted(rest)[0]}; save it again"
-        )
+        raise UserError(f"adapter {folder} holds a tensor that its {CONFIG} does not name: {min(rest)}; save it again")
     return found, frozenset(bare)

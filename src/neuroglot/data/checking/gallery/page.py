@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
@@ -127,7 +128,7 @@ def _draw(found: Mapping[str, Histogram], context: int) -> Draw:
 
 def _bars(axis: Axes, title: str, histogram: Histogram, context: int) -> None:
     edges, bins = histogram.bins()
-    widths = [b - a for a, b in zip(edges, edges[1:], strict=False)]
+    widths = [b - a for a, b in itertools.pairwise(edges)]
     axis.bar(edges[:-1], bins, width=[0.92 * w for w in widths], align="edge", color=SYSTEMS["system-5"])
     if context and context <= 1.5 * edges[-1]:
         axis.axvline(context, color=INK, linewidth=1.2, linestyle=(0, (3, 1.6)))

@@ -89,7 +89,7 @@ def image_list(path: Path, texts: Path, stem: str) -> Path:
     Raises:
         UserError: there is none.
     """
-    name = stem.split(".")[0]  # of train.lc.norm.tok, train
+    name = stem.split(".", maxsplit=1)[0]  # of train.lc.norm.tok, train
     roots = (texts, texts.parent / "image_splits", path / "image_splits", path)
     places = [root / form for root in roots for form in (f"{name}.txt", f"{name}/index.txt", f"{name}_images.txt")]
     found = next((place for place in places if place.is_file()), None)

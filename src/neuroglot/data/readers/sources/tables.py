@@ -158,7 +158,7 @@ def _chosen(names: Sequence[str], layout: Layout, where: Path | str) -> dict[str
             f"{where} has the splits {', '.join(names)}; say with data.splits which is train, dev and test"
         )
     check_left_out({name: f"split {name}" for name in names}, found, layout, where)
-    return {ours: theirs for ours, theirs in found.items()}
+    return dict(found)
 
 
 def _hub(name: str, layout: Layout, needs: Collection[str], uses: Collection[str]) -> Iterator[Part]:
