@@ -30,6 +30,18 @@ def test_every_field_of_a_section_has_a_default():
     assert check({"data": {"pairs": ["en-de"]}}, "here").method == "mnaft"
 
 
+def test_every_field_of_every_section_says_what_it_is():
+    """The page of recipe fields is made of this."""
+    schema = Recipe.model_json_schema()
+    silent = {
+        f"{title}.{name}"
+        for title, section in {"Recipe": schema, **schema["$defs"]}.items()
+        for name, field in section["properties"].items()
+        if name != "kind" and not field.keys() & {"description", "$ref"}
+    }
+    assert silent == set()
+
+
 def test_names_here_and_in_the_other_rooms_agree():
     assert set(NEURON_METHODS) == set(SELECTIONS)
     assert set(SCORES) == set(MEASURED)

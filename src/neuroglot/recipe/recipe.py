@@ -33,9 +33,14 @@ from neuroglot.strict_yaml import write_yaml
 class Recipe(Section):
     """One run. Every field has a default; `name` is its folder under `runs/`."""
 
-    name: str = "run"
-    method: str = "mnaft"
-    task: Literal["image_translation", "multimodal_translation"] = "image_translation"
+    name: str = Field("run", description="of the run, and of its folder under `runs/`")
+    method: str = Field(
+        "mnaft",
+        description="what is trained: neurons that `mnaft`, `neumt` or a control chooses, or a competitor (`lora`)",
+    )
+    task: Literal["image_translation", "multimodal_translation"] = Field(
+        "image_translation", description="what the model learns"
+    )
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     profile: ProfileSection = ProfileSection()

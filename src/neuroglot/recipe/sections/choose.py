@@ -16,7 +16,7 @@ class ProfileSection(Section):
     """What importance is measured on."""
 
     items: int = Field(48, ge=1, description="source items, each in every pair")
-    batch_size: int = Field(12, ge=1)
+    batch_size: int = Field(12, ge=1, description="samples a pass")
     instructions: int = Field(3, ge=1, description="paraphrased instructions per task, in turn")
     contrast: Tasks = Field(
         ("ocr", "describe"), description="tasks on the same images that translating is held against"
@@ -63,9 +63,9 @@ class ProbeSection(Section):
         description="what is tuned: low-rank factors, everything (as LLaVA-NeuMT does), or a tenth of every layer's "
         "neurons; unset: `full` for neumt-paper, else lora",
     )
-    steps: int = Field(40, ge=1)
-    batch_size: int = Field(24, ge=1)
-    lr: float = Field(1e-3, gt=0)
+    steps: int = Field(40, ge=1, description="optimiser steps")
+    batch_size: int = Field(24, ge=1, description="samples a step")
+    lr: float = Field(1e-3, gt=0, description="the highest learning rate")
     items: int = Field(16, ge=1, description="source items that activations are compared on")
 
 
@@ -108,14 +108,22 @@ class SelectSection(Section):
     share: Fraction | None = Field(None, description="a neuron serves every pair within this share of its best")
     floor: Share | None = Field(None, description="least importance of a specific neuron, of its layer's mean best")
     ranking: Literal["relevance", "similarity"] | None = Field(None, description="of layers")
-    normalise: Literal["pair", "none"] | None = None
-    dispersion: Literal["cv", "variance"] | None = None
-    contrast: Literal["subtract", "none"] | None = None
+    normalise: Literal["pair", "none"] | None = Field(
+        None, description="`pair`: the importances of a pair sum to one over a part"
+    )
+    dispersion: Literal["cv", "variance"] | None = Field(
+        None, description="over pairs: coefficient of variation, or variance"
+    )
+    contrast: Literal["subtract", "none"] | None = Field(
+        None, description="`subtract`: less the importance for the tasks of `profile.contrast`"
+    )
     keep: tuple[str, ...] | None = Field(
         None, description="tasks not to be forgotten: importance is held against that for them"
     )
-    score: str | None = None
-    parts: tuple[PartName, ...] | None = None
+    score: str | None = Field(
+        None, description="what neurons are ranked by; it must be in `profile.scores`, or `weight` or `movement`"
+    )
+    parts: tuple[PartName, ...] | None = Field(None, description="whose neurons may be chosen")
     like: Literal["mnaft", "mnaft-raw", "neumt", "neumt-paper"] | None = Field(
         None, description="of a control: the method whose layers and numbers of rows it takes over"
     )

@@ -78,7 +78,7 @@ class DataSection(Section):
         0.0, ge=0, le=0.9, description="share of the training batches that are of other tasks, against forgetting"
     )
     max_bad: int = Field(0, ge=0, description="records of a file that may be left out because they cannot be used")
-    seed: Seed = 0
+    seed: Seed = Field(0, description="of the embedded corpora, of the split, and of drawn images")
 
     def layout(self, task: str) -> Layout:
         """Return what a reader is told, where the run trains a task."""

@@ -10,9 +10,9 @@ from neuroglot.recipe.sections.section import Section
 class EvaluateSection(Section):
     """How it is scored."""
 
-    batch_size: int = Field(64, ge=1)
-    max_new_tokens: int = Field(48, ge=1)
-    beams: int = Field(1, ge=1)
+    batch_size: int = Field(64, ge=1, description="examples translated together")
+    max_new_tokens: int = Field(48, ge=1, description="a longer answer is cut")
+    beams: int = Field(1, ge=1, description="1 is greedy")
     length_penalty: float = Field(1.0, description="of beams: above 0 favours long answers, below 0 short ones")
     cascade: bool = Field(True, description="score the base's own transcription put through its own text translation")
     moses: bool = Field(

@@ -41,7 +41,7 @@ class OtherModelSection(Section):
 
     kind: Literal["model"] = "model"
     path: str = Field(description="`embedded`, a folder, or a name on the hub")
-    dtype: Dtype = "float32"
+    dtype: Dtype = Field("float32", description="of its weights")
     prompt: str | None = Field(None, description="what it is asked, with {source} and {target}; unset: as the methods")
     batch_size: int | None = Field(None, ge=1, description="unset: evaluate.batch_size")
     max_new_tokens: int | None = Field(None, ge=1, description="unset: evaluate.max_new_tokens")
@@ -51,9 +51,9 @@ class OtherModelSection(Section):
 class PriceSection(Section):
     """Money for a million tokens."""
 
-    input: float = Field(0.0, ge=0)
-    output: float = Field(0.0, ge=0)
-    currency: str = "USD"
+    input: float = Field(0.0, ge=0, description="of the prompt")
+    output: float = Field(0.0, ge=0, description="of the answer")
+    currency: str = Field("USD", description="as it is printed")
 
 
 class EndpointSection(Section):
@@ -73,7 +73,7 @@ class EndpointSection(Section):
     timeout: float = Field(120, gt=0, description="seconds for one attempt")
     attempts: int = Field(6, ge=1, description="at one request")
     longest_wait: float = Field(120, ge=0, description="most seconds between two attempts")
-    price: PriceSection | None = None
+    price: PriceSection | None = Field(None, description="unset: costs are not counted")
     cache: str | None = Field(
         None, description="folder of the answers, relative to the recipe; unset: the user's cache"
     )
@@ -111,10 +111,10 @@ class Seq2SeqSection(Section):
     )
     codes: dict[str, str] = Field({}, description="language -> the model's own code, where it is not found by itself")
     prefix: str = Field("", description="written before a text, with {source} and {target}; for T5 and its like")
-    dtype: Dtype = "float32"
-    batch_size: int = Field(32, ge=1)
-    max_new_tokens: int = Field(128, ge=1)
-    beams: int = Field(4, ge=1)
+    dtype: Dtype = Field("float32", description="of its weights")
+    batch_size: int = Field(32, ge=1, description="texts translated together")
+    max_new_tokens: int = Field(128, ge=1, description="a longer answer is cut")
+    beams: int = Field(4, ge=1, description="1 is greedy")
 
 
 class CausalSection(Section):
@@ -123,10 +123,10 @@ class CausalSection(Section):
     kind: Literal["causal"] = "causal"
     path: str = Field(description="a folder, or a name on the hub")
     prompt: str | None = Field(None, description="what it is asked, with {source}, {target} and {text}")
-    dtype: Dtype = "float32"
-    batch_size: int = Field(8, ge=1)
-    max_new_tokens: int = Field(128, ge=1)
-    beams: int = Field(1, ge=1)
+    dtype: Dtype = Field("float32", description="of its weights")
+    batch_size: int = Field(8, ge=1, description="texts translated together")
+    max_new_tokens: int = Field(128, ge=1, description="a longer answer is cut")
+    beams: int = Field(1, ge=1, description="1 is greedy")
 
     @field_validator("prompt")
     @classmethod
