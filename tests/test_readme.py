@@ -84,15 +84,17 @@ def test_every_relative_link_leads_somewhere(page):
 
 @pytest.mark.slow
 def test_every_neuroglot_command_of_the_readme_runs(tmp_path, monkeypatch):
-    """In the order of the page, in one folder, at smoke scale."""
+    """In the order of the page, in one folder, at smoke scale; of the sweep one training a variant."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     ran = 0
     for program, *arguments in command_lines(README):
         if program == "neuroglot":
-            scale = ["--scale", "smoke"] if arguments[0] in SCALED and "--scale" not in arguments else []
+            less = ["--scale", "smoke"] if arguments[0] in SCALED and "--scale" not in arguments else []
+            if arguments[0] == "sweep":
+                less = ["--seeds", "1", "--rates", "1e-3"]
             with pytest.raises(SystemExit) as ended:
-                main([*arguments, *scale])
+                main([*arguments, *less])
             assert ended.value.code == 0, " ".join(arguments)
             ran += 1
     assert ran > 5
