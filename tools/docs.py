@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ def notebook_page(notebook: Path) -> Iterator[str]:
 
 def diagram(source: str, *_: Any, **__: Any) -> str:
     """Return a Mermaid diagram as SVG."""
-    return f'<p class="diagram">{mmdr.render(source).svg()}</p>'
+    name = f"diagram-{zlib.crc32(source.encode()):x}"  # the renderer calls every diagram, and its parts, the same
+    return f"<p>{mmdr.render(source).svg().replace('merman', name)}</p>"
 
 
 def recipe_page() -> Iterator[str]:
