@@ -42,6 +42,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Lead links to the notebook to the page that shows it."""
+    return markdown.replace("(../examples/signs.ipynb)", "(../examples/signs.md)")
+
+
 def from_root(text: str) -> str:
     """Return a text of the root with its links as they are from `docs`; those to other files become plain text."""
     text = re.sub(r"\]\(docs/", "](", text)
