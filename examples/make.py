@@ -2,7 +2,7 @@
 
 `signs/` holds signs as the embedded corpus draws them, from its test split: what the embedded model can read. The
 photographs beside it, at an angle, in odd sizes, blurred, JPEG and PNG, stand for a user's own files, with
-`signs.jsonl`: `neuroglot.data.render` had no part in them, and the embedded model cannot read them. Translations are
+`signs.jsonl`: neuroglot did not draw them, and the embedded model cannot read them. Translations are
 CLDR's, through the embedded corpus.
 """
 
