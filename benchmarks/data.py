@@ -31,10 +31,11 @@ from rich.table import Table
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from neuroglot.data.batch import Batcher
-from neuroglot.data.embedded.signs import Sign, signs
 from neuroglot.data.example import Example, RenderSpec
-from neuroglot.data.render import SIZE, render
 from neuroglot.models.load import EMBEDDED, load_model, load_processor
+from neuroglot.synthetic.render import render
+from neuroglot.synthetic.signs import Sign, signs
+from neuroglot.synthetic.style import SIZE
 
 SIDES = (96, 448)
 

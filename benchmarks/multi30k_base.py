@@ -27,12 +27,12 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 from transformers import PreTrainedTokenizerFast as Fast
 
-from neuroglot.data.example import Example
-from neuroglot.data.instructions import instruction, paraphrases
-from neuroglot.data.render import SIZE, Rendered, render
+from neuroglot.data.example import Example, instruction, paraphrases
 from neuroglot.models.load import EMBEDDED, load_model
 from neuroglot.models.tiny.build import CHAT_TEMPLATE, PATCH, SPECIAL, build_processor, phrases
-from neuroglot.models.tiny.lessons import pixels
+from neuroglot.models.tiny.pretrain import pixels
+from neuroglot.synthetic.render import Rendered, render
+from neuroglot.synthetic.style import SIZE
 
 LANGUAGES = ("de", "fr", "cs")
 KEPT_BACK = 4000

@@ -40,19 +40,21 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
 
-from neuroglot.artefact import TRAINING, Format, read_json, write_json, write_text
+from neuroglot.baselines import KINDS, Settings, TowerFeatures, train
+from neuroglot.config import Recipe, check
 from neuroglot.data.batch import Batcher
 from neuroglot.data.example import Example
-from neuroglot.data.scenes.examples import text_only_ceiling
 from neuroglot.errors import UserError
 from neuroglot.evaluation import evaluate
 from neuroglot.evaluation.metrics import costs, is_exact
+from neuroglot.file_format import TRAINING, Format, read_json, write_json, write_text
 from neuroglot.models.load import EMBEDDED, load_model, load_processor
-from neuroglot.recipe import Recipe, check
-from neuroglot.run import execute
-from neuroglot.stages import load_trained, quiet, stages
+from neuroglot.pipeline.context import quiet
+from neuroglot.pipeline.evaluation import load_trained
+from neuroglot.pipeline.run import execute
+from neuroglot.pipeline.stages import stages
+from neuroglot.synthetic.scenes import text_only_ceiling
 from neuroglot.systems import HFSystem, System, shuffled_image, without_image, without_text
-from neuroglot.systems.classic import KINDS, Settings, TowerFeatures, train
 
 LANGUAGES = ("fr", "cs", "de", "lv", "hi", "tr")
 TUNED = ("full", "lora", "random", "mnaft", "neumt")

@@ -20,14 +20,14 @@ from torch import nn
 from torch.profiler import ProfilerActivity
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+from neuroglot.config import ProfileSection
 from neuroglot.data.batch import Batcher
 from neuroglot.data.corpus import Sizes, load_corpus
 from neuroglot.models.load import EMBEDDED, load_model, load_processor
 from neuroglot.neurons import profile
-from neuroglot.neurons.profiling.passes import frozen, token_loss
-from neuroglot.neurons.profiling.tapping.positions import forward_inputs, unpack
+from neuroglot.neurons.profiling.importance import frozen, token_loss
+from neuroglot.neurons.profiling.positions import forward_inputs, unpack
 from neuroglot.pair import Pair
-from neuroglot.recipe import ProfileSection
 
 BARS = {"time_ratio": 1.25, "memory_ratio": 1.10}
 IMAGE = 31_999

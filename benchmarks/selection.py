@@ -31,8 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from neuroglot.neurons.inventory import Layer
-from neuroglot.neurons.profiling.files import Stored, StoredBlocks
-from neuroglot.neurons.profiling.profile import Profile
+from neuroglot.neurons.profiling.profile import Profile, Stored, StoredBlocks
 from neuroglot.neurons.selecting.select import METHODS, select
 from neuroglot.pair import Condition
 from neuroglot.selection import Selection

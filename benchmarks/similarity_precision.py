@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
+from neuroglot.config.load import load_recipe
 from neuroglot.neurons import activation_similarity, inventory, keep, mean_similarity
-from neuroglot.recipes import load_recipe
-from neuroglot.stages import Context, quiet
-from neuroglot.stages.measuring import compared_batches, states_of, tuned_briefly
+from neuroglot.pipeline.context import Context, quiet
+from neuroglot.pipeline.neurons import compared_batches, states_of, tuned_briefly
 
 SETTINGS = {
     "second task, gender": ("quickstart-multimodal", (0.4,), ["data.domains=[gender]", "data.train=800"]),

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from neuroglot.data.batch import Batcher
 from neuroglot.data.corpus import sign_retention
-from neuroglot.data.embedded.signs import LANGUAGES, signs
 from neuroglot.data.example import Example, RenderSpec
-from neuroglot.data.rendering.fonts import BUNDLED, covers, font_file
 from neuroglot.evaluation import evaluate
 from neuroglot.models.load import EMBEDDED, load_model, load_processor
 from neuroglot.pair import Pair
+from neuroglot.synthetic.fonts import BUNDLED, covers, font_file
+from neuroglot.synthetic.signs import LANGUAGES, signs
 from neuroglot.systems import Cascade, HFSystem
 
 SIZES = (14, 18, 22, 26)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from neuroglot.data.embedded.signs import signs
 from neuroglot.data.example import split_seed
-from neuroglot.data.render import render
+from neuroglot.synthetic.render import render
+from neuroglot.synthetic.signs import signs
 
 HERE = Path(__file__).parent
 LANGUAGES = ("de", "fr")

@@ -70,9 +70,9 @@ def silent(label, total):
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory) -> Path:
     """The folder of a finished run; nobody writes there."""
+    from neuroglot.config.load import load_recipe
     from neuroglot.errors import UserError
-    from neuroglot.recipes import load_recipe
-    from neuroglot.run import execute
+    from neuroglot.pipeline.run import execute
 
     base = tmp_path_factory.getbasetemp()
     runs = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared-runs"

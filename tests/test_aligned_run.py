@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from neuroglot.artefact import TRAINING, read_json
+from neuroglot.config.load import load_recipe
 from neuroglot.errors import UserError
+from neuroglot.file_format import TRAINING, read_json
 from neuroglot.models.load import load_model
 from neuroglot.neurons import inventory
-from neuroglot.recipes import load_recipe
-from neuroglot.run import execute
+from neuroglot.pipeline.run import execute
 from neuroglot.selection import Selection
 from neuroglot.tuner import Adapter
 

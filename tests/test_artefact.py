@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from neuroglot.artefact import (
+from neuroglot.errors import UserError
+from neuroglot.file_format import (
     ADAPTER,
     LAYERS,
     PROFILE,
@@ -22,7 +23,6 @@ from neuroglot.artefact import (
     unseal,
     write_json,
 )
-from neuroglot.errors import UserError
 
 TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.tensor([1, 2], dtype=torch.int32), "c": torch.zeros(0, 4)}
 HEAD = {"model": "m", "pairs": ["en-de", "en-zh_Hans"], "note": "Ü", "share": 0.1}

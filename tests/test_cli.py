@@ -17,8 +17,8 @@ import pytest
 from safetensors import SafetensorError
 
 import neuroglot
-from neuroglot.recipe import CLASSIC, METHODS, YARDSTICKS
-from neuroglot.recipes import shipped
+from neuroglot.config import CLASSIC, METHODS, YARDSTICKS
+from neuroglot.config.load import shipped
 
 VERBS = (
     "run",
@@ -41,7 +41,7 @@ VERBS = (
 
 def command(*arguments, **options):
     """Run the installed command in a process of its own."""
-    line = [sys.executable, "-m", "neuroglot.cli", *map(str, arguments)]
+    line = [sys.executable, "-m", "neuroglot", *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, **options)
 
 
@@ -71,7 +71,7 @@ def test_a_full_disk_is_one_line(cli, monkeypatch, error):
     def full(*arguments):
         raise error
 
-    monkeypatch.setattr("neuroglot.run.execute", full)
+    monkeypatch.setattr("neuroglot.pipeline.run.execute", full)
     code, _, err = cli("run", "quickstart")
     assert code == 2
     assert err.count("\n") == 1
@@ -96,7 +96,7 @@ def test_what_nothing_else_catches_is_one_line_and_a_file(cli, monkeypatch, tmp_
     def broken(*arguments):
         raise error
 
-    monkeypatch.setattr("neuroglot.run.execute", broken)
+    monkeypatch.setattr("neuroglot.pipeline.run.execute", broken)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     found, out, err = cli("run", "quickstart", "train.steps=3")
     assert (found, out, err.count("\n")) == (code, "", 1)
@@ -108,7 +108,7 @@ def test_what_nothing_else_catches_is_one_line_and_a_file(cli, monkeypatch, tmp_
 
 
 def test_memory_that_ran_out_is_one_line(cli, monkeypatch):
-    monkeypatch.setattr("neuroglot.run.execute", lambda *_: [0] * 2**61)
+    monkeypatch.setattr("neuroglot.pipeline.run.execute", lambda *_: [0] * 2**61)
     code, _, err = cli("run", "quickstart")
     assert (code, err.count("\n")) == (2, 1)
     assert err.startswith("neuroglot: memory ran out")
@@ -118,7 +118,7 @@ def test_an_interrupted_command_says_that_it_goes_on(cli, monkeypatch):
     def stopped(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("neuroglot.run.execute", stopped)
+    monkeypatch.setattr("neuroglot.pipeline.run.execute", stopped)
     code, _, err = cli("run", "quickstart")
     assert code == 130
     assert err == "neuroglot: interrupted; the same command goes on from here\n"
@@ -133,7 +133,7 @@ def test_sigterm_ends_it_as_ctrl_c_does(cli, monkeypatch, tmp_path):
             (tmp_path / "tidied").touch()
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("neuroglot.run.execute", stopped)
+    monkeypatch.setattr("neuroglot.pipeline.run.execute", stopped)
     code, _, err = cli("run", "quickstart")
     assert code == 143
     assert err == "neuroglot: terminated; the same command goes on from here\n"
@@ -202,6 +202,6 @@ def test_the_process_itself(tmp_path, own_run):
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr == "neuroglot: recipe quickstart: unknown key trian; did you mean train?\n"
     # Whoever reads the output may have had enough of it.
-    line = f"{sys.executable} -m neuroglot.cli show {own_run} --json | head -1"
+    line = f"{sys.executable} -m neuroglot show {own_run} --json | head -1"
     cut = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
     assert (cut.stdout, cut.stderr) == ("{\n", "")

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 def start(runs: Path, said: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "neuroglot.cli", "evaluate", "quickstart", "--scale", "smoke", *SETTINGS]
+    command = [sys.executable, "-m", "neuroglot", "evaluate", "quickstart", "--scale", "smoke", *SETTINGS]
     with said.open("w") as file:
         return subprocess.Popen([*command, "--runs", str(runs)], stdout=file, stderr=file)
 

@@ -45,4 +45,4 @@ def test_no_files_import_each_other_in_a_circle():
         order = list(TopologicalSorter(graph).static_order())
     except CycleError as error:
         raise AssertionError(f"a circle: {' <- '.join(error.args[1])}") from None
-    assert "neuroglot.run" in order  # it has seen the house
+    assert "neuroglot.pipeline.run" in order  # it has seen the house

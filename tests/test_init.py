@@ -1,4 +1,4 @@
-"""A recipe for the user's own files: photographs and screenshots that `neuroglot.data.render` had no part in.
+"""A recipe for the user's own files: photographs and screenshots that `neuroglot.synthetic.render` had no part in.
 
 They prove the wiring: at 120 pixels a side nobody claims that the embedded model can read them.
 """
@@ -15,10 +15,11 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from neuroglot.cli import main
+from neuroglot.config.load import load_recipe
 from neuroglot.errors import UserError
-from neuroglot.init import write_recipe
-from neuroglot.recipes import load_recipe
-from neuroglot.stages import Context, stages
+from neuroglot.pipeline.context import Context
+from neuroglot.pipeline.scaffold import write_recipe
+from neuroglot.pipeline.stages import stages
 
 FIXTURES = Path(__file__).parent / "data" / "fixtures"
 

@@ -8,8 +8,8 @@ import os
 import pytest
 
 from neuroglot.errors import UserError
-from neuroglot.stages.keeping import files
-from neuroglot.stages.keeping.files import held
+from neuroglot.pipeline import folder as files
+from neuroglot.pipeline.folder import held
 
 
 @pytest.fixture(autouse=True)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from neuroglot.data.instructions import instruction
+from neuroglot.config.load import load_recipe
+from neuroglot.data.example import instruction
 from neuroglot.errors import UserError
 from neuroglot.evaluation import paired_bootstrap, retention, score_rows
-from neuroglot.evaluation.kept import identity, read_kept
-from neuroglot.recipes import load_recipe
+from neuroglot.evaluation.retention import identity, read_kept
+from neuroglot.pipeline.run import execute
 from neuroglot.report import report, show
-from neuroglot.run import execute
 
 FIXTURES = Path(__file__).parent / "data" / "fixtures"
 SETTINGS = ["name=smoke", "data.pairs=[en-de, en-fr]", "train.weight_decay=0.1", "train.optimizer=adamw_torch_fused"]
@@ -175,7 +175,8 @@ def test_own_files_are_scored_before_and_after_and_shown(own_run, tmp_path, cli)
 @pytest.mark.slow
 def test_a_training_that_is_watched_is_the_same_training(smoke_run, own_run):
     from neuroglot.data.corpus import first_items
-    from neuroglot.stages import Context, load_trained
+    from neuroglot.pipeline.context import Context
+    from neuroglot.pipeline.evaluation import load_trained
     from neuroglot.systems import HFSystem
 
     changes = ("evaluate.every=2", "evaluate.items=3", "evaluate.max_new_tokens=8")

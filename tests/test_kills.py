@@ -35,8 +35,9 @@ WAYS = {"SIGKILL": -signal.SIGKILL, "SIGTERM": 143, "SIGINT": 130, "disk full": 
 EQUAL = ("profile.safetensors", "selection.safetensors", "adapter/adapter_model.safetensors",
          "adapter/adapter_config.json", "adapter/neuroglot.json", "train_log.jsonl", "hypotheses.jsonl")  # fmt: skip
 
-PRELOAD = ["neuroglot.run", "neuroglot.training", "neuroglot.tuner", "neuroglot.systems", "neuroglot.report.page",
-           "neuroglot.evaluation", "neuroglot.compare.processes.preload", "transformers.models.llava.modeling_llava",
+PRELOAD = ["neuroglot.pipeline.run",
+           "neuroglot.training", "neuroglot.tuner", "neuroglot.systems", "neuroglot.report.page",
+           "neuroglot.evaluation", "neuroglot.compare.preload", "transformers.models.llava.modeling_llava",
            "transformers.models.clip.modeling_clip", "transformers.models.llama.modeling_llama"]  # fmt: skip
 
 pytestmark = pytest.mark.slow

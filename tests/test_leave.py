@@ -19,7 +19,7 @@ import neuroglot.tuner
 from neuroglot.data.batch import Batcher
 from neuroglot.data.corpus import Sizes, load_corpus
 from neuroglot.models.load import embedded_folder, load_model, load_processor
-from neuroglot.tuner.engines.weight import HeldWeight
+from neuroglot.tuner.weight import HeldWeight
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def filled(own_run) -> Path:
     manifest = own_run / "adapter" / "neuroglot.json"
     facts = {k: v for k, v in json.loads(manifest.read_text()).items() if k not in ("format", "checksum", "files")}
     manifest.unlink()
-    neuroglot.artefact.seal(own_run / "adapter", neuroglot.artefact.ADAPTER, facts)
+    neuroglot.file_format.seal(own_run / "adapter", neuroglot.file_format.ADAPTER, facts)
     return own_run
 
 

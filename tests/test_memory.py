@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import gc
-from neuroglot.stages.keeping.memory import watch
+from neuroglot.pipeline.folder import watch
 
 def hold():
     return [bytearray(64 * 1024) for _ in range(2000)]

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from neuroglot.artefact import ADAPTER, PROFILE, SELECTION, Format, save_tensors, write_json
+from neuroglot.file_format import ADAPTER, PROFILE, SELECTION, Format, save_tensors, write_json
 from neuroglot.models.load import embedded_folder
 from neuroglot.neurons import Profile
 

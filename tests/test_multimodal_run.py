@@ -7,12 +7,12 @@ import json
 import pytest
 
 from neuroglot.cli import main
+from neuroglot.config.load import load_recipe
 from neuroglot.data.image import open_image
-from neuroglot.data.scenes.examples import TASK, scene_examples
 from neuroglot.evaluation import read_scores
 from neuroglot.pair import Pair
-from neuroglot.recipes import load_recipe
 from neuroglot.report import show
+from neuroglot.synthetic.scenes import TASK, scene_examples
 
 pytestmark = pytest.mark.slow
 

@@ -28,7 +28,7 @@ def test_wheel_holds_weights_recipes_template_and_marker(wheel):
         "neuroglot/models/tiny/weights/chat_template.jinja",
         "neuroglot/recipes/quickstart.yaml",
         "neuroglot/report/page.html",
-        "neuroglot/data/checking/gallery/page.html",
+        "neuroglot/validation/page.html",
         "neuroglot/py.typed",
     ):
         assert file in names

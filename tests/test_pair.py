@@ -10,7 +10,7 @@ from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES as
 
 from neuroglot.errors import UserError
 from neuroglot.pair import TASKS, Condition, Pair, language_code, language_name, script_of
-from neuroglot.systems.languages import spelling
+from neuroglot.systems.base import spelling
 
 MANY_SCRIPTS = ("ace", "bjn", "crh", "kas", "knc", "sat", "taq", "tzm", "zho")
 """Languages that NLLB has in another script than the one that CLDR takes for the usual one."""

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from neuroglot.config.load import load_recipe, shipped
+from neuroglot.config.smoke import COUNTS, WRITERS, corpus_in, write_corpus
 from neuroglot.data.readers import Layout, read_source
 from neuroglot.data.readers.registry import guess_format
 from neuroglot.errors import UserError
-from neuroglot.recipes import load_recipe, shipped
-from neuroglot.recipes.smoke import COUNTS, WRITERS, corpus_in, write_corpus
-from neuroglot.run import execute
+from neuroglot.pipeline.run import execute
 
 PAPERS = {
     "neumt-m3-multi30k": "multi30k",

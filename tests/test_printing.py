@@ -83,8 +83,10 @@ def test_what_is_typed(cli, arguments):
 
 def test_a_log_message_is_one_line(cli, monkeypatch):
     monkeypatch.setattr(logging.getLogger("neuroglot"), "propagate", False)  # pytest's report takes no half characters
-    monkeypatch.setattr("neuroglot.run.execute", lambda *_: logging.getLogger("neuroglot.data").warning(HOSTILE))
-    monkeypatch.setattr("neuroglot.cli.work.show_run", lambda *_, **__: None)
+    monkeypatch.setattr(
+        "neuroglot.pipeline.run.execute", lambda *_: logging.getLogger("neuroglot.data").warning(HOSTILE)
+    )
+    monkeypatch.setattr("neuroglot.cli.run.show_run", lambda *_, **__: None)
     code, _, err = cli("run", "quickstart")
     assert code == 0
     assert_safe(err.removesuffix("\n"))

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuroglot.errors import UserError
-from neuroglot.leave import export
-from neuroglot.readable import indices, ranges
-from neuroglot.selection import Selection
+from neuroglot.pipeline.export import export
+from neuroglot.selection import Selection, indices, ranges
 
 PAIRS = ("en-de", "en-zh_Hans")
 HAND = """

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from neuroglot.cli import app, main
-from neuroglot.recipes import load_recipe, shipped
+from neuroglot.config.load import load_recipe, shipped
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

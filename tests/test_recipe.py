@@ -6,13 +6,13 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from neuroglot.config import METHODS, NEURON_METHODS, SCORES, Recipe, SelectSection, check, dump
+from neuroglot.config.load import SMOKE, load_recipe, shipped
+from neuroglot.config.strict_yaml import read_yaml, write_yaml
 from neuroglot.errors import UserError
-from neuroglot.neurons.profiling.importance import SCORES as MEASURED
+from neuroglot.neurons.profiling.scores import SCORES as MEASURED
+from neuroglot.neurons.selecting.options import Options
 from neuroglot.neurons.selecting.select import METHODS as SELECTIONS
-from neuroglot.neurons.selecting.select import Options
-from neuroglot.recipe import METHODS, NEURON_METHODS, SCORES, Recipe, SelectSection, check, dump
-from neuroglot.recipes import SMOKE, load_recipe, shipped
-from neuroglot.strict_yaml import read_yaml, write_yaml
 
 
 def test_every_shipped_recipe_parses_and_says_how_it_is_run(tmp_path, monkeypatch):

@@ -19,15 +19,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import neuroglot.run
-from neuroglot.artefact import fresh
+import neuroglot.pipeline.run
+from neuroglot.config import METHODS
+from neuroglot.config.load import load_recipe
 from neuroglot.errors import UserError
+from neuroglot.file_format import fresh
 from neuroglot.neurons import Profile
-from neuroglot.recipe import METHODS
-from neuroglot.recipes import load_recipe
-from neuroglot.run import execute
+from neuroglot.pipeline.run import execute
+from neuroglot.pipeline.stages import METHODS_OWN, stages
 from neuroglot.selection import Selection
-from neuroglot.stages import METHODS_OWN, stages
 
 SETTINGS = ["name=smoke", "data.pairs=[en-de, en-fr]", "train.weight_decay=0.1", "train.optimizer=adamw_torch_fused"]
 """Of `smoke_run`."""
@@ -164,8 +164,8 @@ def hollow(monkeypatch):
 
         return write
 
-    monkeypatch.setattr(neuroglot.run, "stages", table)
-    monkeypatch.setattr(neuroglot.run.Context, "check", lambda self: None)
+    monkeypatch.setattr(neuroglot.pipeline.run, "stages", table)
+    monkeypatch.setattr(neuroglot.pipeline.run.Context, "check", lambda self: None)
 
 
 @pytest.mark.usefixtures("hollow")
@@ -298,9 +298,9 @@ def test_a_stage_that_fails_leaves_no_half_written_output(tmp_path, monkeypatch)
             part.write_text("half")
             raise RuntimeError("the machine caught fire")
 
-    table = neuroglot.run.stages
+    table = neuroglot.pipeline.run.stages
     monkeypatch.setattr(
-        neuroglot.run,
+        neuroglot.pipeline.run,
         "stages",
         lambda recipe: [replace(s, function=failing) if s.name == "train" else s for s in table(recipe)],
     )
@@ -308,7 +308,7 @@ def test_a_stage_that_fails_leaves_no_half_written_output(tmp_path, monkeypatch)
         run(tmp_path, "train.lr=0.002")
     assert {name: (folder / name).read_text() for name in before} == before
     assert [p for p in leftovers(folder) if p.suffix != ".begun"] == []
-    monkeypatch.setattr(neuroglot.run, "stages", table)
+    monkeypatch.setattr(neuroglot.pipeline.run, "stages", table)
     assert run(tmp_path, "train.lr=0.002") == ["train", "evaluate", "report"]
 
 
@@ -327,7 +327,7 @@ def test_what_a_killed_process_left_is_swept_away(tmp_path):
 @pytest.mark.usefixtures("hollow")
 def test_unfinished_work_is_kept_for_the_same_recipe_only(tmp_path, monkeypatch):
     seen = []
-    table = neuroglot.run.stages
+    table = neuroglot.pipeline.run.stages
 
     def stopping(context):
         work = context.path(".train")
@@ -336,7 +336,7 @@ def test_unfinished_work_is_kept_for_the_same_recipe_only(tmp_path, monkeypatch)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(
-        neuroglot.run,
+        neuroglot.pipeline.run,
         "stages",
         lambda recipe: [replace(s, function=stopping) if s.name == "train" else s for s in table(recipe)],
     )
@@ -355,7 +355,7 @@ def test_unfinished_work_is_kept_for_the_same_recipe_only(tmp_path, monkeypatch)
 @pytest.mark.usefixtures("hollow")
 def test_an_error_leaves_what_a_kill_leaves_where_a_stage_can_go_on(tmp_path, monkeypatch):
     seen, leaves = [], [False, True, True]
-    table = neuroglot.run.stages
+    table = neuroglot.pipeline.run.stages
 
     def failing(context):
         work = context.path(".profile")
@@ -366,7 +366,7 @@ def test_an_error_leaves_what_a_kill_leaves_where_a_stage_can_go_on(tmp_path, mo
         raise UserError("the disk is full")
 
     monkeypatch.setattr(
-        neuroglot.run,
+        neuroglot.pipeline.run,
         "stages",
         lambda recipe: [replace(s, function=failing) if s.name == "profile" else s for s in table(recipe)],
     )
@@ -414,7 +414,7 @@ def test_a_file_in_the_way_of_the_folder_is_named(tmp_path):
 
 def test_a_second_run_in_one_folder_is_refused_with_the_number_of_the_first(own_run):
     code = (
-        "import pathlib, sys; from neuroglot.stages.keeping.files import held\n"
+        "import pathlib, sys; from neuroglot.pipeline.folder import held\n"
         "with held(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(own_run)]
@@ -488,7 +488,7 @@ def same(a, b):
 
 @pytest.mark.slow
 def test_a_training_stopped_between_its_last_checkpoint_and_its_end_takes_no_further_step(own_run, monkeypatch):
-    import neuroglot.stages.training as stage
+    import neuroglot.pipeline.training as stage
 
     constant = "train.scheduler=constant"  # with a rate of zero at the end a step too many would not show
     assert run(own_run.parent, constant, only="train") == ["train"]
@@ -519,7 +519,7 @@ def test_a_killed_training_goes_on_and_ends_bit_for_bit_the_same(own_run, tmp_pa
     assert run(whole.parent, *changes, only="train") == ["train"]
 
     before = trained(own_run)
-    command = [sys.executable, "-m", "neuroglot.cli", "train", "quickstart", "--scale", "smoke"]
+    command = [sys.executable, "-m", "neuroglot", "train", "quickstart", "--scale", "smoke"]
     command += ["--runs", str(own_run.parent), *SETTINGS, *changes]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while not (own_run / ".train" / "checkpoint-2" / "trainer_state.json").exists():

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuroglot.artefact import SELECTION, save_tensors
 from neuroglot.errors import UserError
+from neuroglot.file_format import SELECTION, save_tensors
 from neuroglot.selection import Selection, group_name
 
 PAIRS = ("en-de", "en-fr", "en-zh_Hans")

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from neuroglot.artefact import MANIFEST
 from neuroglot.cli import main
+from neuroglot.config import ModelSection
 from neuroglot.errors import UserError
-from neuroglot.recipe import ModelSection
-from neuroglot.stages import load_trained
-from neuroglot.translate import image_files, translate_images
+from neuroglot.file_format import MANIFEST
+from neuroglot.pipeline.evaluation import load_trained
+from neuroglot.pipeline.translate import image_files, translate_images
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_an_adapter_that_was_saved_outside_of_a_run_needs_no_manifest(folder, sm
 
 
 def test_a_text_is_translated_by_what_an_image_shows(folder, smoke_run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("neuroglot.translate.BATCH", 1)
+    monkeypatch.setattr("neuroglot.pipeline.translate.BATCH", 1)
     image = folder / "b.png"
     translate(image, image, image, "--to", "de", "--model", "embedded", "--text", "sheep: 12 euros", "--json")
     lines = said(capsys)

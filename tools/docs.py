@@ -17,7 +17,7 @@ import mmdr
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from neuroglot.recipe import Recipe
+from neuroglot.config import Recipe
 
 ROOT = Path(__file__).parent.parent
 PAGES = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}

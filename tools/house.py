@@ -15,7 +15,8 @@ import tempfile
 import threading
 from inspect import CO_OPTIMIZED
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FrameType
+from typing import Any
 
 from PIL import Image, ImageDraw
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -63,11 +64,11 @@ def passed(arguments: list[str], until_step: bool) -> dict[str, int]:
     """Run the command line and count the files and named functions of the package that it calls."""
     seen: set[CodeType] = set()
 
-    def note(frame, event, _):
+    def note(frame: FrameType, event: str, _: object) -> None:
         if event == "call":
             seen.add(frame.f_code)
 
-    def stop(*_):
+    def stop(*_: object) -> None:
         raise FirstStepError
 
     handle = None
@@ -114,7 +115,7 @@ if __name__ == "__main__":
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        facts = {"size": size(), **way(Path(folder))}
+        facts: dict[str, dict[str, Any]] = {"size": size(), **way(Path(folder))}
     if options.json:
         print(json.dumps(facts, indent=1))
     else:

@@ -1,5 +1,7 @@
 """`python -m neuroglot`."""
 
+from __future__ import annotations
+
 from neuroglot.cli import main
 
 if __name__ == "__main__":

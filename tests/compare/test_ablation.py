@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from neuroglot.cli import main
-from neuroglot.compare.ablation.picture import draw
-from neuroglot.compare.ablation.table import markdown
+from neuroglot.compare.figures import draw_ablation
 from neuroglot.compare.grid import Cell, Contender, variants
 from neuroglot.compare.results import compare_all
 from neuroglot.compare.runner import make_sweep
+from neuroglot.compare.tables import ablation_markdown
+from neuroglot.config.load import load_recipe, shipped
+from neuroglot.config.sections import slug
 from neuroglot.errors import UserError
-from neuroglot.recipe.sections.sweep import slug
-from neuroglot.recipes import load_recipe, shipped
 
 SHIPPED = ("ablation-layers", "ablation-ratio", "ablation-sets")
 
@@ -111,13 +111,13 @@ def test_figure_and_table_show_every_variant(tmp_path):
     contenders = [entry("base", None, 5, 60), *(entry(n, n, 10 + i, 50 - i) for i, n in enumerate(("20 %", "100 %")))]
     found = {"contenders": contenders, "comparisons": [], "places": [0.2, 1.0], "label": "share of layers trained",
              "seeds": 3, "kept": ["ocr"], "reference": "100 %"}  # fmt: skip
-    draw(found, tmp_path / "a.svg")
-    draw(found, tmp_path / "b.svg")
+    draw_ablation(found, tmp_path / "a.svg")
+    draw_ablation(found, tmp_path / "b.svg")
     text = (tmp_path / "a.svg").read_text()
     assert text.startswith("<?xml")
     assert text == (tmp_path / "b.svg").read_text()
     assert text.count('<g id="axes_') == 2  # no panel for a figure that there is not
-    lines = markdown(found).splitlines()
+    lines = ablation_markdown(found).splitlines()
     assert lines[0].startswith("| share of layers trained | rate | BLEU | kept, exact |")
     assert "| 20 % | 0.001 | 10.0 [9.0, 11.0] | 50.0 [48.0, 52.0] |" in lines
     assert any("worse than '100 %'" in line for line in lines)

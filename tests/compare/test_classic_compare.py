@@ -8,8 +8,8 @@ import pytest
 
 from neuroglot.cli import main
 from neuroglot.compare.grid import Cell, contenders, recipe_of
+from neuroglot.config import Recipe, check
 from neuroglot.errors import UserError
-from neuroglot.recipe import Recipe, check
 
 SCENES = {"task": "multimodal_translation", "data": {"source": "scenes", "pairs": ["en-de"]}}
 

@@ -36,7 +36,7 @@ def run(runs, capsys):
 
 @pytest.mark.slow
 def test_a_killed_grid_goes_on_and_ends_as_an_uninterrupted_one(tmp_path, capsys):
-    command = [sys.executable, "-m", "neuroglot.cli", *ARGUMENTS, "--runs", str(tmp_path)]
+    command = [sys.executable, "-m", "neuroglot", *ARGUMENTS, "--runs", str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     cells = tmp_path / "grid" / "cells"
     while process.poll() is None and len(list(cells.glob("*/.stages/develop.json"))) < 3:

@@ -6,12 +6,11 @@ import math
 
 import pytest
 
-from neuroglot.artefact import LOSSES, write_json
-from neuroglot.compare.estimate import Estimate
 from neuroglot.compare.grid import (
     MOST_RATES,
     Cell,
     Contender,
+    Estimate,
     best_of,
     contenders,
     equal_rank,
@@ -22,8 +21,9 @@ from neuroglot.compare.grid import (
 )
 from neuroglot.compare.results import summarise
 from neuroglot.compare.runner import Outcome, _Sweeps, make_grid
+from neuroglot.config.load import load_recipe
 from neuroglot.errors import UserError
-from neuroglot.recipes import load_recipe
+from neuroglot.file_format import LOSSES, write_json
 
 QUICK = load_recipe("quickstart")
 

@@ -13,9 +13,9 @@ from neuroglot.cli import app
 from neuroglot.cli.app import numbers
 from neuroglot.compare.grid import Cell, recipe_of
 from neuroglot.compare.runner import make_grid, make_sweep
+from neuroglot.config.load import load_recipe, shipped
+from neuroglot.config.smoke import write_corpus
 from neuroglot.data.readers import read_source
-from neuroglot.recipes import load_recipe, shipped
-from neuroglot.recipes.smoke import write_corpus
 
 VERBS = typer.main.get_command(app).commands
 PLACES = {"model.path=...": "model.path=embedded", "data.source=...": "data.source=signs"}

@@ -7,15 +7,22 @@ import json
 import numpy as np
 import pytest
 
-from neuroglot.artefact import LOSSES, TRAINING, write_json
-from neuroglot.compare.ablation.table import legend as ablation_legend
+from neuroglot.compare.figures import draw
 from neuroglot.compare.grid import Contender
-from neuroglot.compare.picture import draw
 from neuroglot.compare.results import compare_all, figures_of, holm, interval, matched, p_value, summarise, wins
 from neuroglot.compare.runner import Grid, Outcome, cell_folder
-from neuroglot.compare.table import against_lora, at_matched_quality, lora_title, markdown, quality, won
-from neuroglot.evaluation.resample import Draws, resample
-from neuroglot.recipes import load_recipe
+from neuroglot.compare.tables import (
+    ablation_legend,
+    against_lora,
+    at_matched_quality,
+    lora_title,
+    markdown,
+    quality,
+    won,
+)
+from neuroglot.config.load import load_recipe
+from neuroglot.evaluation.bootstrap import Draws, resample
+from neuroglot.file_format import LOSSES, TRAINING, write_json
 
 
 def crossed(rng, seeds=6, items=30, effect=0.0, spread=(0.2, 0.5, 0.3)):

@@ -9,10 +9,10 @@ import weakref
 import pytest
 import torch
 
-from neuroglot.compare.estimate import Estimate
-from neuroglot.compare.processes.workers import complaint
+from neuroglot.compare.grid import Estimate
+from neuroglot.compare.workers import complaint
 from neuroglot.errors import ran_out
-from neuroglot.stages.keeping.memory import release
+from neuroglot.pipeline.folder import release
 
 SMALL = ["data.pairs=[en-de]", "data.heldout=0", "data.retention=0"]
 

@@ -12,9 +12,8 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from neuroglot.data.batch import Batcher
-from neuroglot.data.example import Example, RenderSpec
+from neuroglot.data.example import TEMPLATES, Example, RenderSpec, instruction, paraphrases
 from neuroglot.data.image import open_image
-from neuroglot.data.instructions import TEMPLATES, instruction, paraphrases
 from neuroglot.errors import UserError
 from neuroglot.pair import Condition
 

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from neuroglot.data.batch import Batcher
-from neuroglot.data.budget import SMALLEST, STEP, Budget, within
 from neuroglot.data.example import Example
 from neuroglot.data.image import open_image
+from neuroglot.data.pixels import SMALLEST, STEP, Budget, within
 from neuroglot.errors import UserError
 
 pytestmark = [pytest.mark.turns, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")]
@@ -121,8 +121,8 @@ def test_a_number_that_the_processor_fixes_is_said(name):
 
 
 def test_a_recipe_whose_budget_no_image_fits_is_refused_at_once(tmp_path):
-    from neuroglot.recipes import load_recipe
-    from neuroglot.stages import Context
+    from neuroglot.config.load import load_recipe
+    from neuroglot.pipeline.context import Context
 
     def context(*settings):
         recipe = load_recipe("quickstart", list(settings), "smoke")

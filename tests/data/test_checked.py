@@ -13,14 +13,13 @@ import pytest
 from PIL import Image
 
 from neuroglot.data.batch import Batcher
-from neuroglot.data.checking import Plan, Record, check
 from neuroglot.data.example import Example, RenderSpec
 from neuroglot.data.image import image_size, open_image
 from neuroglot.data.readers import Bad, check_records
-from neuroglot.data.rendering.face import Face
-from neuroglot.data.rendering.fonts import BUNDLED, _bundled, load_font
-from neuroglot.data.rendering.lines import APART, SMALLEST, fit, surely_fits
 from neuroglot.errors import UserError
+from neuroglot.synthetic.fonts import BUNDLED, Face, _bundled, load_font
+from neuroglot.synthetic.typesetting import APART, SMALLEST, fit, surely_fits
+from neuroglot.validation import Plan, Record, check
 
 MIB = 2**20
 LETTERS = "abcdefghij klmnop qrstuvwxyz ÄŁŵ -J' "

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from neuroglot.errors import UserError
-from neuroglot.stages.data import REJECTED, Data
+from neuroglot.pipeline.context import REJECTED, Data
 
 LIMITS = ["model", 40]
 

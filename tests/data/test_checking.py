@@ -18,14 +18,14 @@ import pytest
 from PIL import Image
 
 from neuroglot.data.batch import Batcher
-from neuroglot.data.checking import KINDS, Plan, Record, check
-from neuroglot.data.checking.looks import difference_hash
-from neuroglot.data.checking.repeats import alike
-from neuroglot.data.checking.texts import crossed, scripts_of
 from neuroglot.data.example import Example, RenderSpec
 from neuroglot.data.image import open_image
-from neuroglot.data.store.keys import normalised
+from neuroglot.data.store import normalised
 from neuroglot.errors import UserError
+from neuroglot.validation import KINDS, Plan, Record, check
+from neuroglot.validation.duplicates import alike
+from neuroglot.validation.images import difference_hash
+from neuroglot.validation.texts import crossed, scripts_of
 
 PLAN = Plan("planted", "image_translation")
 SPLITS = {"train": 60, "dev": 5, "test": 25}

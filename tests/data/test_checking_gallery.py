@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from neuroglot.data.batch import Batcher
-from neuroglot.data.checking import Plan, Record, check
-from neuroglot.data.checking.gallery import see, write_page
 from neuroglot.data.example import Example, RenderSpec
 from neuroglot.data.image import open_image
+from neuroglot.validation import Plan, Record, check
+from neuroglot.validation.page import see, write_page
 
 pytestmark = [pytest.mark.turns, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")]
 

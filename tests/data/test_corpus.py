@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from neuroglot.data.corpus import Sizes, as_task, load_corpus, sign_retention
-from neuroglot.data.embedded.signs import signs
 from neuroglot.data.image import open_image
 from neuroglot.errors import UserError
 from neuroglot.pair import Pair
+from neuroglot.synthetic.signs import signs
 
 PAIRS = ("en-de", "en-fr", "en-tr")
 SIZES = Sizes(train=6, dev=3, test=5, heldout=2, retention=4)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neuroglot.data.corpus.division import DEV, TEST, TRAIN, divided, splits_of
+from neuroglot.data.corpus import DEV, TEST, TRAIN, divided, splits_of
 from neuroglot.data.example import Example
 from neuroglot.data.store import SPLITS, viewed
 

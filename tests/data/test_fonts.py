@@ -11,10 +11,10 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 
-from neuroglot.data.embedded.signs import signs
-from neuroglot.data.rendering import fonts
-from neuroglot.data.rendering.fonts import BUNDLED, covers, font_file, load_font
 from neuroglot.errors import UserError
+from neuroglot.synthetic import fonts
+from neuroglot.synthetic.fonts import BUNDLED, covers, font_file, load_font
+from neuroglot.synthetic.signs import signs
 
 UNASSIGNED = "\u0378"
 

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from neuroglot.data.batch import Batcher, special_tokens
-from neuroglot.data.checking.lengths import Lengths
 from neuroglot.data.example import Example
 from neuroglot.data.image import open_image
 from neuroglot.errors import UserError
 from neuroglot.models.load import load_processor
+from neuroglot.validation.lengths import Lengths
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 

@@ -17,9 +17,9 @@ from PIL import Image
 
 from neuroglot.data.example import RenderSpec
 from neuroglot.data.image import open_image
-from neuroglot.data.render import render
-from neuroglot.data.store.keys import image_key
+from neuroglot.data.store import image_key
 from neuroglot.errors import UserError
+from neuroglot.synthetic.render import render
 
 RED, BLUE = (220, 20, 30), (10, 30, 200)
 

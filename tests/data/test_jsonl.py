@@ -15,7 +15,7 @@ from PIL import Image
 from neuroglot.data.example import Example
 from neuroglot.data.image import open_image
 from neuroglot.data.readers import Layout, read_jsonl, read_source
-from neuroglot.data.readers.records.fields import images_of
+from neuroglot.data.readers.records import images_of
 from neuroglot.errors import UserError
 
 GOOD = {"image": "a.png", "target": "Ausgang", "source_lang": "en", "target_lang": "de"}

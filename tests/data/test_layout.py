@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from neuroglot.config.load import load_recipe
 from neuroglot.data.readers import Layout, read_source
 from neuroglot.data.readers.layout import split_of, splits_of
 from neuroglot.errors import UserError
-from neuroglot.recipes import load_recipe
 
 
 def test_a_recipe_as_a_layout(tmp_path, monkeypatch):

@@ -9,15 +9,23 @@ from dataclasses import replace
 import pytest
 
 from neuroglot.data.corpus import Sizes, load_corpus
-from neuroglot.data.embedded.signs import LANGUAGES, MAX_SOURCE, MAX_TARGET, Sign
 from neuroglot.data.example import Example
 from neuroglot.data.image import open_image
-from neuroglot.data.scenes import examples as multimodal
-from neuroglot.data.scenes.examples import TASK, image_only_ceiling, scene_examples, text_only_ceiling
-from neuroglot.data.scenes.lexicon import DOMAINS, HOURS, ambiguities, minutes
-from neuroglot.data.scenes.pictograms import PICTOGRAMS
 from neuroglot.errors import UserError
 from neuroglot.pair import Pair
+from neuroglot.synthetic import scenes as multimodal
+from neuroglot.synthetic.pictograms import PICTOGRAMS
+from neuroglot.synthetic.scenes import (
+    DOMAINS,
+    HOURS,
+    TASK,
+    ambiguities,
+    image_only_ceiling,
+    minutes,
+    scene_examples,
+    text_only_ceiling,
+)
+from neuroglot.synthetic.signs import LANGUAGES, MAX_SOURCE, MAX_TARGET, Sign
 
 PAIRS = [Pair("en", language) for language in LANGUAGES]
 SIZES = Sizes(train=80, dev=20, test=40, heldout=40, retention=3)

@@ -7,10 +7,10 @@ import itertools
 import numpy as np
 import pytest
 
-from neuroglot.data.embedded.pictures import COLOURS, COUNTS, OBJECTS, _parse, draw_picture, name, names
 from neuroglot.data.example import RenderSpec
 from neuroglot.data.image import open_image
 from neuroglot.errors import UserError
+from neuroglot.synthetic.pictures import COLOURS, COUNTS, OBJECTS, _parse, draw_picture, name, names
 
 EVERY = list(itertools.product(range(1, len(COUNTS) + 1), COLOURS, OBJECTS))
 

@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from neuroglot.data.example import Example
-from neuroglot.data.readers import Layout, ids, read_source
+from neuroglot.data.readers import Layout, read_source
+from neuroglot.data.readers import checked as ids
 from neuroglot.data.readers.checked import Bad, check_records
-from neuroglot.data.readers.records.jsonl import read_records
+from neuroglot.data.readers.records import read_records
 from neuroglot.errors import UserError
 
 FIXTURES = Path(__file__).parent / "fixtures"

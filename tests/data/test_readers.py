@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from neuroglot.data.checking.texts import faults
 from neuroglot.data.example import Example, RenderSpec
 from neuroglot.data.image import open_image
 from neuroglot.data.readers import READERS, Layout, guess_format, read_source
 from neuroglot.errors import UserError
+from neuroglot.validation.texts import faults
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SIGNS = {"image": "picture", "source": "translation.en", "targets": "translation", "source_lang": "=en"}

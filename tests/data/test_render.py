@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from PIL import ImageDraw
 
-from neuroglot.data.embedded.signs import signs
-from neuroglot.data.render import SIZE, SMALLEST, render
-from neuroglot.data.rendering.fonts import BUNDLED
 from neuroglot.errors import UserError
+from neuroglot.synthetic.fonts import BUNDLED
+from neuroglot.synthetic.render import render
+from neuroglot.synthetic.signs import signs
+from neuroglot.synthetic.style import SIZE
+from neuroglot.synthetic.typesetting import SMALLEST
 
 PLAIN = {"plain": "yes"}
 
@@ -61,7 +63,7 @@ def test_everything_follows_from_seed_and_index():
 
 def test_another_process_draws_the_same_pixels(texts):
     program = (
-        "import hashlib, sys\nfrom neuroglot.data.render import render\n"
+        "import hashlib, sys\nfrom neuroglot.synthetic.render import render\n"
         "for k, t in enumerate(sys.argv[1:]): print(hashlib.sha256(render(t, 0, k).image.tobytes()).hexdigest())"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7"}

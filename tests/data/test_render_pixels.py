@@ -7,8 +7,8 @@ import hashlib
 import pytest
 from PIL import features
 
-from neuroglot.data.embedded.signs import signs
-from neuroglot.data.render import render
+from neuroglot.synthetic.render import render
+from neuroglot.synthetic.signs import signs
 
 DRAWN_BY = {"pil": "13.0.0", "freetype2": "2.14.3", "raqm": "0.11.0"}
 """The versions that drew what is recorded below; another FreeType may put an edge elsewhere."""

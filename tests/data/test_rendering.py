@@ -13,15 +13,13 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from PIL import Image
 
-from neuroglot.data.render import render
-from neuroglot.data.rendering import fonts
-from neuroglot.data.rendering.effects import perspective
-from neuroglot.data.rendering.fonts import font_file, font_files
-from neuroglot.data.rendering.ground import CONTRAST, colours, contrast, ground, legible, luminance
-from neuroglot.data.rendering.letters import base_direction
-from neuroglot.data.rendering.lines import NOT_FIRST, NOT_LAST, breakable
-from neuroglot.data.rendering.style import GROUNDS, RANGES, Style, parse_style, style_texts
 from neuroglot.errors import UserError
+from neuroglot.synthetic import fonts
+from neuroglot.synthetic.background import CONTRAST, colours, contrast, ground, legible, luminance
+from neuroglot.synthetic.fonts import font_file, font_files
+from neuroglot.synthetic.render import perspective, render
+from neuroglot.synthetic.style import GROUNDS, RANGES, Style, parse_style, style_texts
+from neuroglot.synthetic.typesetting import NOT_FIRST, NOT_LAST, base_direction, breakable
 
 PLAIN = {"plain": "yes", "width": "300", "height": "300", "size": "30"}
 JAPANESE = "東京（日本）では、二〇二六年十一月二十二日に「美術館」が開きます。入場料は500円です！"

@@ -151,7 +151,7 @@ def test_a_training_set_says_what_each_example_trains():
 
 
 def test_what_a_recipe_says(tmp_path):
-    from neuroglot.recipes import load_recipe
+    from neuroglot.config.load import load_recipe
 
     recipe = load_recipe("quickstart", ["data.replay=0.1", "data.temperature=2"], "smoke")
     assert (recipe.data.replay, recipe.data.temperature) == (0.1, 2.0)

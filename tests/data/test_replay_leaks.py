@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from neuroglot.data.checking import Plan, Record, check
 from neuroglot.data.corpus import Sizes, load_corpus
 from neuroglot.data.example import Example
 from neuroglot.errors import UserError
+from neuroglot.validation import Plan, Record, check
 
 TASK = "image_translation"
 SIZES = Sizes(train=500, dev=0, test=100, heldout=0, retention=0)
@@ -96,9 +96,9 @@ def test_embedded_signs_that_are_kept_elsewhere_are_not_replayed():
 
 
 def test_a_run_replays_nothing_of_its_retention_sources(tmp_path):
-    from neuroglot.recipes import load_recipe
-    from neuroglot.stages import stages
-    from neuroglot.stages.context import Context
+    from neuroglot.config.load import load_recipe
+    from neuroglot.pipeline.context import Context
+    from neuroglot.pipeline.stages import stages
 
     texts = [{"source": f"Kept {k}", "target": f"Ziel {k}", "source_lang": "en", "target_lang": "de", "item": f"t{k}"}
              for k in range(6)]  # fmt: skip

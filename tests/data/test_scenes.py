@@ -9,9 +9,9 @@ import pytest
 
 from neuroglot.data.example import RenderSpec
 from neuroglot.data.image import open_image
-from neuroglot.data.scenes.drawing import _Pen, draw_scene
-from neuroglot.data.scenes.pictograms import PICTOGRAMS
 from neuroglot.errors import UserError
+from neuroglot.synthetic.pictograms import PICTOGRAMS
+from neuroglot.synthetic.scenes import _Pen, draw_scene
 
 NAMES = [name for key in PICTOGRAMS for name in ([key] if ":" in key else [f"{key}:one", f"{key}:several"])]
 

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuroglot.data.embedded.names import HELD_OUT_NAMES, TERRITORIES, TONGUES
-from neuroglot.data.embedded.signs import (
+from neuroglot.errors import UserError
+from neuroglot.synthetic.signs import (
+    HELD_OUT_NAMES,
     HELD_OUT_TEMPLATES,
     LANGUAGES,
     MAX_SOURCE,
@@ -24,11 +25,12 @@ from neuroglot.data.embedded.signs import (
     MAX_WORD,
     SPLITS,
     TEMPLATES,
+    TERRITORIES,
+    TONGUES,
     draw,
     signs,
     tidy,
 )
-from neuroglot.errors import UserError
 
 COUNTS = {"pretrain": 1200, "train": 350, "dev": 80, "test": 150, "heldout": 60}
 
@@ -61,7 +63,7 @@ def test_a_split_and_a_seed_are_the_same_signs_in_every_process(corpus):
     assert signs("train", 50) == signs("train", 50) == corpus["train"][:50]
     assert signs("train", 50, seed=1) != corpus["train"][:50]
     program = (
-        "from neuroglot.data.embedded.signs import signs\nfor s in signs('dev', 25): print(s.text('en'), s.text('hi'))"
+        "from neuroglot.synthetic.signs import signs\nfor s in signs('dev', 25): print(s.text('en'), s.text('hi'))"
     )
     expected = "".join(f"{s.text('en')} {s.text('hi')}\n" for s in corpus["dev"][:25])
     assert in_fresh_process(program, seed="1") == in_fresh_process(program, seed="2") == expected
@@ -169,7 +171,7 @@ def test_a_language_reads_the_same_whichever_was_written_first():
     """Babel lends one language's words to another where both inherit them; a corpus must not depend on that."""
     program = (
         "import random, sys\n"
-        "from neuroglot.data.embedded.signs import draw\n"
+        "from neuroglot.synthetic.signs import draw\n"
         "rng = random.Random(0)\n"
         "drawn = [draw(rng) for _ in range(250)]\n"
         "texts = {l: [s.text(l) for s in drawn] for l in sys.argv[1:]}\n"
@@ -180,7 +182,7 @@ def test_a_language_reads_the_same_whichever_was_written_first():
 
 
 def test_more_signs_than_exist(corpus, monkeypatch):
-    monkeypatch.setattr("neuroglot.data.embedded.signs.draw", lambda rng: rng.choice(corpus["dev"][:5]))
+    monkeypatch.setattr("neuroglot.synthetic.signs.draw", lambda rng: rng.choice(corpus["dev"][:5]))
     assert set(signs("dev", 5)) == set(corpus["dev"][:5])
     with pytest.raises(UserError, match="fewer than 6 dev signs; got 5; ask for fewer"):
         signs("dev", 6)

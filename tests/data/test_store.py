@@ -12,15 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from neuroglot.data import store as cache_module
 from neuroglot.data.corpus import Sizes, first_items, items_in_turn, items_of, load_corpus, shortfall
 from neuroglot.data.example import Example, RenderSpec
 from neuroglot.data.readers import Bad, check_records, read_records
 from neuroglot.data.readers.checked import BLOCK
-from neuroglot.data.store import View, held, open_store, viewed
-from neuroglot.data.store import cache as cache_module
-from neuroglot.data.store.records import INDEX
+from neuroglot.data.store import INDEX, View, held, open_store, viewed
 from neuroglot.errors import UserError
-from neuroglot.stages.data import Data
+from neuroglot.pipeline.context import Data
 
 TASK = "image_translation"
 

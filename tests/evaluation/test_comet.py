@@ -13,7 +13,7 @@ import venv
 import pytest
 
 from neuroglot.errors import UserError
-from neuroglot.evaluation.figures.comet import comet, python_of
+from neuroglot.evaluation.comet import comet, python_of
 
 STANDS_FOR_COMET = '''
 """The share of the reference's words that the hypothesis has: no COMET, and it says so by its version."""

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sacrebleu.metrics import CHRF
 
 from neuroglot.evaluation import metrics
-from neuroglot.evaluation.figures.lines import line_counts, lines_of, reordered
-from neuroglot.evaluation.resample import statistics, value
+from neuroglot.evaluation.bootstrap import statistics, value
+from neuroglot.evaluation.metrics import line_counts, lines_of, reordered
 
 LINE = st.text(alphabet="abé ", max_size=6)
 TEXT = st.lists(LINE, min_size=1, max_size=5).map("\n".join)

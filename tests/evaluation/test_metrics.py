@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from neuroglot.errors import UserError
 from neuroglot.evaluation import metrics
-from neuroglot.evaluation.resample import value
+from neuroglot.evaluation.bootstrap import value
 
 REFERENCES = ["der Hund läuft über die Straße .", "geöffnet von 9 bis 17 Uhr", "bitte nicht betreten", "Ausgang"]
 HYPOTHESES = ["der Hund läuft auf der Straße .", "geöffnet von 9 bis 18 Uhr", "bitte nicht betreten", "Eingang"]

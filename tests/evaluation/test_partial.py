@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from neuroglot.data.example import Example, RenderSpec
 from neuroglot.evaluation import Partial, evaluate
-from neuroglot.evaluation.partial import portions
+from neuroglot.evaluation.evaluate import portions
 
 
 def example(item, pair="de", image=None, text="eins zwei"):

@@ -8,7 +8,7 @@ import sacrebleu
 
 from neuroglot.errors import UserError
 from neuroglot.evaluation import metrics, paired_bootstrap
-from neuroglot.evaluation.resample import FIGURES, Draws, interval, reason, resample, statistics, value
+from neuroglot.evaluation.bootstrap import FIGURES, Draws, interval, reason, resample, statistics, value
 
 WORDS = ["der", "die", "das", "Haus", "Tür", "links", "rechts", "12", "18:30", "Montag"]
 

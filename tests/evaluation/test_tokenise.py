@@ -11,8 +11,8 @@ import sacrebleu
 
 from neuroglot.errors import UserError
 from neuroglot.evaluation import metrics, score_rows
-from neuroglot.evaluation.figures import tokenise
-from neuroglot.evaluation.resample import statistics, value
+from neuroglot.evaluation import tokenize as tokenise
+from neuroglot.evaluation.bootstrap import statistics, value
 
 JAPANESE = ["禁煙にご協力ください。"], ["禁煙にご協力をお願いします。"]
 GERMAN = ["Der Hund\u2019s Haus (klein), ist \u201eneu\u201c ."], ["Der Hund's Haus (klein), ist alt."]

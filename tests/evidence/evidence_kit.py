@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from neuroglot.evidence.setting import Setting
-from neuroglot.recipes import load_recipe
-from neuroglot.stages.context import Context
+from neuroglot.analysis.context import Setting
+from neuroglot.config.load import load_recipe
+from neuroglot.pipeline.context import Context
 
 
 def setting_of(folder: Path, items: int = 4, seeds: int = 2, ablate: str = "zero", **sections) -> Setting:

@@ -9,15 +9,23 @@ import pytest
 import torch
 from evidence_kit import own_outputs, setting_of
 
+from neuroglot.analysis import ablation as costs
+from neuroglot.analysis import ablation as measuring
+from neuroglot.analysis.ablation import (
+    Losses,
+    Place,
+    _taken,
+    ablated,
+    exchanged,
+    mean_units,
+    measure_trained,
+    place_of,
+    size_of,
+)
 from neuroglot.errors import UserError
-from neuroglot.evidence.kinds.ablation import matrix as costs
-from neuroglot.evidence.kinds.ablation import measuring
-from neuroglot.evidence.kinds.ablation.losses import Losses
-from neuroglot.evidence.kinds.ablation.silencing import Place, ablated, mean_units, place_of, size_of
-from neuroglot.evidence.kinds.ablation.trained import _taken, exchanged, measure_trained
 from neuroglot.neurons import Layer, feed_forwards
+from neuroglot.pipeline.evaluation import with_adapter
 from neuroglot.selection import Selection
-from neuroglot.stages import with_adapter
 from neuroglot.systems import HFSystem
 from neuroglot.tuner import Adapter
 

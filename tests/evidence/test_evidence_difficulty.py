@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from neuroglot.evidence.kinds.difficulty import demeaned, pair_spread, remaining
-from neuroglot.evidence.records import Records, draw_neurons
+from neuroglot.analysis.difficulty import demeaned, pair_spread, remaining
+from neuroglot.analysis.profiles import Records, draw_neurons
 
 PAIRS = ("en-cs", "en-de", "en-fr", "en-hi")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from neuroglot.evidence.numbers import (
+from neuroglot.analysis.statistics import (
     chance_overlap,
     finite,
     jaccard,

@@ -12,13 +12,13 @@ from evidence_kit import setting_of
 from scipy import stats
 from test_evidence_difficulty import make_records
 
+from neuroglot.analysis import instruction, noise, specificity
+from neuroglot.analysis.profiles import Records
 from neuroglot.data.corpus import items_in_turn
-from neuroglot.evidence.kinds import instruction, noise, specificity
-from neuroglot.evidence.records import Records
 from neuroglot.neurons import profile
 from neuroglot.neurons.selecting.statistics import specificity as f_test
+from neuroglot.pipeline.neurons import profile_examples
 from neuroglot.selection import Selection
-from neuroglot.stages.measuring import profile_examples
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ import pytest
 from evidence_kit import setting_of
 from scipy import stats
 
-from neuroglot.artefact import EVIDENCE, LAYERS, read_json
-from neuroglot.evidence import gather
-from neuroglot.evidence.kinds import KINDS, layer_ranks
+from neuroglot.analysis import gather, layer_ranks
+from neuroglot.analysis.kinds import KINDS
+from neuroglot.config.load import load_recipe
+from neuroglot.file_format import EVIDENCE, LAYERS, read_json
 from neuroglot.neurons import Profile, select
-from neuroglot.recipes import load_recipe
-from neuroglot.run import execute
+from neuroglot.pipeline.run import execute
 
 
 def test_one_kind_is_measured_written_and_then_skipped(cli, own_run):

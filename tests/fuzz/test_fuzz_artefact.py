@@ -18,13 +18,13 @@ import torch
 from fuzzing import fuzz
 from safetensors.torch import load_file, save
 
-from neuroglot.artefact import ADAPTER, MANIFEST, PROFILE, SELECTION, Format, load_tensors, save_tensors, seal
+from neuroglot.file_format import ADAPTER, MANIFEST, PROFILE, SELECTION, Format, load_tensors, save_tensors, seal
 from neuroglot.neurons.inventory import Layer
 from neuroglot.neurons.profiling.profile import Profile
 from neuroglot.pair import Condition, Pair
 from neuroglot.selection import Selection
 from neuroglot.tuner import NeuroglotConfig
-from neuroglot.tuner.formats.adapter import CONFIG, WEIGHTS, Adapter, Units
+from neuroglot.tuner.adapter import CONFIG, WEIGHTS, Adapter, Units
 
 DEEP = "[" * 3000 + "]" * 3000
 VALUES: list[Any] = [

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from fuzzing import fuzz
 
-from neuroglot.recipe import check, dump
-from neuroglot.recipes import load_recipe, shipped
-from neuroglot.strict_yaml import read_yaml
+from neuroglot.config import check, dump
+from neuroglot.config.load import load_recipe, shipped
+from neuroglot.config.strict_yaml import read_yaml
 
 TEXTS = [path.read_text(encoding="utf-8") for path in shipped().values()]
 KEYS = (

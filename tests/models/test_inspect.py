@@ -11,7 +11,7 @@ import pytest
 import transformers as hf
 from torch import nn
 
-from neuroglot.inspect import inspect
+from neuroglot.models.summary import inspect
 
 TINY = ("llava", "qwen3_vl", "smolvlm", "gemma3", "mistral3")
 

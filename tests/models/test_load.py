@@ -11,10 +11,10 @@ import sys
 import pytest
 import torch
 
+from neuroglot.config import check
 from neuroglot.errors import UserError
 from neuroglot.models.load import EMBEDDED, embedded_folder, load_model, load_processor, resolve
-from neuroglot.recipe import check
-from neuroglot.stages import Context
+from neuroglot.pipeline.context import Context
 
 FILES = {
     "weights": "model.safetensors",

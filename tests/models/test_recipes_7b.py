@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 from transformers.utils import is_torchvision_available
 
+from neuroglot.config.load import load_recipe
 from neuroglot.errors import UserError
 from neuroglot.models import load
 from neuroglot.neurons import inventory
-from neuroglot.recipes import load_recipe
-from neuroglot.run import execute
-from neuroglot.stages.context import Context
+from neuroglot.pipeline.context import Context
+from neuroglot.pipeline.run import execute
 
 RECIPES = {"llava-7b": "llava", "qwen2.5-vl-7b": "qwen2_5_vl"}
 SIGNS = ("Exit", "Closed", "Friday", "Platform 7", "Do not enter", "Open", "Ticket", "Bus", "Water", "Stairs")

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from neuroglot.data.batch import Batcher
-from neuroglot.data.embedded.pictures import names
-from neuroglot.data.embedded.signs import LANGUAGES, Sign, signs
-from neuroglot.data.example import Example, RenderSpec
+from neuroglot.data.example import TEMPLATES, Example, RenderSpec, instruction, paraphrases
 from neuroglot.data.image import open_image
-from neuroglot.data.instructions import TEMPLATES, instruction, paraphrases
-from neuroglot.data.render import SIZE, render
 from neuroglot.models.load import EMBEDDED, embedded_folder, load_model, load_processor
 from neuroglot.models.tiny.build import PATCH, build_model, build_processor, characters, phrases
-from neuroglot.models.tiny.lessons import SIDE, SLOTS, Lessons, pixels
+from neuroglot.models.tiny.pretrain import SIDE, SLOTS, Lessons, pixels
 from neuroglot.pair import language_name
+from neuroglot.synthetic.pictures import names
+from neuroglot.synthetic.render import render
+from neuroglot.synthetic.signs import LANGUAGES, Sign, signs
+from neuroglot.synthetic.style import SIZE
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import neuron_kit as kit
 import torch
 
 from neuroglot.neurons.profiling.importance import profile
-from neuroglot.neurons.profiling.pieces import Checkpoint, shard
+from neuroglot.neurons.profiling.merge import Checkpoint, shard
 
 SCORES = ("taylor_token", "gradient")
 CLASSES = ("all", "target")

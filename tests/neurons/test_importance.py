@@ -9,8 +9,9 @@ import torch
 
 from neuroglot.errors import UserError
 from neuroglot.neurons.inventory import inventory
-from neuroglot.neurons.profiling.importance import SCORES, profile
-from neuroglot.neurons.profiling.pieces import merge
+from neuroglot.neurons.profiling.importance import profile
+from neuroglot.neurons.profiling.merge import merge
+from neuroglot.neurons.profiling.scores import SCORES
 from neuroglot.pair import Condition
 
 DE, FR = "image_translation:en-de", "image_translation:en-fr"

@@ -7,8 +7,8 @@ import torch
 
 from neuroglot.errors import UserError
 from neuroglot.neurons.ffn import ffn_layers
-from neuroglot.neurons.integrated import attributions, integrated_gradients
 from neuroglot.neurons.inventory import inventory
+from neuroglot.neurons.profiling.integrated import attributions, integrated_gradients
 from neuroglot.pair import Condition
 
 DE = Condition.parse("image_translation:en-de")

@@ -11,11 +11,11 @@ import torch
 from babel import Locale
 from torch.utils.flop_counter import FlopCounterMode
 
-from neuroglot.artefact import PROFILING, load_tensors
 from neuroglot.cli import main
 from neuroglot.errors import UserError
+from neuroglot.file_format import PROFILING, load_tensors
 from neuroglot.neurons.profiling.importance import profile
-from neuroglot.neurons.profiling.pieces import Checkpoint, merge, merge_all, shard
+from neuroglot.neurons.profiling.merge import Checkpoint, merge, merge_all, shard
 from neuroglot.neurons.profiling.profile import Profile
 
 TASK = "image_translation"

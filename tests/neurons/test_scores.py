@@ -13,6 +13,7 @@ from neuroglot.models.families import family_of
 from neuroglot.neurons.ffn import feed_forwards, ffn_layers
 from neuroglot.neurons.inventory import inventory
 from neuroglot.neurons.profiling.importance import profile
+from neuroglot.neurons.profiling.positions import Positions
 from neuroglot.neurons.profiling.scores import (
     SCORES,
     Seen,
@@ -24,7 +25,6 @@ from neuroglot.neurons.profiling.scores import (
     weight_of,
     with_static,
 )
-from neuroglot.neurons.profiling.tapping.positions import Positions
 
 DE, FR = "image_translation:en-de", "image_translation:en-fr"
 UNIT_SCORES = ("taylor_token", "taylor_sample", "gradient", "activation", "activation_probability")

@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 
 from neuroglot.errors import UserError
 from neuroglot.neurons.profiling.importance import profile
-from neuroglot.neurons.selecting.allocation import quotas, ranked
-from neuroglot.neurons.selecting.controls import CONTROLS
-from neuroglot.neurons.selecting.rows import dispersion
-from neuroglot.neurons.selecting.select import METHODS, select
+from neuroglot.neurons.selecting.rows import dispersion, quotas, ranked
+from neuroglot.neurons.selecting.select import CONTROLS, METHODS, select
 from neuroglot.selection import Selection
 
 SIX = "fr cs de lv hi tr"

@@ -21,7 +21,7 @@ from neuroglot.neurons import inventory
 from neuroglot.neurons.inventory import module_of
 from neuroglot.neurons.layers import activation_similarity
 from neuroglot.neurons.profiling.importance import profile
-from neuroglot.neurons.profiling.tapping.vision_rows import VisionRows
+from neuroglot.neurons.profiling.positions import VisionRows
 
 DE = "image_translation:en-de"
 PACKED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")

@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from neuroglot.artefact import LAYERS, TRAINING, write_json
 from neuroglot.evaluation import write_hypotheses, write_scores
+from neuroglot.file_format import LAYERS, TRAINING, write_json
 from neuroglot.neurons.inventory import Layer
 from neuroglot.neurons.profiling.profile import Profile
 from neuroglot.pair import Condition

@@ -11,9 +11,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from neuroglot.artefact import SCORES, sealed
 from neuroglot.errors import UserError
-from neuroglot.report import figures, page, report, svg
+from neuroglot.file_format import SCORES, sealed
+from neuroglot.report import figures, page, report
+from neuroglot.report import figures as svg
 from neuroglot.report.files import STAGES
 
 VOID = {"meta", "link", "img", "br"}

@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from neuroglot.config import check
+from neuroglot.config.load import load_recipe
 from neuroglot.data.batch import Batcher
-from neuroglot.data.budget import Budget, within
 from neuroglot.data.example import Example, RenderSpec
+from neuroglot.data.pixels import Budget, within
 from neuroglot.errors import UserError
 from neuroglot.pair import Pair
-from neuroglot.recipe import check
-from neuroglot.recipes import load_recipe
-from neuroglot.stages.context import Context
+from neuroglot.pipeline.context import Context
 from neuroglot.systems import Builder, Cascade, Lazy, System
-from neuroglot.systems.lines import join
+from neuroglot.systems.cascade import join
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -300,7 +300,7 @@ def test_a_run_scores_its_systems_beside_base_and_method(own_run, tmp_path, monk
     from endpoint_stub import reply, serving
 
     from neuroglot.evaluation import read_scores
-    from neuroglot.run import execute
+    from neuroglot.pipeline.run import execute
 
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("NEUROGLOT_TEST_KEY", "sk-very-secret")
@@ -344,7 +344,7 @@ def test_an_evaluation_that_an_endpoint_ends_goes_on_with_what_was_said(own_run,
     pytest.importorskip("tenacity")
     from endpoint_stub import reply, serving
 
-    from neuroglot.run import execute
+    from neuroglot.pipeline.run import execute
 
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     recipe = load_recipe(own_run / "recipe.yaml")
@@ -372,7 +372,7 @@ def test_an_evaluation_that_an_endpoint_ends_goes_on_with_what_was_said(own_run,
 
 
 def test_a_run_refuses_a_system_that_lacks_something_before_it_trains(own_run, monkeypatch):
-    from neuroglot.run import execute
+    from neuroglot.pipeline.run import execute
 
     monkeypatch.delenv("NEUROGLOT_TEST_KEY", raising=False)
     recipe = load_recipe(own_run / "recipe.yaml")

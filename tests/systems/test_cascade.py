@@ -12,7 +12,7 @@ from neuroglot.errors import UserError
 from neuroglot.evaluation import evaluate
 from neuroglot.models.load import load_model, load_processor
 from neuroglot.systems import Cascade, HFSystem, System
-from neuroglot.systems.lines import known, unmarked
+from neuroglot.systems.cascade import known, unmarked
 
 LANGUAGES = ("fr", "cs", "de", "lv", "hi", "tr")
 

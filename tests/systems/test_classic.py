@@ -13,22 +13,21 @@ from safetensors.torch import load_file
 from torch.nn.functional import log_softmax
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlavaImageProcessorPil
 
-from neuroglot.artefact import MANIFEST, read_json
+from neuroglot.baselines import KINDS, ClassicSystem, Settings, TowerFeatures, load, train
+from neuroglot.baselines.network import LanguageAwarePrompt, Network, Vision, fusion_of
+from neuroglot.baselines.settings import CLASSIC
+from neuroglot.baselines.system import WEIGHTS
+from neuroglot.config import check
+from neuroglot.config.methods import CLASSIC as METHODS
 from neuroglot.data.example import Example, RenderSpec
-from neuroglot.data.scenes.examples import scene_examples
 from neuroglot.errors import UserError
 from neuroglot.evaluation import evaluate
+from neuroglot.file_format import MANIFEST, read_json
 from neuroglot.pair import Pair
-from neuroglot.recipe import check
-from neuroglot.recipe.methods import CLASSIC as METHODS
-from neuroglot.stages import Context
-from neuroglot.stages.classic import HOME, load_classic
+from neuroglot.pipeline.context import Context
+from neuroglot.pipeline.evaluation import HOME, load_classic
+from neuroglot.synthetic.scenes import scene_examples
 from neuroglot.systems import System
-from neuroglot.systems.classic import KINDS, ClassicSystem, Settings, TowerFeatures, load, train
-from neuroglot.systems.classic.fusion import LanguageAwarePrompt, Vision, fusion_of
-from neuroglot.systems.classic.network import Network
-from neuroglot.systems.classic.settings import CLASSIC
-from neuroglot.systems.classic.system import WEIGHTS
 
 FUSIONS = KINDS[1:]
 SETTINGS = Settings(width=32, layers=1, heads=2, inner=64, dropout=0.0, pieces=400, steps=120, batch_size=16, lr=5e-3,

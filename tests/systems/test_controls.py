@@ -8,10 +8,10 @@ import pytest
 
 from neuroglot.data.batch import Batcher
 from neuroglot.data.example import Example, RenderSpec
-from neuroglot.data.scenes.examples import scene_examples
 from neuroglot.errors import UserError
 from neuroglot.models.load import load_processor
 from neuroglot.pair import Pair
+from neuroglot.synthetic.scenes import scene_examples
 from neuroglot.systems import System, shuffled_image, without_image, without_text
 
 

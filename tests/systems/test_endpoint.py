@@ -28,8 +28,8 @@ from endpoint_stub import raw_serving, reply, said, serving
 from neuroglot.data.example import Example
 from neuroglot.errors import UserError
 from neuroglot.systems import System
-from neuroglot.systems.endpoint import Endpoint, Patience, Price
-from neuroglot.systems.endpoint.pace import Pace
+from neuroglot.systems.chat import Pace, Patience, Price
+from neuroglot.systems.endpoint import Endpoint
 
 KEY = "sk-very-secret"
 QUICK = Patience(attempts=4, timeout=5, first=0.01, longest=5)

@@ -13,7 +13,7 @@ from neuroglot.data.example import Example
 from neuroglot.errors import UserError
 from neuroglot.pair import Pair, script_of
 from neuroglot.systems import System
-from neuroglot.systems.languages import spelling
+from neuroglot.systems.base import spelling
 from neuroglot.systems.mt import Apertium, CausalTranslator, FastTranslate, Seq2SeqTranslator
 
 TEXTS = ("the red house is big", "a small boat", "where is the station", "the cat sleeps on the red boat")
@@ -351,7 +351,7 @@ apertium_only = pytest.mark.skipif(shutil.which("apertium") is None, reason="the
 
 @apertium_only
 def test_apertium_translates_texts_apart(monkeypatch):
-    from neuroglot.systems.mt import installed
+    from neuroglot.systems import mt as installed
 
     translator = Apertium()
     if "eng-spa" not in translator.installed:

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from neuroglot.data.example import Example
-from neuroglot.data.render import render
 from neuroglot.errors import UserError
 from neuroglot.pair import Pair
+from neuroglot.synthetic.render import render
 from neuroglot.systems import System
 from neuroglot.systems.ocr import RapidReader, TesseractReader, reading_order
 

@@ -54,7 +54,7 @@ def main(folder: Path, records: int, checked: int) -> dict[str, float]:
     from neuroglot.data.corpus import Sizes, TrainingSet, load_corpus
     from neuroglot.data.store import View
     from neuroglot.models.load import load_processor
-    from neuroglot.stages.data import Data
+    from neuroglot.pipeline.context import Data
     from neuroglot.training import Mix, OnePairBatchSampler
 
     def peak() -> int:

@@ -126,9 +126,9 @@ def test_a_resumed_training_replays_as_if_nothing_had_happened(batcher, tmp_path
 @pytest.mark.turns
 def test_every_method_replays(method, tmp_path, monkeypatch):
     """A run replays its share, of the tasks and pairs that it says, and nothing that it scores."""
-    from neuroglot.recipes import load_recipe
-    from neuroglot.run import execute
-    from neuroglot.stages import Context
+    from neuroglot.config.load import load_recipe
+    from neuroglot.pipeline.context import Context
+    from neuroglot.pipeline.run import execute
 
     drawn: list[list[Example]] = []
     collate = Context.collate

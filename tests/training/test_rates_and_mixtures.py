@@ -10,9 +10,9 @@ import torch
 from tiny_llava import ALL, PAIRS, batch, deltas, fill_deltas, group_of, tiny_llava, tiny_selection, tuned
 from torch import nn
 
+from neuroglot.config import check
 from neuroglot.errors import UserError
-from neuroglot.recipe import check
-from neuroglot.stages.settings import train_options as options_of
+from neuroglot.pipeline.context import train_options as options_of
 from neuroglot.training import PairTrainer, TrainOptions, parameter_groups, prepare, train
 from neuroglot.training.options import arguments
 from neuroglot.tuner import active_pair

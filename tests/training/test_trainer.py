@@ -13,8 +13,8 @@ import torch
 from tiny_llava import PAIRS, batch, deltas, group_of, tiny_llava, tiny_selection
 from torch import nn
 
-from neuroglot.artefact import CHECKPOINT, MANIFEST, read_json, seal
 from neuroglot.errors import UserError
+from neuroglot.file_format import CHECKPOINT, MANIFEST, read_json, seal
 from neuroglot.training import PairTrainer, TrainOptions, audit, changed, prepare, snapshot, train
 from neuroglot.training.options import arguments
 from neuroglot.training.trainer import last_checkpoint

@@ -11,12 +11,12 @@ from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny_llava import ALL, DE, DE_CS, FR, LANGUAGE, MODULES, batch, deltas, fill_deltas, logits, tiny_llava
 
-from neuroglot.artefact import ADAPTER, seal, unseal
 from neuroglot.errors import UserError
+from neuroglot.file_format import ADAPTER, seal, unseal
 from neuroglot.selection import Selection
 from neuroglot.tuner import NeuroglotConfig, active_pair, selection_of
-from neuroglot.tuner.formats.adapter import Adapter
-from neuroglot.tuner.formats.grow import drop_pairs, grow, keep_pairs, without_held
+from neuroglot.tuner.adapter import Adapter
+from neuroglot.tuner.grow import drop_pairs, grow, keep_pairs, without_held
 
 OLD = ("en-de", "en-fr")
 BOTH, CS = frozenset(OLD), frozenset({"en-cs"})

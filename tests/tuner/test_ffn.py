@@ -14,7 +14,7 @@ from neuroglot.errors import UserError
 from neuroglot.neurons import feed_forwards, ffn_selection
 from neuroglot.neurons.ffn import FeedForward
 from neuroglot.selection import Selection
-from neuroglot.training.verify import audit, snapshot
+from neuroglot.training.verification import audit, snapshot
 from neuroglot.tuner import NeuroglotConfig, active_pair, selection_of
 
 PAIRS = ("en-de", "en-fr")

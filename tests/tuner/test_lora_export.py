@@ -37,8 +37,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from neuroglot.errors import UserError
 from neuroglot.selection import Selection
 from neuroglot.tuner import NeuroglotConfig
-from neuroglot.tuner.formats.adapter import Adapter, shapes_of
-from neuroglot.tuner.formats.lora import export_lora, to_lora
+from neuroglot.tuner.adapter import Adapter, shapes_of
+from neuroglot.tuner.export import export_lora, to_lora
 
 DOWN = f"{LANGUAGE}.0.mlp.down_proj"
 COLUMNS = tuple(module for module in MODULES if not module.endswith(("fc1", "gate_proj", "v_proj")))

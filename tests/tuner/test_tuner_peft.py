@@ -39,7 +39,7 @@ from torch import nn
 from neuroglot.errors import UserError
 from neuroglot.neurons import inventory
 from neuroglot.selection import Selection
-from neuroglot.training.verify import audit, changed, snapshot
+from neuroglot.training.verification import audit, changed, snapshot
 from neuroglot.tuner import NEUROGLOT, NeuroglotConfig, NeuroglotLinear, active_pair, selection_of
 
 FIRST = MODULES[0]

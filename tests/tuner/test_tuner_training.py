@@ -10,7 +10,7 @@ from peft import PeftModel, get_peft_model
 from tiny_llava import ALL, GROUPS, MODULES, PAIRS, batch, deltas, group_of, tiny_llava, tiny_selection, tuned
 from transformers.optimization import Adafactor
 
-from neuroglot.training.verify import audit, changed, snapshot
+from neuroglot.training.verification import audit, changed, snapshot
 from neuroglot.tuner import NeuroglotConfig, active_pair
 
 OPTIMIZERS: dict[str, Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]] = {

@@ -25,7 +25,7 @@ from neuroglot.printing import OneLine
 
 # isort: off
 # in the order of the help
-from neuroglot.cli import work, data, look, judge, inspect, files, leave  # noqa: F401
+from neuroglot.cli import run, data, results, neurons, export  # noqa: F401
 # isort: on
 
 REFUSED, DEFECT, INTERRUPTED, TERMINATED = 2, 70, 130, 143

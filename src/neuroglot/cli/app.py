@@ -64,7 +64,7 @@ Overrides = Annotated[
     typer.Argument(help="Changes of the recipe, `key=value`: train.steps=50 method=lora."),
 ]
 RECIPES = sorted(file.stem for file in (Path(neuroglot.__file__).parent / "recipes").glob("*.yaml"))
-"""As `neuroglot.recipes.shipped`, without importing what recipes need."""
+"""As `neuroglot.config.load.shipped`, without importing what recipes need."""
 RecipeName = Annotated[str, typer.Argument(help=f"A YAML file, or a shipped recipe: {', '.join(RECIPES)}.")]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -79,10 +79,10 @@ def execute(
     trust_remote_code: bool = False,
     only: str | None = None,
 ) -> Path:
-    from neuroglot.recipes import load_recipe
+    from neuroglot.config.load import load_recipe
 
     loaded = load_recipe(recipe, overrides, scale)  # before anything heavier is imported
-    from neuroglot.run import execute
+    from neuroglot.pipeline.run import execute
 
     with bars() as (track, say):
         return execute(loaded, runs, track, say, only, force, trust_remote_code)

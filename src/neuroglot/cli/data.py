@@ -15,8 +15,8 @@ from neuroglot.errors import UserError
 from neuroglot.printing import plain, print_json, print_line
 
 if TYPE_CHECKING:
-    from neuroglot.data.checking import Plan, Read, Report
-    from neuroglot.recipe import Recipe
+    from neuroglot.config import Recipe
+    from neuroglot.validation import Plan, Read, Report
 
 data = Verbs(help="Look at the data of a recipe.", no_args_is_help=False)
 app.add_typer(data, name="data")
@@ -48,7 +48,7 @@ def check(
 
     Of data without a recipe the model is not known: give `model.path=MODEL` to count its tokens.
     """
-    from neuroglot.recipes import data_recipe, is_data, load_recipe
+    from neuroglot.config.load import data_recipe, is_data, load_recipe
 
     alone = is_data(recipe)
     loaded = data_recipe(recipe, overrides) if alone else load_recipe(recipe, overrides, scale)
@@ -58,8 +58,8 @@ def check(
         loaded = loaded if "task" in given else loaded.model_copy(update={"task": ""})
     if out is not None:
         check_out(out)
-    from neuroglot.data.checking import check as look
-    from neuroglot.stages.context import Context, quiet
+    from neuroglot.pipeline.context import Context, quiet
+    from neuroglot.validation import check as look
 
     quiet()
     with _status() as tell:
@@ -94,12 +94,11 @@ def _source(recipe: Recipe) -> tuple[Read, Plan]:
 
     A recipe without a task gets the first of `neuroglot.pair.TASKS` that the data have.
     """
-    from neuroglot.data.checking import Plan, Record
-    from neuroglot.data.corpus import EMBEDDED, Sizes, load_corpus
-    from neuroglot.data.corpus.division import splits_of
+    from neuroglot.data.corpus import EMBEDDED, Sizes, load_corpus, splits_of
     from neuroglot.data.store import SPLITS, View
     from neuroglot.pair import TASKS
-    from neuroglot.stages.data import Data
+    from neuroglot.pipeline.context import Data
+    from neuroglot.validation import Plan, Record
 
     data = recipe.data
     if data.source in EMBEDDED:
@@ -127,7 +126,7 @@ def _source(recipe: Recipe) -> tuple[Read, Plan]:
 
 
 def _page(out: Path, report: Report, read: Read, plan: Plan, batcher: Any, size: int) -> None:
-    from neuroglot.data.checking.gallery import see, write_page
+    from neuroglot.validation.page import see, write_page
 
     pair, examples = ("", []) if batcher is None else _batch(read, plan, batcher, min(size, SHOWN))
     write_page(out, report, see(batcher, examples) if examples else None, pair)
@@ -164,7 +163,7 @@ def _show(report: Report) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from neuroglot.data.checking import LEFT_OUT
+    from neuroglot.validation import LEFT_OUT
 
     console = wide(Console())
 

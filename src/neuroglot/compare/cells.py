@@ -14,12 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from neuroglot.artefact import LOSSES, read_json, write_json, write_text
+from neuroglot.config import CLASSIC, METHODS, Recipe
+from neuroglot.file_format import LOSSES, read_json, write_json, write_text
 from neuroglot.finite import DivergedError
-from neuroglot.recipe import CLASSIC, METHODS, Recipe
-from neuroglot.run import execute
-from neuroglot.stages import Context, Stage, load_trained, quiet, stages
-from neuroglot.stages.classic import load_classic, train_classic
+from neuroglot.pipeline.context import Context, quiet
+from neuroglot.pipeline.evaluation import load_classic, load_trained, train_classic
+from neuroglot.pipeline.run import execute
+from neuroglot.pipeline.stages import Stage, stages
 
 SHARED = ("profile.safetensors", "layers.json", ".stages/profile.json", ".stages/probe.json")
 """Made once for the grid."""

@@ -18,16 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from neuroglot.artefact import TRAINING, read_json
 from neuroglot.compare.cells import SAID, mean_of, read_losses
 from neuroglot.compare.grid import Contender
 from neuroglot.compare.runner import Grid, Outcome, cell_folder
 from neuroglot.errors import UserError
 from neuroglot.evaluation import metrics
-from neuroglot.evaluation.figures.lines import has_lines
-from neuroglot.evaluation.figures.tokenise import Tokenise
-from neuroglot.evaluation.resample import Array, Draws, Row, reason, resample
-from neuroglot.evaluation.resample import interval as ends
+from neuroglot.evaluation.bootstrap import Array, Draws, Row, reason, resample
+from neuroglot.evaluation.bootstrap import interval as ends
+from neuroglot.evaluation.metrics import has_lines
+from neuroglot.evaluation.tokenize import Tokenise
+from neuroglot.file_format import TRAINING, read_json
 
 CHANCE = ("random", "random-layers")
 """The controls that a choice is held against: the first that the grid has."""

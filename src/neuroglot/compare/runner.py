@@ -12,15 +12,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neuroglot.compare.cells import mean_of, read_losses
-from neuroglot.compare.estimate import Estimate, finished, recorded
-from neuroglot.compare.grid import Cell, Contender, contenders, first_steps, next_steps, rate, recipe_of, variants
-from neuroglot.compare.processes.workers import Task, drain
+from neuroglot.compare.grid import (
+    Cell,
+    Contender,
+    Estimate,
+    contenders,
+    finished,
+    first_steps,
+    next_steps,
+    rate,
+    recipe_of,
+    recorded,
+    variants,
+)
+from neuroglot.compare.workers import Task, drain
+from neuroglot.config import METHODS, YARDSTICKS, Recipe
 from neuroglot.errors import UserError
-from neuroglot.recipe import METHODS, YARDSTICKS, Recipe
-from neuroglot.run import execute
-from neuroglot.stages import Context, Stage, Track, quiet, stages
-from neuroglot.stages.keeping.files import held
-from neuroglot.stages.keeping.memory import release
+from neuroglot.pipeline.context import Context, Track, quiet
+from neuroglot.pipeline.folder import held, release
+from neuroglot.pipeline.run import execute
+from neuroglot.pipeline.stages import Stage, stages
 
 SWEPT = 3.5
 """Cells of a sweep, for the estimate; it is three or a few more."""

@@ -18,13 +18,12 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
-from neuroglot.data.budget import Budget
-from neuroglot.data.example import Example
+from neuroglot.data.example import Example, filled, instruction, shows_source
 from neuroglot.data.image import open_image
-from neuroglot.data.instructions import filled, instruction, shows_source
+from neuroglot.data.pixels import Budget
 from neuroglot.errors import UserError, expect
 from neuroglot.pair import Condition
-from neuroglot.shown import short
+from neuroglot.printing import short
 
 _PROBE, _FOUND = "neuroglot asks", "neuroglot answers"
 """Texts that no chat template holds."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from PIL import Image
 
-from neuroglot.data.embedded.pictures import draw_picture
 from neuroglot.data.example import ImageSource, RenderSpec
 from neuroglot.data.pixels import read_image
-from neuroglot.data.render import SIZE, check_render, render
-from neuroglot.data.scenes.drawing import draw_scene
+from neuroglot.synthetic.pictures import draw_picture
+from neuroglot.synthetic.render import check_render, render
+from neuroglot.synthetic.scenes import draw_scene
+from neuroglot.synthetic.style import SIZE
 
 
 def open_image(source: ImageSource) -> Image.Image:

@@ -1,7 +1,9 @@
 """Scores of what a System says; what was kept; whether a difference is real."""
 
-from neuroglot.evaluation.compare import Difference, paired_bootstrap, retention
+from __future__ import annotations
+
 from neuroglot.evaluation.evaluate import (
+    Partial,
     Scores,
     average_nll,
     evaluate,
@@ -12,7 +14,7 @@ from neuroglot.evaluation.evaluate import (
     write_scores,
 )
 from neuroglot.evaluation.metrics import METRICS, average, is_exact, score, signatures
-from neuroglot.evaluation.partial import Partial
+from neuroglot.evaluation.significance import Difference, paired_bootstrap, retention
 
 __all__ = [
     "METRICS",

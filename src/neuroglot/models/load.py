@@ -1,4 +1,4 @@
-"""Loading a model and its processor: the embedded one, a folder, or a name on the hub."""
+"""Loading a model and its processor: the embedded one, a folder, or a name on the hub; and what identifies a model."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from neuroglot.artefact import given_path
 from neuroglot.errors import UserError, expect
+from neuroglot.file_format import digests, given_path
+
+# Loading a model and its processor: the embedded one, a folder, or a name on the hub.
 
 EMBEDDED = "embedded"
 IMAGE_TEXT = "an image-text-to-text model"
@@ -200,3 +202,25 @@ def _explained(model: str | Path, what: str) -> Iterator[None]:
         else:
             why = text.strip().splitlines()[0] if text.strip() else type(error).__name__
         raise UserError(f"{model} cannot be loaded as {what}: {why}") from None
+
+
+# What identifies a model: so that what was found with one is not taken for another's.
+
+WHOLE_FILE = 256 * 2**20
+"""Files of a model up to this size are identified by their content, larger ones by size and time."""
+
+
+def model_identity(model: str) -> Any:
+    """Return what identifies a model: by content what is small, so that it is itself wherever it is installed."""
+    place = Path(resolve(model))
+    if not place.is_dir():
+        return str(place)
+    kinds = (".json", ".jinja", ".safetensors", ".py")
+    return {p.name: _identity(p) for p in sorted(place.iterdir()) if p.suffix in kinds}
+
+
+def _identity(path: Path) -> Any:
+    status = path.stat()
+    if status.st_size > WHOLE_FILE:
+        return [str(path), status.st_size, status.st_mtime_ns]
+    return digests(path)

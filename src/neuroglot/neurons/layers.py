@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from neuroglot.errors import UserError, nearest
 from neuroglot.models.families import PARTS, family_of
 from neuroglot.neurons.inventory import Layer, inventory, module_of
-from neuroglot.neurons.profiling.moments import wide
-from neuroglot.neurons.profiling.profile import Profile
-from neuroglot.neurons.profiling.tapping.positions import Positions, forward_inputs, unpack
+from neuroglot.neurons.profiling.positions import Positions, forward_inputs, unpack
+from neuroglot.neurons.profiling.profile import Profile, wide
 from neuroglot.pair import Condition
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from neuroglot.artefact import SELECTION, kind_of
+from neuroglot.file_format import SELECTION, kind_of
 from neuroglot.models.families import PARTS
 from neuroglot.neurons.layers import relevance
 from neuroglot.neurons.profiling.profile import Profile
-from neuroglot.readable import is_readable
-from neuroglot.selection import Selection, group_name
+from neuroglot.selection import Selection, group_name, is_readable
 
 MOST = 10
 """Layers that are named."""

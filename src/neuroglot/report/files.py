@@ -12,10 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from neuroglot.artefact import LAYERS, TRAINING, Format, read_json
 from neuroglot.errors import UserError
-from neuroglot.evaluation.compare import Difference, paired_bootstrap, retention
 from neuroglot.evaluation.evaluate import Scores, read_scores, score_domains
+from neuroglot.evaluation.significance import Difference, paired_bootstrap, retention
+from neuroglot.file_format import LAYERS, TRAINING, Format, read_json
 
 STAGES = {
     "recipe.yaml": "run",

@@ -9,13 +9,13 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-from neuroglot.artefact import write_text
 from neuroglot.errors import UserError
 from neuroglot.evaluation.metrics import is_exact
+from neuroglot.file_format import write_text
 from neuroglot.report import figures, tables
+from neuroglot.report.figures import Draw, both
 from neuroglot.report.files import BEFORE, YARDSTICK, RunFiles, made_by, read_run
 from neuroglot.report.importance import ImportanceView, group_counts, importance_view
-from neuroglot.report.svg import Draw, both
 
 GALLERY_BYTES = 1_300_000
 """Most base64 of images on the page: with the figures of a large model it then stays under 3 MB."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroglot.evaluation.compare import OWN
+from neuroglot.evaluation.significance import OWN
 from neuroglot.printing import plain
 from neuroglot.report.files import STAGES, RunFiles, read_run
 from neuroglot.report.importance import group_counts

@@ -1,9 +1,18 @@
 """What translates: anything with a name and `translate(examples)`."""
 
-from neuroglot.systems.base import System, close, length_sorted_batches
+from __future__ import annotations
+
+from neuroglot.systems.base import (
+    Control,
+    System,
+    close,
+    length_sorted_batches,
+    shuffled_image,
+    without_image,
+    without_text,
+)
 from neuroglot.systems.build import Builder, Lazy
 from neuroglot.systems.cascade import Cascade
-from neuroglot.systems.controls import Control, shuffled_image, without_image, without_text
 from neuroglot.systems.hf import HFSystem
 
 __all__ = [

@@ -20,9 +20,9 @@ from neuroglot.systems.base import System, check, close
 from neuroglot.systems.cascade import Cascade
 
 if TYPE_CHECKING:
-    from neuroglot.data.budget import Budget
-    from neuroglot.recipe import EvaluateSection
-    from neuroglot.recipe.sections.systems import EndpointSection, OtherModelSection, SystemSettings
+    from neuroglot.config import EvaluateSection
+    from neuroglot.config.systems import EndpointSection, OtherModelSection, SystemSettings
+    from neuroglot.data.pixels import Budget
 
 
 class Lazy:
@@ -169,7 +169,7 @@ class Builder:
         from neuroglot.data.batch import Batcher
         from neuroglot.models.load import load_model, load_processor, stop_tokens
         from neuroglot.systems.hf import HFSystem
-        from neuroglot.systems.mt.loaded import longest
+        from neuroglot.systems.mt import longest
 
         model = load_model(settings.path, settings.dtype, self.trust_remote_code)
         if torch.accelerator.is_available():
@@ -192,7 +192,8 @@ class Builder:
         )
 
     def _endpoint(self, name: str, settings: EndpointSection) -> System:
-        from neuroglot.systems.endpoint import Endpoint, Patience, Price
+        from neuroglot.systems.chat import Patience, Price
+        from neuroglot.systems.endpoint import Endpoint
 
         key = None
         if settings.key_env is not None:

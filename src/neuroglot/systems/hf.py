@@ -21,9 +21,8 @@ from torch.nn.functional import cross_entropy
 from neuroglot.data.example import Example
 from neuroglot.errors import UserError
 from neuroglot.finite import DivergedError, origin
-from neuroglot.systems.base import Progress, length_sorted_batches
-from neuroglot.systems.decoding import own_settings
-from neuroglot.systems.lines import Writer, readable
+from neuroglot.systems.base import Progress, length_sorted_batches, own_settings
+from neuroglot.systems.cascade import Writer, readable
 
 
 class Batching(Writer, Protocol):

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from neuroglot.training.aligned import aligned
-from neuroglot.training.groups import parameter_groups
 from neuroglot.training.methods import METHODS, from_adapter, prepare
 from neuroglot.training.options import TrainOptions, TrainResult
 from neuroglot.training.sampler import Mix, OnePairBatchSampler
-from neuroglot.training.trained import layer_entries, trained_names, trained_vectors
-from neuroglot.training.trainer import PairTrainer, train
-from neuroglot.training.verify import Audit, NameAudit, audit, audit_names, changed, snapshot
+from neuroglot.training.trainer import PairTrainer, parameter_groups, train
+from neuroglot.training.verification import (
+    Audit,
+    NameAudit,
+    audit,
+    audit_names,
+    changed,
+    layer_entries,
+    snapshot,
+    trained_names,
+    trained_vectors,
+)
 
 __all__ = [
     "METHODS",

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from neuroglot.errors import UserError
 from neuroglot.finite import origin, unusable, usable
 from neuroglot.pair import Condition
+from neuroglot.printing import short
 from neuroglot.selection import Group, Selection, group_name
-from neuroglot.shown import short
 from neuroglot.training.methods import prepare
 from neuroglot.tuner import Adapter, NeuroglotConfig, active_pair
-from neuroglot.tuner.engines.deltas import UnitLayer
-from neuroglot.tuner.formats.adapter import Units, shapes_of
+from neuroglot.tuner.adapter import Units, shapes_of
+from neuroglot.tuner.deltas import UnitLayer
 
 EXACT = 1024
 """Up to this many rows or columns a singular value decomposition is exact; beyond, the largest values by iteration."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from neuroglot.artefact import CHECKPOINT, seal, write_text
+from neuroglot.file_format import CHECKPOINT, seal, write_text
 from neuroglot.finite import DivergedError, unusable
 
 ProgressFunction = Callable[[int, int, float | None], None]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
-from neuroglot.tuner.competitors.prompt import PROMPT, PromptConfig, PromptModel
-from neuroglot.tuner.competitors.vectors import VECTORS, VectorsConfig, VectorsModel
+from neuroglot.tuner.adapter import Adapter
 from neuroglot.tuner.config import NEUROGLOT, NeuroglotConfig
-from neuroglot.tuner.formats.adapter import Adapter
-from neuroglot.tuner.formats.grow import drop_pairs, grow, keep_pairs, without_held
-from neuroglot.tuner.formats.lora import export_lora
+from neuroglot.tuner.export import export_lora
+from neuroglot.tuner.grow import drop_pairs, grow, keep_pairs, without_held
 from neuroglot.tuner.layer import NeuroglotLinear
 from neuroglot.tuner.model import NeuroglotModel
+from neuroglot.tuner.prompt import PROMPT, PromptConfig, PromptModel
 from neuroglot.tuner.routing import active_pair, has_router
 from neuroglot.tuner.state import modes, park, refresh, selection_of, trained_entries
+from neuroglot.tuner.vectors import VECTORS, VectorsConfig, VectorsModel
 
 # PEFT dispatches by look-up in these three dictionaries; its own register function accepts only members of its enum.
 for _type, _config, _model in (

@@ -16,16 +16,13 @@ from torch import nn
 
 from neuroglot.errors import UserError, nearest
 from neuroglot.models.families import FAMILIES, image_token_id
-from neuroglot.tuner.config import NeuroglotConfig
-from neuroglot.tuner.engines.base import check_base
-from neuroglot.tuner.engines.deltas import shape_of
-from neuroglot.tuner.engines.units import Layout
-from neuroglot.tuner.engines.weight import HeldWeight, why_not_sliced
-from neuroglot.tuner.layer import NeuroglotLinear, NeuroglotMatrix
-from neuroglot.tuner.matching import check_rows, check_tensors, matrix_of, part_of
+from neuroglot.tuner.adapter import check_rows, check_tensors, matrix_of, part_of
+from neuroglot.tuner.config import NeuroglotConfig, StrictTuner
+from neuroglot.tuner.deltas import Layout, shape_of
+from neuroglot.tuner.layer import NeuroglotLinear, NeuroglotMatrix, check_base
 from neuroglot.tuner.routing import Router
 from neuroglot.tuner.state import layers_of, modes, park
-from neuroglot.tuner.strict import StrictTuner
+from neuroglot.tuner.weight import HeldWeight, why_not_sliced
 
 _log = logging.getLogger(__name__)
 

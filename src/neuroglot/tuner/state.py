@@ -9,9 +9,9 @@ from torch import nn
 
 from neuroglot.errors import UserError
 from neuroglot.selection import Selection
-from neuroglot.tuner.engines.deltas import UnitLayer
-from neuroglot.tuner.engines.weight import HeldWeight, why_not_sliced
+from neuroglot.tuner.deltas import UnitLayer
 from neuroglot.tuner.routing import is_sharded
+from neuroglot.tuner.weight import HeldWeight, why_not_sliced
 
 
 def layers_of(model: nn.Module) -> list[HeldWeight]:

@@ -10,9 +10,11 @@ Memory does not grow with the source. Images are not opened; `check_records` doe
 is kept in the example's `meta`, and `neuroglot data check` shows it.
 """
 
+from __future__ import annotations
+
 from neuroglot.data.readers.checked import Bad, allow, check_records
 from neuroglot.data.readers.layout import Layout, Reader, Record
-from neuroglot.data.readers.records.jsonl import read_jsonl, read_records
+from neuroglot.data.readers.records import read_jsonl, read_records
 from neuroglot.data.readers.registry import READERS, guess_format, read_source
 
 __all__ = [

@@ -10,12 +10,15 @@ from typing import Any
 
 from neuroglot.data.example import Example
 from neuroglot.data.paths import lies_in, shortened
-from neuroglot.data.readers.aligned import captions, commute, ocrmt30k, parallel
+from neuroglot.data.readers import conversations, parallel
+from neuroglot.data.readers import published as captions
+from neuroglot.data.readers import published as commute
+from neuroglot.data.readers import published as mit10m
+from neuroglot.data.readers import published as ocrmt30k
+from neuroglot.data.readers import records as imagefolder
+from neuroglot.data.readers.files import SAVED, TEXTS, first_fields
 from neuroglot.data.readers.layout import Layout, Reader, Record
-from neuroglot.data.readers.records import conversations, imagefolder, mit10m
-from neuroglot.data.readers.records.jsonl import read_records, read_table
-from neuroglot.data.readers.sources.rows import SAVED
-from neuroglot.data.readers.sources.texts import TEXTS, first_fields
+from neuroglot.data.readers.records import read_records, read_table
 from neuroglot.errors import UserError, nearest
 
 READERS: dict[str, Reader] = {
@@ -73,7 +76,7 @@ _FIELDS: dict[str, list[set[str]]] = {
     "trl": [{"messages"}, {"prompt", "completion"}],
     "swift": [{"query", "response"}],
     "alpaca": [{"instruction", "output"}],
-    "mit10m": [set(mit10m.TEXTS)],
+    "mit10m": [set(mit10m.MIT10M_TEXTS)],
 }
 """Format -> fields that a record has in it."""
 
@@ -103,9 +106,9 @@ def _folder_format(path: Path, told: bool) -> str:
         return "commute"
     if mit10m.split_files(path):
         return "mit10m"
-    if ocrmt30k.text_folder(path) is not None:
+    if ocrmt30k.ocrmt30k_folder(path) is not None:
         return "ocrmt30k"
-    texts = captions.text_folder(path)
+    texts = captions.captions_folder(path)
     if texts is None:
         raise _untold(path)
     if any(path.glob("*/index.txt")):

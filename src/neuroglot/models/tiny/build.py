@@ -21,10 +21,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from neuroglot.data.embedded.signs import LANGUAGES, signs
-from neuroglot.data.instructions import TEMPLATES
-from neuroglot.data.render import SIZE
+from neuroglot.data.example import TEMPLATES
 from neuroglot.pair import language_name
+from neuroglot.synthetic.signs import LANGUAGES, signs
+from neuroglot.synthetic.style import SIZE
 
 PATCH = 12
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>", "<|assistant|>")

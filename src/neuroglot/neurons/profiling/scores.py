@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from neuroglot.neurons.inventory import Layer
+from neuroglot.neurons.profiling.positions import Positions
 from neuroglot.neurons.profiling.profile import STATIC, Profile
-from neuroglot.neurons.profiling.tapping.positions import Positions
 from neuroglot.pair import Condition
 
 

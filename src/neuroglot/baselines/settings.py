@@ -1,0 +1,175 @@
+"""What a baseline is made of and how it is trained; and its tokenizer: one byte-level BPE for source and targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from neuroglot.data.example import Example
+from neuroglot.errors import UserError, nearest
+from neuroglot.file_format import Format
+
+# What a classic system is made of and how it is trained.
+
+KINDS = ("text-transformer", "gated-fusion", "gated-fusion-wu", "concatenation", "lvp-m3")
+"""The systems of LLaVA-NeuMT's Tables 1 and 2 that are trained from scratch, and the gate of Wu et al. (2021)."""
+
+CLASSIC = Format("classic", 2, "train")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The size and the training of a classic system; everything is float32.
+
+    Attributes:
+        width: of the states.
+        layers: of the encoder, and as many of the decoder.
+        heads: of attention; they divide the width.
+        inner: width inside a feed-forward block.
+        dropout: everywhere that a Transformer has it.
+        pieces: size of the vocabulary at most, 256 bytes and the language tokens included.
+        steps: optimiser steps at most.
+        batch_size: examples a step.
+        lr: the highest learning rate; it falls linearly to a tenth.
+        warmup: share of the steps over which it rises.
+        weight_decay: of AdamW.
+        label_smoothing: of the training loss; the dev loss and likelihoods have none.
+        max_grad_norm: clips the gradient.
+        eval_steps: steps from one look at dev, and one checkpoint, to the next.
+        patience: looks without a better dev loss after which training ends.
+        seed: of initial weights, dropout and the order of the examples.
+    """
+
+    width: int = 128
+    layers: int = 3
+    heads: int = 4
+    inner: int = 512
+    dropout: float = 0.2
+    pieces: int = 4000
+    steps: int = 3000
+    batch_size: int = 32
+    lr: float = 1e-3
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    label_smoothing: float = 0.1
+    max_grad_norm: float = 1.0
+    eval_steps: int = 200
+    patience: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("width", "layers", "heads", "inner", "steps", "batch_size", "eval_steps", "patience"):
+            if getattr(self, name) < 1:
+                raise UserError(f"classic.{name} must be 1 or more, got {getattr(self, name)}")
+        if self.width % (2 * self.heads):
+            raise UserError(
+                f"classic.width must be a multiple of twice the heads, got {self.width} and {self.heads} heads"
+            )
+        for name in ("dropout", "warmup", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"classic.{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.pieces < 300:
+            raise UserError(
+                f"classic.pieces must be 300 or more, got {self.pieces}; 256 of them are the bytes, from which every "
+                "text can be written"
+            )
+        if not self.lr > 0:
+            raise UserError(f"classic.lr must be above 0, got {self.lr}")
+
+
+def known_kind(kind: str) -> str:
+    """Return a kind as it is.
+
+    Raises:
+        UserError: there is no such kind.
+    """
+    if kind not in KINDS:
+        raise UserError(f"classic system {kind!r} is not known; {nearest(kind, KINDS)}")
+    return kind
+
+
+# Text to tokens: one byte-level BPE for source and targets, and one token a target language in front of the source.
+#
+# The language token is that of Johnson et al. (2017), which LVP-M3 and M2M-100 use too. Bytes are pieces themselves,
+# so that no text is unknown.
+
+PAD, START, END = 0, 1, 2
+_SPECIAL = ("<pad>", "<s>", "</s>")
+
+
+class Vocabulary:
+    """A trained tokenizer.
+
+    Args:
+        tokenizer: with the special tokens and a token for each language.
+        languages: target languages, in the order of their tokens.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, languages: Sequence[str]) -> None:
+        self.tokenizer = tokenizer
+        self.languages = tuple(languages)
+
+    @classmethod
+    def learn(cls, examples: Iterable[Example], pieces: int) -> Vocabulary:
+        """Learn the pieces of the sources and targets of some examples; `pieces` is the most there may be."""
+        texts: list[str] = []
+        languages: dict[str, None] = {}
+        for example in examples:
+            texts += [example.source or "", example.target]
+            languages[example.target_lang] = None
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.normalizer = normalizers.NFC()  # what exact match compares
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=pieces,
+            min_frequency=2,
+            special_tokens=[*_SPECIAL, *(_mark(language) for language in sorted(languages))],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        return cls(tokenizer, sorted(languages))
+
+    @classmethod
+    def read(cls, text: str, languages: Sequence[str]) -> Vocabulary:
+        """Return the vocabulary that `text`, the JSON form of a tokenizer, holds."""
+        return cls(Tokenizer.from_str(text), languages)
+
+    def __len__(self) -> int:
+        return int(self.tokenizer.get_vocab_size())
+
+    def source(self, example: Example) -> list[int]:
+        """Return the language token, the source text's tokens and the end.
+
+        Raises:
+            UserError: the target language was not among the training examples.
+        """
+        if example.target_lang not in self.languages:
+            raise UserError(
+                f"target language {example.target_lang!r} is not known to this system; it was trained on "
+                f"{', '.join(self.languages)}"
+            )
+        language = int(self.tokenizer.token_to_id(_mark(example.target_lang)) or 0)
+        return [language, *self._ids(example.source or ""), END]
+
+    def target(self, text: str) -> list[int]:
+        """Return a target's tokens and the end."""
+        return [*self._ids(text), END]
+
+    def texts(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Return what rows of tokens say, special tokens left out."""
+        return [text.strip() for text in self.tokenizer.decode_batch([list(row) for row in rows])]
+
+    def _ids(self, text: str) -> list[int]:
+        encoded = self.tokenizer.encode(text, add_special_tokens=False).ids
+        least = len(_SPECIAL) + len(self.languages)
+        if any(token < least for token in encoded):
+            raise UserError(f"the text {text[:60]!r} holds a mark of the vocabulary such as </s>; remove it")
+        return list(encoded)
+
+
+def _mark(language: str) -> str:
+    return f"<2{language}>"

@@ -1,5 +1,0 @@
-"""`python -m neuroglot.cli`."""
-
-from neuroglot.cli import main
-
-main()

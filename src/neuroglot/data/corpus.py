@@ -1,0 +1,732 @@
+"""The examples of a run by what they are for: training, validation, test, retention and replay.
+
+They come from the embedded signs or scenes, or from the user's own file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import compress
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from neuroglot.data.example import Example, RenderSpec, split_seed
+from neuroglot.data.readers import read_jsonl
+from neuroglot.data.store import SPLITS, View, first_of_each, viewed
+from neuroglot.errors import UserError
+from neuroglot.pair import Pair
+from neuroglot.synthetic import pictures
+from neuroglot.synthetic.fonts import MONOSPACED, font_file
+from neuroglot.synthetic.scenes import scene_examples
+from neuroglot.synthetic.signs import Sign, signs
+
+# What a run's examples are divided into.
+
+RETAINED = ("ocr", "text_translation", "describe")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Examples of one task.
+
+    Attributes:
+        pairs: every pair, in the order asked for or found.
+        train: each item in every pair, each with a rendering of its own where it is rendered.
+        profile: the same items, an item's pairs on one image.
+        splits: name -> examples to score: `<task>` (test), `<task>_heldout`.
+        dev: examples to choose settings by.
+        retention: task -> examples of what the model could do before.
+        dev_retention: the same tasks on other examples, to choose settings by; empty where a file marks none as dev.
+        replay: task -> examples of other tasks to train on against forgetting; none of them is tested.
+    """
+
+    pairs: tuple[str, ...]
+    train: Sequence[Example]
+    profile: Sequence[Example]
+    dev: Sequence[Example]
+    splits: Mapping[str, Sequence[Example]]
+    retention: Mapping[str, Sequence[Example]]
+    dev_retention: Mapping[str, Sequence[Example]]
+    replay: Mapping[str, Sequence[Example]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many source items of each kind."""
+
+    train: int
+    dev: int
+    test: int
+    heldout: int
+    retention: int
+
+
+def as_task(example: Example, task: str, target: str | None = None) -> Example | None:
+    """The same image put to another task in the source language; None where its reference is not known."""
+    known = target if target is not None else example.source if task == "ocr" else None
+    if not known:
+        return None
+    return replace(example, task=task, target_lang=example.source_lang, source=None, target=known, alternatives=())
+
+
+def as_text(example: Example) -> Example:
+    """The source text alone, to translate."""
+    return replace(example, task="text_translation", images=(), alternatives=())
+
+
+def first_items(examples: Sequence[Example], count: int) -> Sequence[Example]:
+    """Return the examples of the first `count` items of each task and pair, in their order; see `first_of_each`.
+
+    Of a file only the index is looked at; no record is read.
+    """
+    return _taken(examples, np.flatnonzero(first_of_each(*_keys(examples), count)))
+
+
+def items_in_turn(examples: Sequence[Example], count: int) -> Sequence[Example]:
+    """Return the examples of `count` items in all; where items differ in their pairs, the sets of pairs take turns.
+
+    Of parallel data these are the first items. A file that is not parallel may begin with hundreds of one pair. Of a
+    file only the index is looked at.
+    """
+    kind, item = _keys(examples)
+    if not len(item):
+        return _taken(examples, np.zeros(0, np.intp))
+    _, first, number = np.unique(item, return_index=True, return_inverse=True)
+    # An item's set of pairs, as one number: the exclusive or of random numbers, one a pair.
+    kinds, code = np.unique(kind, return_inverse=True)
+    both = np.unique(number * len(kinds) + code)
+    starts = np.flatnonzero(np.diff(both // len(kinds), prepend=-1))
+    drawn = np.random.default_rng(0).integers(1, 2**63, len(kinds))
+    group = np.bitwise_xor.reduceat(drawn[both % len(kinds)], starts)[np.argsort(first)]
+    _, begins, group = np.unique(group, return_index=True, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    turn = np.empty(len(order), np.intp)
+    turn[order] = np.arange(len(order)) - np.searchsorted(group[order], group[order])
+    chosen = np.argsort(first)[np.lexsort((begins[group], turn))[:count]]
+    place = np.full(len(first), len(first))
+    place[chosen] = np.arange(len(chosen))
+    rows = np.flatnonzero(place[number] < len(first))
+    return _taken(examples, rows[np.argsort(place[number[rows]], kind="stable")])
+
+
+def items_of(examples: Sequence[Example]) -> dict[str, int]:
+    """Return how many items there are of each pair."""
+    if isinstance(examples, View):
+        code = examples.column("kind")
+        names = [kind.pair for kind in examples.store.kinds]
+        return {names[one]: len(np.unique(examples.column("item")[code == one])) for one in np.unique(code)}
+    held: dict[str, set[str]] = {}
+    for example in examples:
+        held.setdefault(str(example.pair), set()).add(example.item)
+    return {pair: len(items) for pair, items in held.items()}
+
+
+def shortfall(examples: Sequence[Example], pairs: Sequence[str], count: int) -> str:
+    """Return which pairs have fewer items than were asked for, and how many: `en-fr 3, en-tr 0`; empty if none."""
+    held = items_of(examples)
+    return ", ".join(f"{pair} {held.get(pair, 0)}" for pair in pairs if held.get(pair, 0) < count)
+
+
+def _keys(examples: Sequence[Example]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return a number for the task and pair of every example, and one for its item."""
+    if isinstance(examples, View):
+        return examples.column("kind"), examples.column("item")
+    kinds: dict[str, int] = {}
+    items: dict[str, int] = {}
+    numbers = [
+        (kinds.setdefault(str(e.condition), len(kinds)), items.setdefault(e.item, len(items))) for e in examples
+    ]
+    found = np.array(numbers, np.int64).reshape(-1, 2)
+    return found[:, 0], found[:, 1]
+
+
+def _taken(examples: Sequence[Example], rows: NDArray[np.intp]) -> Sequence[Example]:
+    if isinstance(examples, View):
+        return View(examples.store, examples.places[rows])
+    return [examples[row] for row in rows]
+
+
+# Which of a user's examples train, choose settings and test, where their records do not say.
+#
+# What shares an item, an image or a source text stays together, however many examples hang together in that way:
+# otherwise the test would hold what was trained. All of it is decided on a store's index.
+
+TRAIN, DEV, TEST = (SPLITS.index(split) for split in ("train", "dev", "test"))
+
+MANY = 20
+"""Items from which on a group can be too large for the tenth of the data that tests, or an image be in too many."""
+
+
+def splits_of(examples: View, task: str, pairs: Sequence[str], seed: int) -> NDArray[np.uint8]:
+    """Return the split of every record of a store as a run has it: its task and pairs apart, and each other task."""
+    kinds = examples.store.kinds
+    parts = [(kind.task, kind.task == task and (not pairs or kind.pair in pairs)) for kind in kinds]
+    split = np.zeros(len(examples.store), np.uint8)
+    for part in dict.fromkeys(parts):
+        numbers = [number for number, its in enumerate(parts) if its == part]
+        mine = examples.where(np.isin(examples.column("kind"), numbers))
+        split[mine.places] = divided(mine, seed)
+    return split
+
+
+def divided(examples: View, seed: int) -> NDArray[np.uint8]:
+    """Return the split of every example: its own, or that of what it shares something with, or one that is drawn.
+
+    Groups are drawn by the name of an item, so that neither the order of the records nor other groups decide: four
+    fifths train, a tenth is dev, a tenth test. A group of more than a tenth of all items trains, and the others share
+    out what is left.
+    """
+    split = examples.column("split").copy()
+    free = np.flatnonzero(split == 0)
+    if not len(free):
+        return split
+    keys = list(_telling(examples))
+    item = examples.column("item")[free]
+    names, first, number = np.unique(item, return_index=True, return_inverse=True)
+    group = _groups(number, keys, free, len(examples))
+    of_item = group[first]  # names are sorted, so that the first of a group has its smallest hash
+    found, draws, sizes = np.unique(of_item, return_index=True, return_counts=True)
+    large = sizes > max(MANY, len(names) // 10)
+    mark = _marks(split, keys, group, free, len(found))
+    mark[(mark == 0) & large] = TRAIN
+    trained = 0.8 - sizes[large].sum() / len(names)
+    share = max(0.0, trained / (trained + 0.2)) if large.any() else 0.8
+    for at in np.flatnonzero(mark == 0):
+        mark[at] = _bucket(examples[int(free[first[draws[at]]])].item, seed, share)
+    split[free] = mark[group]
+    return split
+
+
+def _bucket(item: str, seed: int, share: float) -> int:
+    """Draw a split: train with a chance of `share`, dev and test with equal ones."""
+    drawn = hashlib.sha256(f"{seed}:{item}".encode()).digest()[0] / 256
+    return TRAIN if drawn < share else DEV if drawn < (1 + share) / 2 else TEST
+
+
+def _telling(examples: View) -> Iterator[tuple[NDArray[np.intp], NDArray[np.uint64]]]:
+    """Yield hashes of items, images and texts, each with the numbers of their examples.
+
+    An image or a text of more than half of all items, such as a blank picture that stands for none, says nothing.
+    """
+    item, every = examples.column("item"), np.arange(len(examples))
+    yield every, item
+    limit = max(MANY, len(np.unique(item)) // 2)
+    text = examples.column("text")
+    for rows, keys in (examples.images(), (every[text > 0], text[text > 0])):
+        found, number, counts = np.unique(keys, return_inverse=True, return_counts=True)
+        for at in np.flatnonzero(counts > limit):  # of several examples an item, perhaps
+            counts[at] = len(np.unique(item[rows[keys == found[at]]]))
+        kept = (counts <= limit)[number]
+        yield rows[kept], keys[kept]
+
+
+def _groups(
+    number: NDArray[np.intp],
+    keys: list[tuple[NDArray[np.intp], NDArray[np.uint64]]],
+    free: NDArray[np.intp],
+    count: int,
+) -> NDArray[np.intp]:
+    """Return the group of every free example: items that share an image or a text, and what shares with those.
+
+    Args:
+        number: (free,) the item of each.
+        keys: see `_telling`.
+        free: places of the free examples among all.
+        count: of all examples.
+    """
+    item = np.full(count, -1, np.int64)
+    item[free] = number
+    ends: list[NDArray[Any]] = []
+    for rows, key in keys[1:]:
+        mine = item[rows] >= 0
+        owner, key = item[rows[mine]], key[mine]
+        order = np.argsort(key, kind="stable")
+        owner, key = owner[order], key[order]
+        linked = (key[1:] == key[:-1]) & (owner[1:] != owner[:-1])
+        ends.append(np.stack([owner[:-1][linked], owner[1:][linked]]).astype(np.int32))
+    a, b = np.concatenate(ends, axis=1)
+    items = int(number.max()) + 1
+    links = coo_array((np.ones(len(a), np.uint8), (a, b)), shape=(items, items))
+    _, group = connected_components(links, directed=False)
+    return np.asarray(group, np.intp)[number]
+
+
+def _marks(
+    split: NDArray[np.uint8],
+    keys: list[tuple[NDArray[np.intp], NDArray[np.uint64]]],
+    group: NDArray[np.intp],
+    free: NDArray[np.intp],
+    count: int,
+) -> NDArray[np.uint8]:
+    """Return for every group the latest split of a marked example that shares something with it; 0 for none."""
+    mark = np.zeros(count, np.uint8)
+    of_row = np.full(len(split), -1, np.int64)
+    of_row[free] = group
+    for rows, key in keys:
+        unmarked = of_row[rows] >= 0
+        for name in (TRAIN, DEV, TEST):
+            touched = np.isin(key[unmarked], key[split[rows] == name])
+            groups = of_row[rows[unmarked][touched]]
+            mark[groups] = np.maximum(mark[groups], name)
+    return mark
+
+
+# Replay: examples of other tasks to train on beside the run's own, against forgetting. Nothing tested is among them.
+#
+# A replayed example trains what a pair of the run trains: its own pair where that is one of the run's; transcribing
+# and describing, which no pair of the run is, the pairs of the same source language in turn.
+
+TRAINS = "trains"
+"""In the `meta` of a replayed example: the pair of the run as which it trains."""
+
+
+class Replayed(Sequence[Example]):
+    """Examples of one task, and whose pair each of them trains.
+
+    Attributes:
+        pairs: of every example, the pair of the run as which it trains.
+    """
+
+    def __init__(
+        self, examples: Sequence[Example], pairs: Sequence[str], made: Callable[[Example], Example] | None = None
+    ) -> None:
+        self._examples = examples
+        self._made = made
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    @overload
+    def __getitem__(self, at: int) -> Example: ...
+    @overload
+    def __getitem__(self, at: slice) -> Replayed: ...
+    def __getitem__(self, at: int | slice) -> Example | Replayed:
+        if isinstance(at, slice):
+            return Replayed(self._examples[at], self.pairs[at], self._made)
+        example = self._examples[at]
+        made = example if self._made is None else self._made(example)
+        return replace(made, meta={**made.meta, TRAINS: self.pairs[at]})
+
+    @property
+    def shown(self) -> list[bool]:
+        """Whether there is an image, of every example."""
+        if self._made is as_text:
+            return [False] * len(self)
+        if isinstance(self._examples, View):
+            found: list[bool] = (self._examples.column("image") > 0).tolist()
+            return found
+        return [bool(example.images) for example in self._examples]
+
+
+def embedded_replay(
+    made: dict[str, list[Example]], pairs: Sequence[Pair], seed: int, tested: Sequence[Example]
+) -> dict[str, Replayed]:
+    """Return what embedded training items are in other tasks.
+
+    Args:
+        made: task -> examples made of training signs.
+        pairs: those of the run.
+        seed: of the corpus.
+        tested: what is tested beside the embedded corpus, which never tests what it trains.
+
+    Raises:
+        UserError: all of it is tested.
+    """
+    if "describe" in made:  # by other names than those that are tested
+        made["describe"] = [
+            Example((RenderSpec(name, seed, k, kind="picture"),), None, name, "en", "en", "describe",
+                    item=f"picture-{k}")
+            for k, name in enumerate(pictures.names("pretrain"), start=2_000_000)
+        ]  # fmt: skip
+    texts = [str(pair) for pair in pairs]
+    if tested:
+        known = [viewed(tested)]
+        made = {task: list(compress(found, untested(viewed(found), known))) for task, found in made.items()}
+    if made and not any(made.values()):
+        raise UserError("data.replay: every embedded sign is tested by evaluate.retention; name fewer sources there, "
+                        "or set data.replay to 0")  # fmt: skip
+    return {
+        task: Replayed(found, _routes([str(e.pair) for e in found], texts)) for task, found in made.items() if found
+    }
+
+
+def untested(examples: View, tested: Sequence[View]) -> NDArray[np.bool_]:
+    """Return which examples share no item, no image and no source text with anything that is tested."""
+    items, texts = (np.concatenate([part.column(name) for part in tested]) for name in ("item", "text"))
+    images = np.concatenate([part.images()[1] for part in tested])
+    seen = np.isin(examples.column("item"), items) | np.isin(examples.column("text"), texts[texts > 0])
+    rows, shown = examples.images()
+    seen[rows[np.isin(shown, images)]] = True
+    return ~seen
+
+
+def file_replay(
+    path: Path, train: View, others: View, tested: Sequence[View], task: str, pairs: Sequence[str]
+) -> dict[str, Replayed]:
+    """Return what a file has of other tasks, or, of a file without any, its training items in other tasks.
+
+    Args:
+        path: the file.
+        train: the items that train.
+        others: examples of other tasks.
+        tested: what is tested, of whatever task and source; see `untested`.
+        task: the run's.
+        pairs: the run's.
+
+    Raises:
+        UserError: there is nothing to replay.
+    """
+    if len(others):
+        found = {}
+        free = others.where(untested(others, tested))
+        for other in RETAINED:
+            numbers = [number for number, kind in enumerate(free.store.kinds) if kind.task == other]
+            part = free.where(np.isin(free.column("kind"), numbers))
+            if len(part):
+                found[other] = Replayed(part, _routes(part.pairs, pairs))
+        why = "all its examples of other tasks are tested, or share an item, an image or a source text with what is"
+    else:
+        # Of what only reads or describes no translation is known.
+        known = train.where(train.column("text") > 0) if task.endswith("translation") else train[:0]
+        texts, known = len(known), known.where(untested(known, tested))
+        read = _readings(known.where(known.column("image") > 0) if task == "image_translation" else known[:0])
+        found = {
+            "ocr": Replayed(read, _routes([_reading(pair) for pair in read.pairs], pairs), _as_read),
+            "text_translation": Replayed(known, known.pairs, as_text),
+        }
+        found = {name: part for name, part in found.items() if len(part)}
+        why = "it has no examples of other tasks, and its training items "
+        why += "share what they show or say with what is tested" if texts else (
+            "have no source text to transcribe or translate")  # fmt: skip
+    if not found:
+        raise UserError(f"data.replay: {path} holds nothing to replay: {why}; add some with \"split\": \"train\", or "
+                        "set data.replay to 0")  # fmt: skip
+    return found
+
+
+def _reading(pair: str) -> str:
+    """Return the pair of transcribing what a pair translates."""
+    source, _ = pair.split("-")
+    return f"{source}-{source}"
+
+
+def _as_read(example: Example) -> Example:
+    read = as_task(example, "ocr")
+    assert read is not None, "chosen for its source"
+    return read
+
+
+def _readings(examples: View) -> View:
+    """Return one example of every item and source language: it is read once, however many languages follow."""
+    languages = [kind.source_lang for kind in examples.store.kinds]
+    number = np.array([languages.index(language) for language in languages], np.uint64)
+    key = examples.column("item") ^ number[examples.column("kind")]  # which changes the last bits of a hash
+    _, first = np.unique(key, return_index=True)
+    return View(examples.store, examples.places[np.sort(first)])
+
+
+def _routes(own: Sequence[str], pairs: Sequence[str]) -> list[str]:
+    """Return for every example's pair a pair of the run: itself, or those that share its source language in turn."""
+    turns: dict[str, int] = {}
+    likely: dict[str, list[str]] = {}
+    routes = []
+    for pair in own:
+        if pair not in likely:
+            source, target = pair.split("-")
+            same = [p for p in pairs if p.split("-")[0] == source] or [p for p in pairs if p.split("-")[1] == target]
+            likely[pair] = [p for p in pairs if p == pair] or same or list(pairs)
+        turn = turns.get(pair, 0)
+        turns[pair] = turn + 1
+        routes.append(likely[pair][turn % len(likely[pair])])
+    return routes
+
+
+# The embedded corpora: signs and scenes, and what tuning on them should not cost.
+
+EMBEDDED = {"signs": "image_translation", "scenes": "multimodal_translation"}
+"""Embedded corpus -> its task."""
+
+
+def _example(sign: Sign, pair: Pair, spec: RenderSpec, item: str) -> Example:
+    return Example((spec,), sign.text(pair.source), sign.text(pair.target), pair.source, pair.target,
+                   "image_translation", item=item)  # fmt: skip
+
+
+def sign_examples(split: str, count: int, pairs: Sequence[Pair], seed: int, one_image: bool = True) -> list[Example]:
+    """Each sign in every pair; on one image, or each pair on a rendering of its own."""
+    examples = []
+    for number, sign in enumerate(signs(split, count, seed) if count else []):
+        for k, pair in enumerate(pairs):
+            index = number if one_image else 1_000_000 + number * len(pairs) + k
+            spec = RenderSpec(sign.text(pair.source), split_seed(split, seed), index)
+            examples.append(_example(sign, pair, spec, f"{split}-{number}"))
+    return examples
+
+
+def embedded_corpus(
+    task: str,
+    made: Callable[..., list[Example]],
+    pairs: Sequence[Pair],
+    sizes: Sizes,
+    seed: int,
+    describes: bool,
+    replays: bool,
+    kept: Callable[[Sequence[str]], Sequence[Example]],
+) -> Corpus:
+    """Make an embedded corpus; `made` makes the examples of a split. See `load_corpus` for the rest."""
+    splits = {task: made("test", sizes.test, pairs, seed)}
+    if sizes.heldout:
+        splits[f"{task}_heldout"] = made("heldout", sizes.heldout, pairs, seed)
+    return Corpus(
+        pairs=tuple(map(str, pairs)),
+        train=made("train", sizes.train, pairs, seed, one_image=False),
+        profile=made("train", sizes.train, pairs, seed),
+        dev=made("dev", sizes.dev, pairs, seed),
+        splits=splits,
+        retention=sign_retention(pairs, sizes.retention, seed, describes),
+        dev_retention=sign_retention(pairs, min(sizes.dev, sizes.retention), seed, describes, "dev"),
+        replay=embedded_replay(
+            sign_retention(pairs, sizes.train, seed, describes, "train"), pairs, seed, kept(list(map(str, pairs)))
+        )
+        if replays
+        else {},
+    )
+
+
+def sign_retention(
+    pairs: Sequence[Pair], count: int, seed: int, describes: bool, split: str = "test"
+) -> dict[str, list[Example]]:
+    """What tuning should not cost: transcribing, translating text, naming pictures; on signs of a split."""
+    if not count:
+        return {}
+    translated = sign_examples(split, count, pairs, seed)
+    read = {(e.item, e.source_lang): as_task(e, "ocr") for e in translated}
+    kept = {
+        "ocr": [e for e in read.values() if e is not None],
+        "text_translation": [as_text(e) for e in translated],
+    }
+    if describes:
+        names = pictures.names("test")
+        random.Random(seed).shuffle(names)
+        # The two splits take the few names from either end; where they meet, the pictures still differ.
+        order, first = (names, 0) if split == "test" else (names[::-1], 1_000_000)
+        kept["describe"] = [
+            Example((RenderSpec(name, seed, k, kind="picture"),), None, name, "en", "en", "describe",
+                    item=f"picture-{k}")
+            for k, name in enumerate(order[:count], start=first)
+        ]  # fmt: skip
+    return kept
+
+
+# A user's own data: which examples train, which test, and what else they hold, chosen on a store's index alone.
+
+_log = logging.getLogger(__name__)
+
+
+def file_corpus(
+    path: Path,
+    examples: View,
+    task: str,
+    pairs: list[str],
+    sizes: Sizes,
+    seed: int,
+    describes: bool,
+    replays: bool,
+    kept: Callable[[Sequence[str]], Sequence[Example]],
+) -> Corpus:
+    """Divide a file's examples; see `load_corpus`.
+
+    Raises:
+        UserError: no example of the task or of a pair, an empty split, or nothing to replay where that is wanted.
+    """
+    kinds, code = examples.store.kinds, examples.column("kind")
+    ours = examples.where(np.isin(code, [number for number, kind in enumerate(kinds) if kind.task == task]))
+    found = [kinds[number].pair for number in _in_order(ours.column("kind"))]
+    if not found:
+        tasks = ", ".join(sorted({kinds[number].task for number in _in_order(code)}))
+        raise UserError(f"{path} has no {task} examples; it has {tasks}; set task: in the recipe or in the data")
+    for pair in pairs:
+        if pair not in found:
+            raise UserError(f"{path} has no example of pair {pair}; it has {', '.join(found)}")
+    pairs = pairs or found
+    wanted = [number for number, kind in enumerate(kinds) if kind.task == task and kind.pair in pairs]
+    ours = ours.where(np.isin(ours.column("kind"), wanted))
+    split = divided(ours, seed)
+    for name in ("train", "test"):
+        held = ours.column("kind")[split == SPLITS.index(name)]
+        for pair in pairs:
+            if not any(kinds[number].pair == pair for number in np.unique(held)):
+                raise UserError(
+                    f"{path}: the {name} split is empty for {pair} ({len(ours)} examples in all); examples that share "
+                    f'an item, an image or a text are put in one; add examples, mark some with "split": "{name}", or '
+                    f"have a split of the source divided, such as data.splits='{{train: test, test: test}}'"
+                )
+    train = ours.where(split == TRAIN).first_items(sizes.train)
+    fewer = min(sizes.dev, sizes.retention)
+    usable = [number for number, kind in enumerate(kinds) if kind.task != task and kind.task in RETAINED
+              and (kind.task != "text_translation" or kind.pair in pairs)]  # fmt: skip
+    others = examples.where(np.isin(code, usable))
+    retention: dict[str, Any]
+    dev_retention: dict[str, Any]
+    marked = others.column("split")
+    if (marked != TRAIN).any():  # what is marked for training may be replayed, and is no test
+        retention = _by_task(others.where((marked != TRAIN) & (marked != DEV)), sizes.retention)
+        dev_retention = _by_task(others.where(marked == DEV), fewer)
+    else:
+        sample = signs("test", 100) if sizes.retention else []
+        possible = [pair for pair in map(Pair.parse, pairs) if _can_write(sample, pair)]
+        retention = sign_retention(possible, sizes.retention, seed, describes)
+        dev_retention = sign_retention(possible, fewer, seed, describes, "dev")
+    replay: dict[str, Replayed] = {}
+    if replays:
+        tested = [ours.where(split != TRAIN), others.where(marked >= DEV)]
+        tested += map(viewed, (*retention.values(), *dev_retention.values(), kept(pairs)))
+        replay = file_replay(path, train, others, tested, task, pairs)
+    return Corpus(
+        pairs=tuple(pairs),
+        train=train,
+        profile=train,
+        dev=ours.where(split == DEV).first_items(sizes.dev),
+        splits={task: ours.where(split == TEST).first_items(sizes.test)},
+        retention=retention,
+        dev_retention=dev_retention,
+        replay=replay,
+    )
+
+
+def _in_order(code: NDArray[Any]) -> list[int]:
+    """Return which numbers there are, in the order in which they first come."""
+    numbers, first = np.unique(code, return_index=True)
+    return [int(number) for number in numbers[np.argsort(first)]]
+
+
+def _by_task(examples: View, count: int) -> dict[str, View]:
+    """Return the first items of each task that there is."""
+    if not count:
+        return {}
+    code, found = examples.column("kind"), {}
+    for task in RETAINED:
+        numbers = [number for number, kind in enumerate(examples.store.kinds) if kind.task == task]
+        part = examples.where(np.isin(code, numbers))
+        if len(part):
+            found[task] = part.first_items(count)
+    return found
+
+
+def _can_write(sample: Sequence[Sign], pair: Pair) -> bool:
+    """Whether the embedded corpus has a pair: CLDR knows both languages, and a font has the source's script."""
+    try:
+        for sign in sample:
+            sign.text(pair.target)
+            font_file(MONOSPACED, False, sign.text(pair.source))
+    except UserError as error:
+        _log.warning("retention is not measured for %s: %s", pair, error)
+        return False
+    return True
+
+
+# What a training draws from: the run's own examples and those replayed, as one sequence.
+
+
+class TrainingSet(Sequence[Example]):
+    """The training examples of a corpus, and after them what is replayed.
+
+    Attributes:
+        pairs: of every example, the pair as which it trains.
+        kinds: of every example, what a batch must not mix: whether there are images, and the task of a replayed one.
+        replayed: how many are replayed, by task.
+    """
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._parts: list[Sequence[Example]] = [corpus.train, *corpus.replay.values()]
+        self._ends = np.cumsum([len(part) for part in self._parts])
+        self.replayed = {task: len(part) for task, part in corpus.replay.items()}
+        self.pairs = _pairs(corpus.train)
+        self.kinds = _shown(corpus.train, "")
+        for task, part in corpus.replay.items():
+            self.pairs += _pairs(part)
+            self.kinds += _shown(part, f"{task} ")
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @overload
+    def __getitem__(self, at: int) -> Example: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Example]: ...
+    def __getitem__(self, at: int | slice) -> Example | list[Example]:
+        if isinstance(at, slice):
+            return [self[k] for k in range(*at.indices(len(self)))]
+        if not -len(self) <= at < len(self):
+            raise IndexError(at)
+        at %= len(self)
+        part = int(np.searchsorted(self._ends, at, side="right"))
+        return self._parts[part][at - int(self._ends[part - 1] if part else 0)]
+
+
+def _pairs(examples: Sequence[Example]) -> list[str]:
+    """Return each example's pair: one text for all of a pair, not one each."""
+    if isinstance(examples, View | Replayed):
+        return list(examples.pairs)
+    known: dict[str, str] = {}
+    return [known.setdefault(text, text) for text in (str(example.pair) for example in examples)]
+
+
+def _shown(examples: Sequence[Example], before: str) -> list[str]:
+    names = (before, f"{before}image")
+    if isinstance(examples, View):
+        return [names[shown] for shown in (examples.column("image") > 0).tolist()]
+    if isinstance(examples, Replayed):
+        return [names[shown] for shown in examples.shown]
+    return [names[bool(example.images)] for example in examples]
+
+
+def load_corpus(
+    source: str,
+    task: str,
+    pairs: Sequence[str],
+    sizes: Sizes,
+    seed: int,
+    describes: bool,
+    examples: Sequence[Example] | None = None,
+    domains: Sequence[str] = (),
+    replays: bool = False,
+    kept: Callable[[Sequence[str]], Sequence[Example]] = lambda pairs: (),
+) -> Corpus:
+    """Make or read the examples of a run.
+
+    Args:
+        source: `signs`, `scenes`, or a JSONL file.
+        task: the task that is trained.
+        pairs: text forms; for a file, empty means every pair in it.
+        sizes: source items of each kind; a file may hold fewer.
+        seed: of the embedded corpus and of a file's split.
+        describes: whether the model knows the embedded pictures, so that describing them is part of retention.
+        examples: what the file holds, where it has been read already; a `View` of a store takes no memory.
+        domains: of the scenes' ambiguity; all of them if empty.
+        replays: look for examples of other tasks to train on, too.
+        kept: what is tested besides, of so many pairs: nothing that shares something with it is replayed.
+
+    Raises:
+        UserError: no example of a pair, an empty split, or nothing to replay.
+    """
+    if source in EMBEDDED:
+        if task != EMBEDDED[source]:
+            raise UserError(f"the embedded {source} have no task {task}, only {EMBEDDED[source]}; change one of "
+                            "task and data.source, or give data.source a JSONL file")  # fmt: skip
+        scenes = partial(scene_examples, domains=domains) if domains else scene_examples
+        made = sign_examples if source == "signs" else scenes
+        return embedded_corpus(task, made, [Pair.parse(p) for p in pairs], sizes, seed, describes, replays, kept)
+    found = viewed(list(read_jsonl(source)) if examples is None else examples)
+    return file_corpus(Path(source), found, task, list(pairs), sizes, seed, describes, replays, kept)

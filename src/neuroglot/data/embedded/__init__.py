@@ -1,1 +1,0 @@
-"""What the embedded model was taught from: signs that Babel makes, and simple pictures."""

@@ -1,0 +1,300 @@
+"""Parallel files: line 7 of one translates line 7 of the other. Plain or gzip; their line counts must agree."""
+
+from __future__ import annotations
+
+import gzip
+import html
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from babel import Locale
+from babel.core import get_global
+
+from neuroglot.data.example import Example
+from neuroglot.data.readers.examples import Piece, examples
+from neuroglot.data.readers.files import reading, refuse_other_kinds
+from neuroglot.data.readers.layout import Layout, Record, splits_of
+from neuroglot.errors import UserError, nearest
+from neuroglot.pair import Pair, language_code
+
+# Files whose lines belong together, read side by side: plain or gzip, and never when their counts differ.
+
+Line = tuple[int, str | UserError]
+"""Number of the line in its file, from 1, and its text without white space around it, or what is wrong with it."""
+
+_SEGMENT = re.compile(r"<seg\b[^>]*>(.*?)</seg>")
+_OPENS = re.compile(r"<seg\b")
+_TAG = re.compile(r"</?(doc|url|keywords|speaker|talkid|title|description|reviewer|translator|transcript)\b")
+"""How IWSLT's lines about a talk begin; a sentence may begin with `<` as well."""
+_NO_LANGUAGE = {"txt", "md", "json", "jsonl", "csv", "tsv", "py", "sh", "png", "jpg", "zip", "tar", "log",
+                "bak", "tmp"}  # fmt: skip
+"""Endings of other files; the last two are old codes of languages as well."""
+
+
+# ---- one file -------------------------------------------------------------------------------------------------------
+
+
+def lines(path: Path) -> Iterator[Line]:
+    """Yield the lines of a text file; of IWSLT's tagged and XML files those that are sentences.
+
+    Raises:
+        UserError: the file is missing or cannot be unpacked.
+    """
+    tagged = ".tags." in path.name
+    segments = path.name.removesuffix(".gz").endswith(".xml")
+    for number, line in _plain(path):
+        if isinstance(line, str) and tagged and _TAG.match(line):
+            continue  # the two languages need not have as many of them
+        if isinstance(line, str) and segments:
+            found = _SEGMENT.findall(line)
+            if len(found) != len(_OPENS.findall(line)):
+                yield number, UserError("a <seg> does not end in its line; write each with its </seg> on one line")
+            yield from ((number, _unescaped(text)) for text in found)
+            continue
+        yield number, line
+
+
+def _unescaped(text: str) -> str | UserError:
+    try:
+        return html.unescape(text).strip()
+    except ValueError as error:  # a character's number of thousands of digits
+        return UserError(f"an entity cannot be read: {error}")
+
+
+def _plain(path: Path) -> Iterator[Line]:
+    opened = gzip.open if path.suffix == ".gz" else open
+    if not path.exists():
+        raise UserError(f"{path} does not exist; expected a text file, plain or .gz")
+    refuse_other_kinds(path, but=b"\x1f\x8b" if path.suffix == ".gz" else b"")
+    with reading(f"{path} cannot be read", "expected a text file, plain or .gz"), opened(path, "rb") as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            except UnicodeDecodeError as error:
+                yield number, UserError(f"the line is not UTF-8 (byte {error.start}); save the file as UTF-8")
+
+
+def _count(path: Path) -> tuple[int, int]:
+    """Return the number of a file's lines, with and without blank ones at its end."""
+    total = last = 0
+    for total, (_, line) in enumerate(lines(path), start=1):
+        last = total if line else last
+    return total, last
+
+
+# ---- files side by side ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """One record of files that are aligned.
+
+    Attributes:
+        number: of the record, from 1.
+        texts: role of a file -> its line; empty where that cannot be read.
+        wrong: what is wrong with the record, with file and line.
+    """
+
+    number: int
+    texts: Mapping[str, str]
+    wrong: UserError | None = None
+
+
+def together(files: Mapping[str, Path], root: Path, optional: Collection[str] = ()) -> Iterator[Aligned]:
+    """Yield the records of aligned files; records that are blank in all of them are left out.
+
+    Args:
+        files: role (a language, `image` ...) -> file.
+        root: messages name the files relative to it.
+        optional: roles that may have a blank line where the others have a text.
+
+    Raises:
+        UserError: the files have different numbers of lines, which is seen before any is used.
+    """
+    counts = {role: _count(path) for role, path in files.items()}
+    if max(last for _, last in counts.values()) > min(total for total, _ in counts.values()):
+        said = ", ".join(f"{_name(files[role], root)} has {total}" for role, (total, _) in counts.items())
+        raise UserError(f"{root}: files that belong together have different numbers of lines: {said}; align them")
+    for number, row in enumerate(zip(*(lines(path) for path in files.values()), strict=False), start=1):
+        found = dict(zip(files, row, strict=True))
+        if not all(line == "" for _, line in found.values()):
+            texts = {role: line if isinstance(line, str) else "" for role, (_, line) in found.items()}
+            yield Aligned(number, texts, _wrong(found, files, root, optional))
+
+
+def _wrong(
+    found: Mapping[str, Line], files: Mapping[str, Path], root: Path, optional: Collection[str]
+) -> UserError | None:
+    for role, (number, line) in found.items():
+        if isinstance(line, UserError) or not (line or role in optional):
+            what = line or "the line is blank, and other files have a text there; fill it in"
+            return UserError(f"{_name(files[role], root)} line {number}: {what}")
+    return None
+
+
+def _name(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+# ---- files by split and language ------------------------------------------------------------------------------------
+
+
+def language_files(folder: Path) -> dict[str, dict[str, Path]]:
+    """Return stem -> language -> file, for files such as `train.en`, `train.en.gz` or `dev.en-de.en.xml`.
+
+    Raises:
+        UserError: the ending of a file that belongs with others is no language code.
+    """
+    found: dict[str, list[tuple[str, Path]]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        stem, dot, ending = path.name.removesuffix(".gz").removesuffix(".xml").rpartition(".")
+        if dot and stem and path.is_file() and _like_a_code(ending):
+            found.setdefault(stem, []).append((ending, path))
+    together = {stem: _by_language(of) for stem, of in found.items() if len(of) > 1}
+    return {stem: by for stem, by in together.items() if len(by) > 1}
+
+
+def _by_language(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Return language -> file.
+
+    Raises:
+        UserError: an ending is no language code, or two files are of one language.
+    """
+    found: dict[str, Path] = {}
+    for ending, path in files:
+        try:
+            language = language_code(ending)
+        except UserError as error:
+            raise UserError(f"{path}: {error}; the file's ending is its language") from None
+        if language in found:
+            raise UserError(f"{found[language]} and {path.name} are both of the language {language}; leave one out")
+        found[language] = path
+    return found
+
+
+def _like_a_code(ending: str) -> bool:
+    """Whether an ending is meant as a code: of three letters only those that are one, in this spelling or another."""
+    if ending in _NO_LANGUAGE or not re.fullmatch(r"[a-z]{2,3}([_-]\w+)*", ending):
+        return False
+    first = re.split("[_-]", ending)[0]
+    return len(first) == 2 or first in Locale("en").languages or first in get_global("language_aliases")
+
+
+def pairs_of(layout: Layout, languages: Collection[str], where: Path | str) -> list[Pair]:
+    """Return the recipe's pairs, or all from English (or from the one other language of two).
+
+    Raises:
+        UserError: a language of a pair is not there, or it cannot be told what to translate from.
+    """
+    for pair in layout.directions:
+        for language in (pair.source, pair.target):
+            if language not in languages:
+                raise UserError(f"{where} has no {language}, which pair {pair} needs; {nearest(language, languages)}")
+    if layout.pairs:
+        return list(layout.directions)
+    if "en" not in languages:
+        raise UserError(
+            f"{where} has {', '.join(sorted(languages))} and no English; say in data.pairs what is translated"
+        )
+    return [Pair("en", language) for language in sorted(languages) if language != "en"]
+
+
+def of_pairs(piece: Piece, texts: Mapping[str, str], pairs: Sequence[Pair], layout: Layout) -> Iterator[Example]:
+    """Yield the examples of a record whose texts are known by language; several source languages take turns."""
+    for source in dict.fromkeys(pair.source for pair in pairs):
+        targets = {pair: texts[pair.target] for pair in pairs if pair.source == source}
+        yield from examples(replace(piece, source=texts[source], targets=targets), layout)
+
+
+def first_folder(candidates: Iterable[Path], fits: Callable[[Path], object]) -> Path | None:
+    """Return the first folder in which something is found."""
+    return next((folder for folder in candidates if folder.is_dir() and fits(folder)), None)
+
+
+# Parallel text, whose source is rendered into images when they are looked at: IWSLT-2017, OPUS, anything aligned.
+#
+# How to obtain: IWSLT-2017 from the WIT3 archive (wit3.fbk.eu; CC BY-NC-ND), one folder a pair with `train.tags.en-
+# de.en`, `train.tags.en-de.de`, `IWSLT17.TED.dev2010.en-de.en.xml` and so on; other corpora from OPUS in the Moses
+# format (`corpus.en-de.en`, `corpus.en-de.de`), or two files of your own, `train.en` and `train.de`, plain or .gz.
+#
+# Of IWSLT's files the sentences are read, and not the lines of tags around them. Its development and test sets are
+# called `dev2010`, `tst2010`, ...; with several test sets the recipe chooses, as in `data.splits: {test: tst2015}`.
+# Files without a split are divided by the run. How the text is rendered says `data.render`.
+
+Files = dict[str, dict[str, Path]]
+
+_IWSLT = re.compile(r"(?:IWSLT\d+\.TED\.)?(train\.tags|dev\d+|tst\d+)\.[a-z]{2,3}-[a-z]{2,3}")
+_PAIR = re.compile(r"\.[a-z]{2,3}-[a-z]{2,3}$")
+_YEAR = re.compile(r"(dev|tst)\d{4}")
+
+
+def read_parallel(path: Path, layout: Layout) -> Iterator[Record]:
+    """Yield the records of parallel text.
+
+    Raises:
+        UserError: no such files are there, they are not aligned, or a split or language is missing.
+    """
+    found = text_files(path)
+    if not found:
+        raise UserError(f"{path} holds no parallel text; expected files such as train.en and train.de")
+    position = 0
+    for split, name in _splits(found, layout, path):
+        _refuse_missing(layout, found[name], path)
+        for stem, files in found[name].items():
+            # A folder may hold several corpora of a split, each of its own pair (IWSLT's en-de and en-fr).
+            pairs = [p for p in layout.directions if {p.source, p.target} <= set(files)]
+            if not pairs and layout.pairs and len(found[name]) > 1:
+                continue
+            pairs = pairs or pairs_of(layout, files, path / stem)
+            wanted = {language for pair in pairs for language in (pair.source, pair.target)}
+            chosen = {language: file for language, file in files.items() if language in wanted}
+            for record in together(chosen, path):
+                position += 1
+                if record.wrong is not None:
+                    yield position, record.wrong
+                    continue
+                piece = Piece(None, {}, f"{stem}-{record.number}", position, split=split)
+                yield from ((position, example) for example in of_pairs(piece, record.texts, pairs, layout))
+
+
+def _refuse_missing(layout: Layout, by_stem: Files, path: Path) -> None:
+    held = [set(files) for files in by_stem.values()]
+    for pair in layout.directions:
+        if not any({pair.source, pair.target} <= languages for languages in held):
+            known = ", ".join(sorted(set().union(*held)))
+            raise UserError(f"{path} has no files for pair {pair}; it has the languages {known}")
+
+
+def text_files(path: Path) -> dict[str, Files]:
+    """Return split as the source calls it -> stem -> language -> file."""
+    found: dict[str, Files] = {}
+    for stem, files in language_files(path).items():
+        iwslt = _IWSLT.fullmatch(stem)
+        name = iwslt[1].removesuffix(".tags") if iwslt else _PAIR.sub("", stem)
+        found.setdefault(name, {})[stem] = files
+    return found
+
+
+def _splits(found: dict[str, Files], layout: Layout, path: Path) -> Iterator[tuple[str | None, str]]:
+    named = {"dev": "dev", "tst": "test"}
+    years: dict[str, list[str]] = {}
+    for name in found:
+        year = _YEAR.fullmatch(name)
+        if year and named[year[1]] not in layout.splits and name not in layout.splits.values():
+            years.setdefault(named[year[1]], []).append(name)
+    for ours, names in years.items():
+        if len(names) > 1:
+            raise UserError(
+                f"{path} has several splits that could be {ours}: {', '.join(sorted(names))}; choose with "
+                f"data.splits, such as {{{ours}: {max(names)}}}"
+            )
+    known = {**{ours: names[0] for ours, names in years.items()}, **layout.splits}
+    chosen = splits_of(found, Layout(splits=known), path)
+    if chosen:
+        yield from chosen.items()
+    elif len(found) == 1:
+        yield None, next(iter(found))
+    else:
+        raise UserError(f"{path} has {', '.join(sorted(found))}; say in data.splits which is train, dev and test")

@@ -1,1 +1,0 @@
-"""What `neuroglot.data.render` is made of: style, lines, ground and effects, a file each."""

@@ -1,1 +1,0 @@
-"""What the figures are made with: tokenisers by language, order-free lines, and COMET in an environment of its own."""

@@ -1,1 +1,0 @@
-"""Where activations meet their gradients, and whose each position and each vision row is."""

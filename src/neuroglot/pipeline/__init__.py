@@ -1,0 +1,1 @@
+"""A run: its stages, what each reads and writes, and what is done again."""

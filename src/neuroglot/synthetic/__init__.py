@@ -1,0 +1,1 @@
+"""Made data: signs, pictures and scenes, and the rendering of any text as an image."""

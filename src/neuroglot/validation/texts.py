@@ -1,0 +1,272 @@
+"""What is wrong with texts: targets that no person wrote, and source and target swapped."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroglot.data.example import Example, blank
+from neuroglot.data.readers.examples import NOTES
+from neuroglot.pair import language_name, script_of
+
+# What is wrong with a target that a person did not write, or that something else wrote for them.
+
+TRANSLATING = ("image_translation", "multimodal_translation", "text_translation")
+
+_CHATTER = re.compile(
+    r"^\W*(?:sure|certainly|of course|absolutely)\W+(?:here|i|the)\b"
+    r"|\bhere(?:'s|’s| is| are) (?:the|your|a|my) (?:\w+ )?translat"
+    r"|\bas an ai\b|\bi(?:'m| am) (?:sorry|unable)\b.{0,40}\b(?:translat|assist|image|text)"
+    r"|\bi can(?:'t|’t|not| not) (?:translate|assist|read the)"
+    r"|\blet me know if\b.{0,60}\btranslat"
+    r"|\bvoici (?:la|une) traduction\b|\bhier ist die übersetzung\b|\baqu[ií] (?:est[aá]|tienes) la traducción\b"
+    r"|^以下是.{0,8}(?:翻译|翻譯|译文|譯文)",
+    re.IGNORECASE,
+)
+_HINTS = ("sure", "certainly", "of course", "absolutely", "translat", "as an ai", "i'm ", "i am ", "i can", "voici la",
+          "voici une", "übersetzung", "traducci", "以下是")  # fmt: skip
+"""One of these is in whatever the pattern finds; looking for them first takes a tenth of the time."""
+
+_HTML = re.compile(
+    r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,7}|#x[0-9a-f]{1,6});"
+    r"|</?(?:a|b|br|div|em|font|h[1-6]|i|img|li|ol|p|pre|span|strong|sub|sup|table|td|tr|u|ul)(?:\s[^<>]*)?/?>",
+    re.IGNORECASE,
+)
+_INCHES = re.compile(r'(?<=\d)"')
+_THINK = re.compile(r"</?(?:think(?:ing)?|thought|reason(?:ing)?)>|<\|?(?:begin|end)_of_thought\|?>", re.IGNORECASE)
+_WORD = re.compile(r"\S+")
+
+SHORT = 12
+"""Letters from which on a text must be mostly in its language's script: a brand alone may stand in Latin letters."""
+
+
+def faults(example: Example) -> Iterator[tuple[str, str]]:
+    """Yield (kind, why) of each fault in an example's target, of U+FFFD in its source, and of what its reader did."""
+    yield from ((kind, why) for kind, why in example.meta.get(NOTES, ()))
+    target, source = example.target, example.source or ""
+    if blank(target):
+        yield "empty_target", ""
+        return
+    if "\ufffd" in target or "\ufffd" in source:
+        yield "replacement_character", "in the target" if "\ufffd" in target else "in the source"
+    if _untranslated(example):
+        yield "identical_target", ""
+    if "```" in target:
+        yield "code_fence", ""
+    if (":" in target or "：" in target) and _labelled(target, source, example.target_lang):
+        yield "label", ""
+    if _talks(target):
+        yield "chatter", ""
+    if "<" in target and (thought := _THINK.search(target)) and not _THINK.search(source):
+        yield "reasoning", thought[0]
+    if "<image>" in target.lower() and "<image>" not in source.lower():
+        yield "image_mark", ""
+    for text, place in ((target, "target"), (source, "source"), *((a, "wrong reading") for a in example.alternatives)):
+        if not unicodedata.is_normalized("NFC", text):
+            yield "decomposed", f"in the {place}"
+            break
+    readings = [unicodedata.normalize("NFC", text).strip() for text in (target, *example.alternatives)]
+    if len(set(readings)) < len(readings):
+        yield "same_reading", ""
+    if target.lstrip()[0] in "{[" and not source.lstrip().startswith(("{", "[")) and _is_json(target):
+        yield "json_wrapper", ""
+    if ("&" in target or "<" in target) and _HTML.search(target) and not _HTML.search(source):
+        yield "html", ""
+    if (mark := _unbalanced(target)) and not _unbalanced(source):
+        yield "quotes", f"an odd number of {mark}"
+    if not crossed(example) and (why := _strange_script(target, example.target_lang)):
+        yield "foreign_script", why
+
+
+def _talks(target: str) -> bool:
+    lowered = target.lower()
+    return any(hint in lowered for hint in _HINTS) and bool(_CHATTER.search(target))
+
+
+def _untranslated(example: Example) -> bool:
+    if example.source is None or example.task not in TRANSLATING or example.source_lang == example.target_lang:
+        return False
+    same = example.source.strip() == example.target.strip()
+    return same and any(c.isalpha() for c in example.target)
+
+
+@cache
+def _label(language: str) -> re.Pattern[str]:
+    name = re.escape(language_name(language).partition(" (")[0])
+    words = rf"(?:{name} )?translation|translated text|output|answer|assistant|transcription|(?:in )?{name}"
+    before, after = r"^[\"'*_#\s]{0,3}(?:the\s+)?", r"(?:\s+(?:in|into|to)\s+\w+|\s*\([^)]*\))?[\"'*_]{0,3}\s*[:：]"
+    return re.compile(f"{before}(?:{words}){after}", re.IGNORECASE)
+
+
+def _labelled(target: str, source: str, language: str) -> bool:
+    """Whether a target begins with a label, which a source with a colon of its own would explain."""
+    return not re.search("[:：]", source) and bool(_label(language).match(target))
+
+
+def _is_json(text: str) -> bool:
+    if text.rstrip()[-1] not in "}]":
+        return False
+    try:
+        return isinstance(json.loads(text), dict | list)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _unbalanced(text: str) -> str:
+    """Return the quotation marks of which a text has an odd number, or nothing.
+
+    Languages differ in which mark opens and which closes, so that only their sum says something.
+    """
+    if text.count('"') % 2 and _INCHES.sub("", text).count('"') % 2:
+        return '"'
+    for marks in ("„“”", "«»", "「」", "『』"):
+        if sum(map(text.count, marks)) % 2:
+            return marks
+    return ""
+
+
+# ---- scripts ------------------------------------------------------------------------------------------------------
+
+_WRITTEN = {
+    "Hans": {"Hani", "Bopo"},
+    "Hant": {"Hani", "Bopo"},
+    "Jpan": {"Hani", "Hira", "Kana"},
+    "Kore": {"Hang", "Hani"},
+}
+_NEUTRAL = ("Zyyy", "Zinh", "Zzzz", "")
+
+
+@cache
+def scripts_of(language: str) -> frozenset[str]:
+    """Return the ISO 15924 codes of the scripts that a language is written in, as CLDR says; none if it does not.
+
+    Examples:
+        >>> sorted(scripts_of("ja"))
+        ['Hani', 'Hira', 'Kana']
+    """
+    script = script_of(language)
+    return frozenset(_WRITTEN.get(script, {script})) if script else frozenset()
+
+
+@cache
+def _script(character: str) -> str:
+    """Return the script of a letter; nothing of anything else."""
+    from fontTools.unicodedata import script
+
+    return str(script(character)) if unicodedata.category(character)[0] == "L" else ""
+
+
+def _strange_script(text: str, language: str) -> str:
+    expected = scripts_of(language)
+    if not expected or (text.isascii() and "Latn" in expected):
+        return ""
+    found = {_script(c) for c in set(text)}
+    foreign = found - expected - {"Latn", *_NEUTRAL}
+    if foreign:
+        return f"{', '.join(sorted(foreign))} in a text of {language}"
+    if "Latn" in found and "Latn" not in expected:
+        letters = [s for s in map(_script, text) if s not in _NEUTRAL]
+        own = sum(s in expected for s in letters)
+        if len(letters) >= SHORT and own < len(letters) / 2:
+            return f"mostly Latn in a text of {language}"
+        if expected & {"Cyrl", "Grek"} and any({"Latn"} | expected <= {_script(c) for c in w} for w in _words(text)):
+            return f"Latn inside a word of {language}"
+    return ""
+
+
+def crossed(example: Example) -> bool:
+    """Whether source and target are each written in the script of the other's language, and not in that of their own.
+
+    Examples:
+        >>> crossed(Example((), "出口", "exit", "en", "zh", "text_translation"))
+        True
+    """
+    source, target = example.source_lang, example.target_lang
+    if scripts_of(source) == scripts_of(target) or example.task not in TRANSLATING:
+        return False
+    shown, answer = ({_script(c) for c in text} - {*_NEUTRAL} for text in (example.source or "", example.target))
+    own, other = scripts_of(source), scripts_of(target)
+    return bool(shown and answer) and shown <= other and answer <= own and not (shown <= own or answer <= other)
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text)
+
+
+# Source and target the wrong way round: what each language looks like, as the texts of the corpus itself show.
+#
+# Notable: letters in threes are counted by language and hashed, so that nothing has to be known of a language
+# beforehand and memory does not grow. A single swapped record is found where most others are right; a corpus that is
+# swapped as a whole is found where its languages have different scripts.
+
+MOST = 50_000
+"""Examples that are counted and judged, the first ones."""
+
+SURE = 3.0
+"""Nats by which each of the two texts must look more like the other's language: one in twenty."""
+
+_SIZE = 2**16
+_SEEN = 0.1
+"""What is added to each count."""
+
+
+@dataclass
+class Swaps:
+    """Counts of hashed letter trigrams by language."""
+
+    counts: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    totals: Counter[str] = field(default_factory=Counter)
+    examples: int = 0
+
+    def add(self, example: Example) -> None:
+        """Count the texts of an example that translates."""
+        if self.examples < MOST and judged(example):
+            self.examples += 1
+            for language, text in _texts(example):
+                if language not in self.counts:
+                    self.counts[language] = np.zeros(_SIZE)
+                grams = _trigrams(text)
+                np.add.at(self.counts[language], grams, 1)
+                self.totals[language] += len(grams)
+
+    def swapped(self, example: Example) -> bool:
+        """Whether each text of a judged example is in the other's script, or looks like the other's language."""
+        (source, shown), (target, answer) = _texts(example)
+        if crossed(example):
+            return True
+        return self._leans(shown, source, target) > SURE and self._leans(answer, target, source) > SURE
+
+    def _leans(self, text: str, own: str, other: str) -> float:
+        """Return the log-likelihood ratio of a text in the other language to its own, itself not counted there."""
+        grams, times = np.unique(_trigrams(text), return_counts=True)
+        mine, theirs = self.counts[own], self.counts[other]
+        as_own = (np.maximum(mine[grams] - times, 0) + _SEEN) / (self.totals[own] - times.sum() + _SEEN * _SIZE)
+        as_other = (theirs[grams] + _SEEN) / (self.totals[other] + _SEEN * _SIZE)
+        return float((times * np.log(as_other / as_own)).sum())
+
+
+def judged(example: Example) -> bool:
+    """Whether an example has texts in two languages."""
+    source, target = example.source_lang.partition("_")[0], example.target_lang.partition("_")[0]
+    return bool(example.source) and example.task in TRANSLATING and source != target
+
+
+def _texts(example: Example) -> Iterator[tuple[str, str]]:
+    yield example.source_lang, example.source or ""
+    yield example.target_lang, example.target
+
+
+def _trigrams(text: str) -> NDArray[np.int64]:
+    """Return the hashes of a text's letters in threes, its words apart; signs and digits are of no language."""
+    words = "".join(c if c.isalpha() else " " for c in text.casefold()).split()
+    codes = np.frombuffer(f" {' '.join(words)} ".encode("utf-32-le", "ignore"), dtype=np.uint32).astype(np.uint64)
+    mixed = codes[:-2] * np.uint64(2654435761) ^ codes[1:-1] * np.uint64(40503) ^ codes[2:] * np.uint64(2246822519)
+    return ((mixed * np.uint64(11400714819323198485)) >> np.uint64(48)).astype(np.int64)
