@@ -43,8 +43,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Lead links to the notebook to the page that shows it."""
-    return markdown.replace("(../examples/signs.ipynb)", "(../examples/signs.md)")
+    """Lead links to the notebook and to the contributing guide to the pages that show them."""
+    markdown = markdown.replace("(../examples/signs.ipynb)", "(../examples/signs.md)")
+    return markdown.replace("(../CONTRIBUTING.md", "(contributing.md")
 
 
 def from_root(text: str) -> str:
