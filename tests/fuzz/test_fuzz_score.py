@@ -10,7 +10,7 @@ from fuzzing import fuzz
 
 from neuroglot.evaluation.bootstrap import FIGURES
 from neuroglot.evaluation.outputs import FIELDS, LISTS
-from neuroglot.evaluation.score import Options, score_outputs
+from neuroglot.evaluation.scoring import Options, score_outputs
 
 TEXTS = (
     *("", " ", "das Haus ist groß", "Haus\u00ad\u200b", "出口は左です", "ห้องน้ำอยู่", "བོད་སྐད", "e\u0301\u0301"),

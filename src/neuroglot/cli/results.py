@@ -143,7 +143,7 @@ def score(
 ) -> None:
     """Score outputs of any system: figures with intervals and signatures, and whether another is better."""
     from neuroglot.evaluation.comet import MODEL
-    from neuroglot.evaluation.score import Options, score_outputs, show
+    from neuroglot.evaluation.scoring import Options, score_outputs, show
 
     options = Options(
         source, pair, system, split, against, [name.strip() for name in metrics.split(",") if name.strip()],
