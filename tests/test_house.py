@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from collections import defaultdict
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from types import ModuleType
 
 import neuroglot
 
@@ -46,3 +48,13 @@ def test_no_files_import_each_other_in_a_circle():
     except CycleError as error:
         raise AssertionError(f"a circle: {' <- '.join(error.args[1])}") from None
     assert "neuroglot.pipeline.run" in order  # it has seen the house
+
+
+def test_no_module_hides_a_name_that_its_package_exports():
+    """A package's attribute of a module's name becomes the module as soon as anybody imports that."""
+    for face in HOUSE.rglob("__init__.py"):
+        package = importlib.import_module(module(face))
+        for path in face.parent.glob("*.py"):
+            if path.stem in getattr(package, "__all__", ()):
+                importlib.import_module(module(path))
+                assert not isinstance(getattr(package, path.stem), ModuleType), f"{module(path)} hides the name"

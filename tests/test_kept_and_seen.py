@@ -12,7 +12,7 @@ from neuroglot.config.load import load_recipe
 from neuroglot.data.example import instruction
 from neuroglot.errors import UserError
 from neuroglot.evaluation import paired_bootstrap, retention, score_rows
-from neuroglot.evaluation.retention import identity, read_kept
+from neuroglot.evaluation.retention_data import identity, read_kept
 from neuroglot.pipeline.run import execute
 from neuroglot.report import report, show
 

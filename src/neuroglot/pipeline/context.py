@@ -389,7 +389,7 @@ class Context:
     def _named(self) -> Callable[[tuple[str, ...]], dict[str, Sequence[Example]]]:
         """Reads the sources that the recipe names, of some pairs; once."""
         from neuroglot.data.image import open_image
-        from neuroglot.evaluation.retention import read_kept
+        from neuroglot.evaluation.retention_data import read_kept
 
         def fits(example: Example) -> None:
             self.batcher.check(example, [open_image(image).size for image in example.images])

@@ -48,7 +48,7 @@ def fingerprint(stage: Stage, context: Context) -> str:
     if "data.source" in stage.fields and context.data is not None:
         parts["data"] = context.data.identity
     if "evaluate.retention" in stage.fields and context.recipe.evaluate.retention:
-        from neuroglot.evaluation.retention import identity
+        from neuroglot.evaluation.retention_data import identity
 
         parts["retention"] = identity(context.recipe.evaluate.retention)
     if "systems" in stage.fields and context.recipe.systems:
