@@ -16,6 +16,8 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers with a thread for every core would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 if "NEUROGLOT_CACHE" not in os.environ:  # of all workers, which inherit it
     os.environ["NEUROGLOT_CACHE"] = tempfile.mkdtemp(prefix="neuroglot-")
     atexit.register(shutil.rmtree, os.environ["NEUROGLOT_CACHE"], ignore_errors=True)
