@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from neuroglot.data.corpus import Sizes, as_task, load_corpus, sign_retention
+from neuroglot.data.example import split_seed
 from neuroglot.data.image import open_image
 from neuroglot.errors import UserError
 from neuroglot.pair import Pair
@@ -46,6 +47,11 @@ def test_signs_have_every_item_in_every_pair(corpus):
             assert [e.target for e in group] == [sign.text(code) for code in ("de", "fr", "tr")]
             assert {e.task for e in group} == {TASK}
             assert all(e.images[0].text == e.source for e in group)
+
+
+def test_no_two_splits_of_any_corpora_share_images():
+    seeds = [split_seed(split, seed) for seed in range(20) for split in ("train", "dev", "test", "heldout")]
+    assert len(set(seeds)) == 80
 
 
 def test_training_draws_each_pair_anew_and_profiling_shares_one_image(corpus):

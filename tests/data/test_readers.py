@@ -171,6 +171,22 @@ def test_other_names_of_splits(tmp_path):
     assert [e.meta for e in examples(tmp_path, columns=SIGNS, pairs=("en-de",))] == [{}] * 5
 
 
+@pytest.mark.parametrize("name", ["x.jsonl", "x.csv", "x.parquet"])
+def test_a_column_with_a_dot_in_its_name_comes_before_a_field_of_a_field(name, tmp_path):
+    row = {"a.b": "Haus", "source": "house", "source_lang": "en", "target_lang": "de"}
+    nested = {} if name == "x.csv" else {"a": {"b": "not this"}}
+    for fields in (row, row | nested):
+        if name == "x.parquet":
+            pq.write_table(pa.Table.from_pylist([fields]), tmp_path / name)
+        elif name == "x.csv":
+            (tmp_path / name).write_text(f"{','.join(fields)}\n{','.join(fields.values())}\n", encoding="utf-8")
+        else:
+            (tmp_path / name).write_text(json.dumps(fields) + "\n", encoding="utf-8")
+        columns = {"target": "a.b", "task": "=text_translation"}
+        (example,) = examples(tmp_path / name, columns=columns, pairs=("en-de",))
+        assert example.target == "Haus"
+
+
 def test_tasks_of_records_that_do_not_say_theirs():
     columns = {**SIGNS, "target": "translation.de", "target_lang": "=de"}
     del columns["targets"]

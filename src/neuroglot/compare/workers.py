@@ -119,9 +119,9 @@ def complaint(short: Mapping[str, str]) -> str:
     first = ". ".join(" ".join(said.split()).split(". ")[:2]).rstrip(".")
     which = f"cell {name}" if len(short) == 1 else f"{len(short)} cells ({', '.join(short)})"
     return (
-        f"{which} ran out of memory ({first or 'nothing more was said'}), what could be done without is done; leave "
-        "the method out of --methods, or try a smaller train.batch_size with more train.accumulation, "
-        "train.gradient_checkpointing=true or fewer --jobs; what is done and unchanged is not done again"
+        f"{which} ran out of memory ({first or 'nothing more was said'}), the cells that do not need it are done; "
+        "try a smaller train.batch_size with more train.accumulation, train.gradient_checkpointing=true or fewer "
+        "--jobs, or leave the cell out (compare: --methods; sweep: sweep.values or variants); finished cells are kept"
     )
 
 

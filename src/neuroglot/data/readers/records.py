@@ -6,6 +6,7 @@ import re
 from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ _BASE64 = re.compile(r"(/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk[0-3]|SUkq|TU0A)[A-Za-z0
 
 
 def columns_read(layout: Layout, names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the columns that the recipe names, which must be there, and all that may be read.
+    """Return the columns that the recipe names, which must be there (`a|b` for one of two), and all that may be read.
 
     Raises:
         UserError: data.columns has a field that is none of `names`.
@@ -77,8 +78,9 @@ def columns_read(layout: Layout, names: Iterable[str]) -> tuple[list[str], list[
     for name in layout.columns:
         if name not in names:
             raise UserError(f"data.columns has no field {name!r}; {nearest(name, names)}")
-    named = [theirs.split(".")[0] for theirs in layout.columns.values() if not theirs.startswith("=")]
-    return list(dict.fromkeys(named)), list(dict.fromkeys([*named, *names]))
+    # `a.b` is a column of that name, or else the field b of a column a
+    named = [dict.fromkeys((col, col.split(".")[0])) for col in layout.columns.values() if not col.startswith("=")]
+    return list(dict.fromkeys(map("|".join, named))), list(dict.fromkeys([*chain(*named), *names]))
 
 
 def mapped(fields: Fields, layout: Layout, names: Iterable[str]) -> dict[str, Any]:
