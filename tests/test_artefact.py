@@ -18,10 +18,10 @@ from neuroglot.file_format import (
     fresh,
     load_tensors,
     read_json,
+    read_manifest,
     save_tensors,
-    seal,
-    unseal,
     write_json,
+    write_manifest,
 )
 
 TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.tensor([1, 2], dtype=torch.int32), "c": torch.zeros(0, 4)}
@@ -43,14 +43,14 @@ def put_folder(path, kind):
     (path / "inner").mkdir(exist_ok=True)
     (path / "inner" / "more").write_text("more")
     (path / "README.md").write_text("a card")
-    seal(path, kind, {"method": "mnaft"})
+    write_manifest(path, kind, {"method": "mnaft"})
 
 
 KINDS = {  # how it is written, how it is read, its format, the file in it that is tampered with
     "json": (put_json, read_json, LAYERS, "."),
     "safetensors": (put_tensors, load_tensors, PROFILE, "."),
-    "folder": (put_folder, unseal, ADAPTER, "weights"),
-    "manifest": (put_folder, unseal, ADAPTER, "neuroglot.json"),
+    "folder": (put_folder, read_manifest, ADAPTER, "weights"),
+    "manifest": (put_folder, read_manifest, ADAPTER, "neuroglot.json"),
 }
 
 
@@ -83,8 +83,8 @@ def test_what_was_written_comes_back(tmp_path):
     assert read["similarity"] == CONTENT["similarity"]
     assert read["pairs"] == ["en-de"]
     put_folder(tmp_path / "f", ADAPTER)
-    assert unseal(tmp_path / "f", ADAPTER)["method"] == "mnaft"
-    assert set(unseal(tmp_path / "f", ADAPTER)["files"]) == {"weights", "inner"}
+    assert read_manifest(tmp_path / "f", ADAPTER)["method"] == "mnaft"
+    assert set(read_manifest(tmp_path / "f", ADAPTER)["files"]) == {"weights", "inner"}
 
 
 def test_the_same_content_is_the_same_bytes(tmp_path):
@@ -120,12 +120,12 @@ def test_a_flipped_bit_anywhere(made):
 def test_a_file_that_is_missing_from_a_folder_and_a_card_that_was_edited(tmp_path):
     put_folder(tmp_path, ADAPTER)
     (tmp_path / "README.md").write_text("a better card")
-    unseal(tmp_path, ADAPTER)
+    read_manifest(tmp_path, ADAPTER)
     (tmp_path / "inner" / "more").unlink()
-    refused(unseal, tmp_path, ADAPTER, "inner is damaged or was changed since: .*neuroglot.json says otherwise")
+    refused(read_manifest, tmp_path, ADAPTER, "inner is damaged or was changed since: .*neuroglot.json says otherwise")
     (tmp_path / "weights").unlink()
     (tmp_path / "inner" / "more").write_text("more")
-    refused(unseal, tmp_path, ADAPTER, "weights is missing")
+    refused(read_manifest, tmp_path, ADAPTER, "weights is missing")
 
 
 def test_another_kind_an_older_and_a_newer_version(made):

@@ -17,7 +17,7 @@ import pytest
 from safetensors import SafetensorError
 
 import neuroglot
-from neuroglot.config import CLASSIC, METHODS, YARDSTICKS
+from neuroglot.config import BASELINES, CLASSIC, METHODS
 from neuroglot.config.load import shipped
 
 VERBS = (
@@ -33,7 +33,7 @@ VERBS = (
     "translate",
     "init",
     "compare",
-    "evidence",
+    "analyse",
     "merge",
     "export",
 )
@@ -150,7 +150,7 @@ def test_version_and_help(cli):
     assert (code, "Usage: neuroglot" in out) == (0, True)
     assert cli("--help")[1] == out
     words = {word.rstrip(".") for word in re.split(r"[^\w.-]+", cli("compare", "--help")[1])}
-    assert words >= {*shipped(), *METHODS, *YARDSTICKS, *CLASSIC, "full", "smoke", "lr", "none"}
+    assert words >= {*shipped(), *METHODS, *BASELINES, *CLASSIC, "full", "smoke", "lr", "none"}
     for verb in VERBS:
         assert verb in out
         code, shown, err = cli(verb, "--help")

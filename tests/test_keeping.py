@@ -9,7 +9,7 @@ import pytest
 
 from neuroglot.errors import UserError
 from neuroglot.pipeline import folder as files
-from neuroglot.pipeline.folder import held
+from neuroglot.pipeline.folder import locked
 
 
 @pytest.fixture(autouse=True)
@@ -18,9 +18,9 @@ def one_process(monkeypatch):
 
 
 def test_a_folder_in_use(tmp_path):
-    with held(tmp_path), pytest.raises(UserError, match=f"is in use by process {os.getpid()}; wait for it"):
-        held(tmp_path).__enter__()
-    with held(tmp_path):
+    with locked(tmp_path), pytest.raises(UserError, match=f"is in use by process {os.getpid()}; wait for it"):
+        locked(tmp_path).__enter__()
+    with locked(tmp_path):
         pass
 
 
@@ -32,14 +32,14 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, code):
     monkeypatch.setattr(files, "_take", refuse)
     expected = rf"cannot be locked \({os.strerror(code)}\): its file system has no locks, .* another with --runs"
     with pytest.raises(UserError, match=expected):
-        held(tmp_path).__enter__()
+        locked(tmp_path).__enter__()
 
 
 def test_several_processes(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     with pytest.raises(UserError, match="WORLD_SIZE is 2 and RANK is 1, .* torchrun .* not supported yet"):
-        held(tmp_path).__enter__()
+        locked(tmp_path).__enter__()
     monkeypatch.setenv("WORLD_SIZE", "1")
-    with held(tmp_path):
+    with locked(tmp_path):
         pass

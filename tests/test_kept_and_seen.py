@@ -12,7 +12,7 @@ from neuroglot.config.load import load_recipe
 from neuroglot.data.example import instruction
 from neuroglot.errors import UserError
 from neuroglot.evaluation import paired_bootstrap, retention, score_rows
-from neuroglot.evaluation.retention_data import identity, read_kept
+from neuroglot.evaluation.retention_data import identity, read_retention
 from neuroglot.pipeline.run import execute
 from neuroglot.report import report, show
 
@@ -32,14 +32,14 @@ def write(path, rows):
 
 
 def test_questions_and_any_task_are_read(tmp_path):
-    found = read_kept([str(write(tmp_path / "mine.jsonl", [*ASKED, TRANSLATED]))])
+    found = read_retention([str(write(tmp_path / "mine.jsonl", [*ASKED, TRANSLATED]))])
     assert list(found) == ["file:mine instruct", "file:mine text_translation"]
     first, second = found["file:mine instruct"]
     assert (instruction(first), first.target, str(first.pair)) == (ASKED[0]["instruction"], "closed", "en-en")
     assert instruction(second) == "Closed on Monday\nWhich day is named?"
     assert second.item == "day"
-    assert list(read_kept([str(write(tmp_path / "one.jsonl", ASKED))], items=1)["file:one"]) == [
-        read_kept([str(tmp_path / "one.jsonl")])["file:one"][0]
+    assert list(read_retention([str(write(tmp_path / "one.jsonl", ASKED))], items=1)["file:one"]) == [
+        read_retention([str(tmp_path / "one.jsonl")])["file:one"][0]
     ]
 
 
@@ -55,31 +55,31 @@ def test_questions_and_any_task_are_read(tmp_path):
 )
 def test_a_record_that_cannot_be_used_is_one_clear_line(tmp_path, rows, words):
     with pytest.raises(UserError, match=words) as error:
-        read_kept([str(write(tmp_path / "mine.jsonl", rows))])
+        read_retention([str(write(tmp_path / "mine.jsonl", rows))])
     assert "\n" not in str(error.value)
 
 
 def test_a_file_that_is_not_there_or_there_twice(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        read_kept([str(tmp_path / "absent.jsonl")])
+        read_retention([str(tmp_path / "absent.jsonl")])
     (tmp_path / "deep").mkdir()
     paths = [str(write(folder / "mine.jsonl", ASKED)) for folder in (tmp_path, tmp_path / "deep")]
     with pytest.raises(UserError, match="two sources called mine"):
-        read_kept(paths)
+        read_retention(paths)
 
 
 def test_a_corpus_can_stand_there_too_its_test_split_in_the_runs_pairs(tmp_path):
     corpus = shutil.copytree(FIXTURES / "commute", tmp_path / "commute")
-    (split,) = read_kept([str(corpus)], pairs=["en-de", "en-cs"]).items()
+    (split,) = read_retention([str(corpus)], pairs=["en-de", "en-cs"]).items()
     name, found = split
     assert name == "file:commute"
     assert {str(e.pair) for e in found} == {"en-de"}
     assert all(e.task == "multimodal_translation" and len(e.alternatives) == 1 for e in found)
-    every = read_kept([str(corpus)])["file:commute"]
+    every = read_retention([str(corpus)])["file:commute"]
     assert len(every) > len(found)
     assert {e.meta.get("split") for e in every} == {"test"}  # en-fr_dev is left out
     with pytest.raises(UserError, match="no examples to test.* in en-cs"):
-        read_kept([str(corpus)], pairs=["en-cs"])
+        read_retention([str(corpus)], pairs=["en-cs"])
     before = identity([str(corpus)])
     with (corpus / "en-de" / "correct.de").open("a") as file:
         file.write("\n")
@@ -100,11 +100,11 @@ def test_only_what_is_used_is_looked_at(tmp_path):
         for name in (corpus / folder / "img.order").read_text().split():
             if name not in order:
                 (corpus / "images" / name).unlink(missing_ok=True)
-    (found,) = read_kept([str(corpus)], 1, fits, ["en-de"]).values()
+    (found,) = read_retention([str(corpus)], 1, fits, ["en-de"]).values()
     (corpus / "images" / order[-1]).unlink()
-    assert read_kept([str(corpus)], 1, fits, ["en-de"]) == {"file:commute": found}
+    assert read_retention([str(corpus)], 1, fits, ["en-de"]) == {"file:commute": found}
     with pytest.raises(UserError, match=rf"en-de/img\.order line {len(order)}: .*{order[-1]}"):
-        read_kept([str(corpus)], 0, fits, ["en-de"])
+        read_retention([str(corpus)], 0, fits, ["en-de"])
 
 
 def test_contrastive_is_kept_or_lost_like_any_figure():

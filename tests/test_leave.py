@@ -19,7 +19,7 @@ import neuroglot.tuner
 from neuroglot.data.batch import Batcher
 from neuroglot.data.corpus import Sizes, load_corpus
 from neuroglot.models.load import embedded_folder, load_model, load_processor
-from neuroglot.tuner.weight import HeldWeight
+from neuroglot.tuner.weight import WeightLayer
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def filled(own_run) -> Path:
     manifest = own_run / "adapter" / "neuroglot.json"
     facts = {k: v for k, v in json.loads(manifest.read_text()).items() if k not in ("format", "checksum", "files")}
     manifest.unlink()
-    neuroglot.file_format.seal(own_run / "adapter", neuroglot.file_format.ADAPTER, facts)
+    neuroglot.file_format.write_manifest(own_run / "adapter", neuroglot.file_format.ADAPTER, facts)
     return own_run
 
 
@@ -72,7 +72,7 @@ def test_a_merged_folder_has_the_weights_of_the_live_adapter(cli, filled, tmp_pa
     held = {  # while an adapter is at work, the weights hold its units; state_dict() would show the base's
         f"{layer.module_name}.weight": layer.base_layer.weight.clone()
         for layer in model.modules()
-        if isinstance(layer, HeldWeight)
+        if isinstance(layer, WeightLayer)
     }
     merged = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged")
     found, base = merged.state_dict(), load_model("embedded").state_dict()

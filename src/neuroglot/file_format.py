@@ -108,7 +108,7 @@ SCORES = Format("scores", 2, "evaluate")
 LOSSES = Format("losses", 1, "compare")
 COMPARISON = Format("comparison", 2, "compare")
 ABLATION = Format("ablation", 1, "sweep")
-EVIDENCE = Format("evidence", 1, "evidence")
+ANALYSIS = Format("analysis", 1, "analysis")
 
 
 def given_path(path: Path | str, folder: Path | str = "") -> Path:
@@ -163,7 +163,7 @@ def write_text(path: Path, text: str) -> None:
 # ---- JSON ---------------------------------------------------------------------------------------------------------
 
 
-def sealed(kind: Format, content: Mapping[str, Any]) -> dict[str, Any]:
+def with_checksum(kind: Format, content: Mapping[str, Any]) -> dict[str, Any]:
     """Return a JSON object with its format and a checksum over all of it."""
     # As it will be read back: what JSON has no number for is null.
     whole = json.loads(json.dumps({"format": str(kind), **content}), parse_constant=lambda name: None)
@@ -172,7 +172,7 @@ def sealed(kind: Format, content: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_json(path: Path, kind: Format, content: Mapping[str, Any]) -> dict[str, Any]:
     """Write a JSON object, sealed, and return it."""
-    whole = sealed(kind, content)
+    whole = with_checksum(kind, content)
     write_text(path, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
     return whole
 
@@ -278,13 +278,13 @@ def _digest(path: Path, size: int, changed: int, node: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def seal(folder: Path, kind: Format, facts: Mapping[str, Any]) -> None:
+def write_manifest(folder: Path, kind: Format, facts: Mapping[str, Any]) -> None:
     """Put a manifest into a folder: facts, and the SHA-256 of every file except the card that people edit."""
     files = {name: found for name, found in digests(folder).items() if name not in (MANIFEST, "README.md")}
     write_json(folder / MANIFEST, kind, {**facts, "files": files})
 
 
-def unseal(folder: Path, kind: Format) -> dict[str, Any]:
+def read_manifest(folder: Path, kind: Format) -> dict[str, Any]:
     """Verify a sealed folder and return its manifest.
 
     Raises:

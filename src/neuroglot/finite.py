@@ -40,10 +40,10 @@ def unusable(tensors: Mapping[str, Tensor]) -> str:
     """Return the first tensor that is not usable and what it holds, as `NAME (2 of 64 values are nan)`; or nothing."""
     if usable(tensors.values()):
         return ""
-    return next(f"{name} ({held(tensor)})" for name, tensor in tensors.items() if not usable([tensor]))
+    return next(f"{name} ({unusable_values(tensor)})" for name, tensor in tensors.items() if not usable([tensor]))
 
 
-def held(tensor: Tensor) -> str:
+def unusable_values(tensor: Tensor) -> str:
     """Return what makes a tensor unusable, in words."""
     wrong = tensor[~tensor.isfinite()]
     if wrong.numel():

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from neuroglot.compare.grid import Estimate
-from neuroglot.compare.workers import complaint
+from neuroglot.compare.workers import out_of_memory_message
 from neuroglot.errors import ran_out
 from neuroglot.pipeline.folder import release
 
@@ -28,11 +28,13 @@ def test_want_of_memory_is_told_from_other_failures():
 
 def test_the_line_about_cells_that_ran_out_of_memory_names_them_and_a_way_out():
     long = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of\n79 GiB"
-    said = complaint({"full-1e-05-0": long})
+    said = out_of_memory_message({"full-1e-05-0": long})
     assert said.startswith("cell full-1e-05-0 ran out of memory (CUDA out of memory. Tried to allocate 2.00 GiB), ")
     assert "\n" not in said
     assert "train.gradient_checkpointing=true" in said
-    assert complaint({"a": "", "b": "x"}).startswith("2 cells (a, b) ran out of memory (nothing more was said)")
+    assert out_of_memory_message({"a": "", "b": "x"}).startswith(
+        "2 cells (a, b) ran out of memory (nothing more was said)"
+    )
 
 
 def test_an_estimate_comes_from_measured_cells():

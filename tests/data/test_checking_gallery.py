@@ -16,7 +16,7 @@ from neuroglot.data.batch import Batcher
 from neuroglot.data.example import Example, RenderSpec
 from neuroglot.data.image import open_image
 from neuroglot.validation import Plan, Record, check
-from neuroglot.validation.page import see, write_page
+from neuroglot.validation.page import preview_batch, write_page
 
 pytestmark = [pytest.mark.turns, pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")]
 
@@ -56,7 +56,7 @@ def text(processor, tmp_path_factory):
     batcher, path = Batcher(processor), tmp_path_factory.mktemp("gallery") / "page.html"
     records = [Record(n, e, "train") for n, e in enumerate(BATCH, start=1)]
     report = check(lambda: iter(records), Plan("signs", "image_translation"), batcher)
-    write_page(path, report, see(batcher, BATCH), "en-fr")
+    write_page(path, report, preview_batch(batcher, BATCH), "en-fr")
     return path.read_text(encoding="utf-8")
 
 
@@ -79,9 +79,9 @@ def test_the_mask_on_the_page_is_that_of_the_labels(processor, text):
 def test_the_chips_hold_the_ids_of_the_batch(processor):
     batcher = Batcher(processor)
     encoded = batcher.encode(BATCH)
-    for sample, ids in zip(see(batcher, BATCH).samples, encoded["input_ids"], strict=True):
+    for sample, ids in zip(preview_batch(batcher, BATCH).samples, encoded["input_ids"], strict=True):
         assert [i for chip in sample.chips for i in chip.ids] == ids.tolist()
-    trained = "".join(c.text for c in see(batcher, BATCH).samples[1].chips if c.kind == "trained")
+    trained = "".join(c.text for c in preview_batch(batcher, BATCH).samples[1].chips if c.kind == "trained")
     assert trained.replace("·", " ").startswith("Fermé le vendredi")
 
 
@@ -90,7 +90,7 @@ def test_pixels_are_those_of_the_tensor(processor):
     batcher = Batcher(processor)
     pixels = batcher.encode(BATCH)["pixel_values"]
     images = processor.image_processor
-    for sample, tensor in zip(see(batcher, BATCH).samples, pixels, strict=True):
+    for sample, tensor in zip(preview_batch(batcher, BATCH).samples, pixels, strict=True):
         (shown,) = sample.pictures
         values = torch.tensor(shown).permute(2, 0, 1).float() * images.rescale_factor
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (images.image_mean, images.image_std))
@@ -136,7 +136,7 @@ def test_every_family_shows_its_pictures(family):
         Example((png(32, 32),), None, "Ausgang", "en", "de", "image_translation"),
         Example((png(32, 32), png(32, 32)), None, "Café am Freitag", "en", "de", "image_translation"),
     ]
-    seen = see(batcher, examples)
+    seen = preview_batch(batcher, examples)
     assert seen.remark == ""
     encoded = batcher.encode(examples)
     for sample, labels in zip(seen.samples, encoded["labels"], strict=True):

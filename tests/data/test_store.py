@@ -17,7 +17,7 @@ from neuroglot.data.corpus import Sizes, first_items, items_in_turn, items_of, l
 from neuroglot.data.example import Example, RenderSpec
 from neuroglot.data.readers import Bad, check_records, read_records
 from neuroglot.data.readers.checked import BLOCK
-from neuroglot.data.store import INDEX, View, held, open_store, viewed
+from neuroglot.data.store import INDEX, View, in_memory, open_store, viewed
 from neuroglot.errors import UserError
 from neuroglot.pipeline.context import Data
 
@@ -40,7 +40,7 @@ def same(found: list, expected: list) -> bool:
 
 
 def test_records_come_back_as_they_were():
-    store = held(RECORDS)
+    store = in_memory(RECORDS)
     assert same(list(store), RECORDS)
     order = list(range(len(RECORDS)))
     random.Random(0).shuffle(order)

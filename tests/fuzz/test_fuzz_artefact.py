@@ -18,7 +18,16 @@ import torch
 from fuzzing import fuzz
 from safetensors.torch import load_file, save
 
-from neuroglot.file_format import ADAPTER, MANIFEST, PROFILE, SELECTION, Format, load_tensors, save_tensors, seal
+from neuroglot.file_format import (
+    ADAPTER,
+    MANIFEST,
+    PROFILE,
+    SELECTION,
+    Format,
+    load_tensors,
+    save_tensors,
+    write_manifest,
+)
 from neuroglot.neurons.inventory import Layer
 from neuroglot.neurons.profiling.profile import Profile
 from neuroglot.pair import Condition, Pair
@@ -188,7 +197,7 @@ def test_artefacts(whole, tmp_path) -> None:
         for name, data in given.items():
             (folder / name).write_bytes(data)
         if given.get(MANIFEST) == b"":
-            seal(folder, ADAPTER, {})
+            write_manifest(folder, ADAPTER, {})
         Adapter.load(folder)
 
     fuzz("artefacts", make, read)

@@ -16,7 +16,7 @@ from neuroglot.neurons.profiling.importance import profile
 from neuroglot.neurons.profiling.positions import Positions
 from neuroglot.neurons.profiling.scores import (
     SCORES,
-    Seen,
+    LayerUse,
     adapter_movement,
     lape,
     movement,
@@ -163,7 +163,7 @@ def test_row_gradient_is_the_same_by_either_product(kit, tokens):
                           {"input_ids": ids, "labels": labels}, ("all",))  # fmt: skip
     gradient = torch.randn(2, tokens, layer.neurons, generator=g, dtype=torch.float64)
     taken = torch.randn(2, tokens, layer.inputs, generator=g, dtype=torch.float64)
-    found = SCORES["row_gradient"].per_sample(positions, layer, Seen(gradient, None, taken), gradient)
+    found = SCORES["row_gradient"].per_sample(positions, layer, LayerUse(gradient, None, taken), gradient)
     torch.testing.assert_close(found[:, 0], (gradient.transpose(1, 2) @ taken).norm(dim=2))
 
 

@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 import pytest
 
 from neuroglot.errors import UserError
-from neuroglot.file_format import SCORES, sealed
+from neuroglot.file_format import SCORES, with_checksum
 from neuroglot.report import figures, page, report
 from neuroglot.report import figures as svg
 from neuroglot.report.files import STAGES
@@ -225,7 +225,7 @@ def test_a_drawing_is_the_same_every_time():
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("scores.json", json.dumps(sealed(SCORES, {"systems": {}})), "holds no system's scores"),
+        ("scores.json", json.dumps(with_checksum(SCORES, {"systems": {}})), "holds no system's scores"),
         ("training.json", "[1]", "training.json holds a list, expected an object"),
         ("train_log.jsonl", '{"step": 1, "loss": 2}\n{"ste', "train_log.jsonl line 2 is not valid JSON"),
         ("gallery.jsonl", '{"png_base64": "\\"><script>", "source": "x", "pair": "en-de"}\n', "line 1 is not base64"),

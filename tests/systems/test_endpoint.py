@@ -28,7 +28,7 @@ from endpoint_stub import raw_serving, reply, said, serving
 from neuroglot.data.example import Example
 from neuroglot.errors import UserError
 from neuroglot.systems import System
-from neuroglot.systems.chat import Pace, Patience, Price
+from neuroglot.systems.chat import Patience, Price, RateLimit
 from neuroglot.systems.endpoint import Endpoint
 
 KEY = "sk-very-secret"
@@ -269,7 +269,7 @@ def test_a_retry_after_is_honoured_and_never_less_than_the_growing_wait(stub, en
         waited.append(seconds)
         clock.now += seconds  # the test does not wait
 
-    system.client.pace, system.client._sleep = Pace(clock=clock), sleep
+    system.client.pace, system.client._sleep = RateLimit(clock=clock), sleep
     assert system.translate([text("a")]) == ["A"]
     backoff = [seconds for seconds in waited if seconds > 0.5]
     least = [max(asked, wait) for wait in (1, 2, 4)]
@@ -429,24 +429,24 @@ class Clock:
         return self.now
 
 
-def sent(pace: Pace, clock: Clock, tokens: list[int]) -> list[float]:
+def sent(pace: RateLimit, clock: Clock, tokens: list[int]) -> list[float]:
     """Return when each request is sent, if each waits as it is told."""
     return [clock.now + pace.reserve(count) for count in tokens]
 
 
 def test_requests_are_spaced_so_that_no_minute_holds_too_many():
     clock = Clock()
-    assert sent(Pace(30, clock=clock), clock, [1] * 4) == [0, 2, 4, 6]
+    assert sent(RateLimit(30, clock=clock), clock, [1] * 4) == [0, 2, 4, 6]
 
 
 def test_tokens_are_spaced_by_what_each_request_takes():
     clock = Clock()
-    assert sent(Pace(tokens=600, clock=clock), clock, [100, 300, 1, 1]) == [0, 10, 40, 40.1]
+    assert sent(RateLimit(tokens=600, clock=clock), clock, [100, 300, 1, 1]) == [0, 10, 40, 40.1]
 
 
 def test_the_stricter_limit_counts_and_a_guess_is_corrected():
     clock = Clock()
-    pace = Pace(60, 600, clock=clock)
+    pace = RateLimit(60, 600, clock=clock)
     assert sent(pace, clock, [100]) == [0]
     pace.settle(100, 50)
     assert sent(pace, clock, [1, 1]) == [5, 6], "five seconds for fifty tokens, then one a second"
@@ -454,7 +454,7 @@ def test_the_stricter_limit_counts_and_a_guess_is_corrected():
 
 def test_time_that_nobody_used_is_not_saved_up():
     clock = Clock()
-    pace = Pace(60, clock=clock)
+    pace = RateLimit(60, clock=clock)
     sent(pace, clock, [1])
     clock.now = 100.0
     assert sent(pace, clock, [1, 1, 1]) == [100, 101, 102]
@@ -462,7 +462,7 @@ def test_time_that_nobody_used_is_not_saved_up():
 
 def test_a_pause_holds_everybody():
     clock = Clock()
-    pace = Pace(clock=clock)
+    pace = RateLimit(clock=clock)
     pace.pause(7)
     assert sent(pace, clock, [1, 1]) == [7, 7]
 

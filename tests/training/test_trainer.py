@@ -14,7 +14,7 @@ from tiny_llava import PAIRS, batch, deltas, group_of, tiny_llava, tiny_selectio
 from torch import nn
 
 from neuroglot.errors import UserError
-from neuroglot.file_format import CHECKPOINT, MANIFEST, read_json, seal
+from neuroglot.file_format import CHECKPOINT, MANIFEST, read_json, write_manifest
 from neuroglot.training import PairTrainer, TrainOptions, audit, changed, prepare, snapshot, train
 from neuroglot.training.options import arguments
 from neuroglot.training.trainer import last_checkpoint
@@ -161,7 +161,7 @@ def test_seconds_are_those_of_the_whole_training(tmp_path: Path) -> None:
     made(tmp_path)
     shutil.rmtree(tmp_path / "checkpoint-8")
     manifest = read_json(tmp_path / "checkpoint-6" / MANIFEST, CHECKPOINT)
-    seal(tmp_path / "checkpoint-6", CHECKPOINT, {"step": 6, "seconds": 1000 + manifest["seconds"]})
+    write_manifest(tmp_path / "checkpoint-6", CHECKPOINT, {"step": 6, "seconds": 1000 + manifest["seconds"]})
     assert 1000 < made(tmp_path)[1].seconds < 2000
 
 
@@ -192,7 +192,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path, file: str) -> None:
     trace, checkpoint = tmp_path / "trace", tmp_path / "checkpoint-3"
     assert (checkpoint / file).exists()
     torch.save({"state": Opened(trace)}, checkpoint / file)
-    seal(checkpoint, CHECKPOINT, {"step": 3, "seconds": 1.0})
+    write_manifest(checkpoint, CHECKPOINT, {"step": 3, "seconds": 1.0})
     if file == "training_args.bin":  # written by the Trainer, and never read
         made(tmp_path)
     else:

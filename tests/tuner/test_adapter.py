@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from tiny_llava import ALL, DE, DE_CS, FR, LANGUAGE, MODULES, batch, deltas, fill_deltas, logits, tiny_llava
 
 from neuroglot.errors import UserError
-from neuroglot.file_format import ADAPTER, seal, unseal
+from neuroglot.file_format import ADAPTER, read_manifest, write_manifest
 from neuroglot.selection import Selection
 from neuroglot.tuner import NeuroglotConfig, active_pair, selection_of
 from neuroglot.tuner.adapter import Adapter
-from neuroglot.tuner.grow import drop_pairs, grow, keep_pairs, without_held
+from neuroglot.tuner.grow import drop_pairs, grow, keep_pairs, without_trained
 
 OLD = ("en-de", "en-fr")
 BOTH, CS = frozenset(OLD), frozenset({"en-cs"})
@@ -86,15 +86,15 @@ def test_what_is_written_is_what_was_read(saved, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert (tmp_path / "copy" / "adapter_config.json").read_text() == (saved / "adapter_config.json").read_text()
     assert torch.equal(on(saved), on(tmp_path / "copy"))
-    assert unseal(tmp_path / "copy", ADAPTER)["pairs"] == list(OLD)
+    assert read_manifest(tmp_path / "copy", ADAPTER)["pairs"] == list(OLD)
     with pytest.raises(UserError, match="exists and is not empty"):
         adapter.save(saved)
 
 
 def test_a_seal_is_checked_and_what_it_says_is_kept(saved, tmp_path):
-    seal(saved, ADAPTER, {"base": "embedded", "made_from": {"model": "0123"}})
+    write_manifest(saved, ADAPTER, {"base": "embedded", "made_from": {"model": "0123"}})
     Adapter.load(saved).save(tmp_path / "copy")
-    facts = unseal(tmp_path / "copy", ADAPTER)
+    facts = read_manifest(tmp_path / "copy", ADAPTER)
     assert (facts["base"], facts["made_from"]) == ("embedded", {"model": "0123"})
     weights = saved / "adapter_model.safetensors"
     save_file({name: value + 1 for name, value in load_file(weights).items()}, weights)
@@ -254,7 +254,7 @@ def test_rows_that_are_held_can_be_left_out_of_a_selection(tmp_path):
         MODULES[1]: {CS: torch.arange(9)},
         NEW_MODULE: {CS: torch.arange(2)},
     }
-    found = without_held(adapter, Selection(("en-cs",), rows, {"method": "mnaft"}))
+    found = without_trained(adapter, Selection(("en-cs",), rows, {"method": "mnaft"}))
     kept = {
         module: {group: index.tolist() for group, index in groups.items()} for module, groups in found.rows.items()
     }

@@ -1,7 +1,7 @@
-"""Evidence: how much to believe of a run's choice of neurons. Each kind has numbers, intervals and a figure."""
+"""Analysis: how much to believe of a run's choice of neurons. Each kind has numbers, intervals and a figure."""
 
 from __future__ import annotations
 
-from neuroglot.analysis.run import gather
+from neuroglot.analysis.run import analyse
 
-__all__ = ["gather"]
+__all__ = ["analyse"]

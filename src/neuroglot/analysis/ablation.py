@@ -16,7 +16,7 @@ from neuroglot.analysis.context import Figure, Found, Kind, Setting, Table, Work
 from neuroglot.analysis.statistics import Array, resamples, spanned
 from neuroglot.data.corpus import items_in_turn
 from neuroglot.errors import UserError
-from neuroglot.file_format import ADAPTER, digests, unseal
+from neuroglot.file_format import ADAPTER, digests, read_manifest
 from neuroglot.models.families import family_of
 from neuroglot.neurons.inventory import Layer
 from neuroglot.neurons.profiling.positions import Positions, forward_inputs, unpack
@@ -349,7 +349,7 @@ def measure_trained(setting: Setting, groups: Groups) -> Found:
     from neuroglot.pipeline.evaluation import with_adapter
 
     adapter, selection = (setting.context.path(name) for name in ("adapter", "selection.safetensors"))
-    if unseal(adapter, ADAPTER)["made_from"].get("selection") != digests(selection):
+    if read_manifest(adapter, ADAPTER)["made_from"].get("selection") != digests(selection):
         return {"skipped": "the adapter was trained on another selection"}
     names = dict.fromkeys(name for _, units in groups.values() for name in units)
     trained = {n: torch.cat([units[n] for _, units in groups.values() if n in units]).sort().values for n in names}

@@ -1,4 +1,4 @@
-"""What the kinds of evidence share: a run's files and model, how much to measure, and what a kind is."""
+"""What the kinds of analysis share: a run's files and model, how much to measure, and what a kind is."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ Found = dict[str, Any]
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of evidence.
+    """A kind of analysis.
 
     Attributes:
         name: as in `--only`.
@@ -126,8 +126,8 @@ class Setting:
 
     @property
     def work_folder(self) -> Path:
-        """Where intermediate results lie until the evidence is complete."""
-        return self.context.path(".evidence")
+        """Where intermediate results lie until the analysis is complete."""
+        return self.context.path(".analysis")
 
     @cached_property
     def profile(self) -> Profile:
@@ -221,7 +221,7 @@ def check(folder: Path, recipe: Recipe, items: int | None, seeds: int, ablate: s
 
     if not recipe.uses_neurons:
         raise UserError(
-            f"evidence is about the choice of neurons, and {folder} is a run of method={recipe.method}, which chooses "
+            f"analysis is about the choice of neurons, and {folder} is a run of method={recipe.method}, which chooses "
             "none; give a run of a method such as mnaft"
         )
     for name, kind in (("profile.safetensors", PROFILE), ("selection.safetensors", SELECTION)):

@@ -1,4 +1,4 @@
-"""The drawings of the evidence: lines with bands, heat maps, dots with intervals, distributions."""
+"""The drawings of the analysis: lines with bands, heat maps, dots with intervals, distributions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kinds of evidence, in the order of the page: a new one is a file with a `KIND`, and a line here."""
+"""The kinds of analysis, in the order of the page: a new one is a file with a `KIND`, and a line here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The evidence as a page, as Markdown, and as pictures, made from evidence.json alone.
+"""The analysis as a page, as Markdown, and as pictures, made from analysis.json alone.
 
 The page has the style of the run's report, whose template is where the colours and the style sheet are.
 """
@@ -22,16 +22,16 @@ WIDE_POINTS = 1.2
 
 
 def write(folder: Path, content: Mapping[str, Any]) -> Path:
-    """Write evidence.html, evidence.md and evidence-*.svg into a run folder; return the page."""
+    """Write analysis.html, analysis.md and analysis-*.svg into a run folder; return the page."""
     sections = [_section(name, entry) for name, entry in content["kinds"].items() if name in KINDS]
     pictures = {drawn["name"]: drawn for section in sections for drawn in section["figures"]}
-    for old in folder.glob("evidence-*.svg"):
-        if old.stem.removeprefix("evidence-") not in pictures:
+    for old in folder.glob("analysis-*.svg"):
+        if old.stem.removeprefix("analysis-") not in pictures:
             old.unlink()
     for name, drawn in pictures.items():
-        write_text(folder / f"evidence-{name}.svg", standalone(drawn["wide"], drawn["alt"]))
-    write_text(folder / "evidence.md", markdown(content, sections))
-    path = folder / "evidence.html"
+        write_text(folder / f"analysis-{name}.svg", standalone(drawn["wide"], drawn["alt"]))
+    write_text(folder / "analysis.md", markdown(content, sections))
+    path = folder / "analysis.html"
     write_text(path, page(content, sections))
     return path
 
@@ -50,7 +50,7 @@ def _section(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         "options": ", ".join(f"{name} {value}" for name, value in entry["options"].items()),
         "interval": found.get("interval", ""),
         "tables": tables,
-        "figures": [{"name": f.name, "alt": f.alt, **both(f"evidence-{f.name}", f.draw)} for f in figures],
+        "figures": [{"name": f.name, "alt": f.alt, **both(f"analysis-{f.name}", f.draw)} for f in figures],
     }
 
 
@@ -70,12 +70,12 @@ def page(content: Mapping[str, Any], sections: list[dict[str, Any]]) -> str:
 def markdown(content: Mapping[str, Any], sections: list[dict[str, Any]]) -> str:
     """Return the same as Markdown."""
     parts = [
-        f"# Evidence: {content['run']}",
+        f"# Analysis: {content['run']}",
         f"Method `{content['method']}`, task `{content['task']}`, score `{content['score']}`.",
     ]
     for section in sections:
         parts += [f"## {section['title']}", f"*{section['question']}*", section["sentence"]]
-        parts += [f"![{section['name']}](evidence-{drawn['name']}.svg)" for drawn in section["figures"]]
+        parts += [f"![{section['name']}](analysis-{drawn['name']}.svg)" for drawn in section["figures"]]
         parts += [f"**{table.caption}**\n\n{_markdown(table)}" for table in section["tables"]]
         intervals = f"Intervals: {section['interval']}. " if section["interval"] else ""
         parts.append(f"{intervals}Measured with {section['options']} in {section['seconds']:.0f} s.")

@@ -1,4 +1,4 @@
-"""Two ways of profiling for evidence: in chunks of a few items, which add up, and sample by sample, of some neurons.
+"""Two ways of profiling for analysis: in chunks of a few items, which add up, and sample by sample, of some neurons.
 
 Chunks lie on disk, so that only what is being added is in memory and an interrupted measurement goes on. Records hold
 numbers of a seeded draw of neurons only: what a few hundred samples of every neuron would take is more than a profile.

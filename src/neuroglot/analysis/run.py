@@ -1,4 +1,4 @@
-"""Walking the kinds of evidence of a run: what is done and unchanged is skipped, every kind is kept as it ends."""
+"""Walking the kinds of analysis of a run: what is done and unchanged is skipped, every kind is kept as it ends."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 from neuroglot.analysis.context import Kind, Setting, Work, check
 from neuroglot.config.load import load_recipe
 from neuroglot.errors import UserError, nearest
-from neuroglot.file_format import EVIDENCE, digests, read_json, remove, write_json
+from neuroglot.file_format import ANALYSIS, digests, read_json, remove, write_json
 from neuroglot.models.load import model_identity
 from neuroglot.pipeline.context import Context, Track, quiet
-from neuroglot.pipeline.folder import held, sweep
+from neuroglot.pipeline.folder import locked, sweep
 
-FILE = "evidence.json"
+FILE = "analysis.json"
 SEEDS = 5
 """Repetitions, unless said otherwise."""
 TIMED = 12
@@ -25,10 +25,10 @@ TIMED = 12
 OPTIONS = ("items", "seeds", "ablate")
 """Of a setting, that numbers depend on."""
 FIELDS = ("task", "method", "model", "data", "profile", "select", "probe")
-"""Of the recipe, that the evidence depends on."""
+"""Of the recipe, that the analysis depends on."""
 
 
-def gather(
+def analyse(
     folder: Path,
     only: Sequence[str] = (),
     seeds: int = SEEDS,
@@ -39,7 +39,7 @@ def gather(
     track: Track = lambda label, total: lambda done: None,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Measure, and write evidence.json, evidence.md, evidence.html and a picture for each figure into a run.
+    """Measure, and write analysis.json, analysis.md, analysis.html and a picture for each figure into a run.
 
     Args:
         folder: the run's.
@@ -53,7 +53,7 @@ def gather(
         say: prints a line.
 
     Returns:
-        What evidence.json holds.
+        What analysis.json holds.
 
     Raises:
         UserError: whatever the user can mend.
@@ -63,13 +63,13 @@ def gather(
 
     for name in only:
         if name not in KINDS:
-            raise UserError(f"kind of evidence {name!r} is not known; {nearest(name, KINDS)}")
+            raise UserError(f"kind of analysis {name!r} is not known; {nearest(name, KINDS)}")
     recipe_file = folder / "recipe.yaml"
     if not recipe_file.is_file():
         raise UserError(f"{folder} is not a run folder (it has no recipe.yaml); expected one such as runs/demo")
     recipe = load_recipe(recipe_file)
     items = check(folder, recipe, items, seeds, ablate)
-    with held(folder):
+    with locked(folder):
         sweep(folder)
         quiet()
         context = Context(recipe, folder, track, say, trust_remote_code)
@@ -99,7 +99,7 @@ def gather(
             content = _write(folder, {name: done[name] for name in KINDS if name in done}, setting)
             say(f"{kind.name}: {seconds:.0f} s. {sentence}")
         if not wanted:
-            content = read_json(folder / FILE, EVIDENCE)
+            content = read_json(folder / FILE, ANALYSIS)
         write(folder, content)
         remove(setting.work_folder)
     return content
@@ -109,7 +109,7 @@ def fingerprint(kind: Kind, context: Context, options: Mapping[str, Any]) -> str
     """Return a hash of all that a kind's numbers depend on."""
     tree = context.recipe.model_dump(mode="json")
     parts = {
-        "kind": [kind.name, kind.version, str(EVIDENCE)],
+        "kind": [kind.name, kind.version, str(ANALYSIS)],
         "recipe": {field: tree[field] for field in FIELDS},
         "options": {name: options[name] for name in kind.options},
         "reads": {name: digests(context.path(name)) for name in kind.reads if context.path(name).exists()},
@@ -131,7 +131,7 @@ def _done(
     if not (folder / FILE).exists():
         return {}
     try:
-        kinds: dict[str, Any] = read_json(folder / FILE, EVIDENCE)["kinds"]
+        kinds: dict[str, Any] = read_json(folder / FILE, ANALYSIS)["kinds"]
     except UserError as error:
         say(f"{error}; measured again")
         return {}
@@ -153,7 +153,7 @@ def _write(folder: Path, kinds: Mapping[str, Any], setting: Setting) -> dict[str
         "model": setting.recipe.model.path if setting.recipe.model.path == "embedded" else setting.profile.model,
         "score": setting.score,
     }
-    return write_json(folder / FILE, EVIDENCE, {**about, "kinds": dict(kinds)})
+    return write_json(folder / FILE, ANALYSIS, {**about, "kinds": dict(kinds)})
 
 
 def _plain(found: dict[str, Any]) -> dict[str, Any]:
@@ -195,8 +195,8 @@ def _foretell(
     every = {"profiles": shared, **works}
     total = sum(seconds(work) for work in every.values())
     each = ", ".join(f"{name} {seconds(work):.0f} s" for name, work in every.items() if seconds(work) >= 1)
-    say(f"evidence: about {total / 60:.1f} minutes ({each or 'seconds each'})")
-    counter.bar = track("evidence", sum(work.forward + work.backward for work in every.values()))
+    say(f"analysis: about {total / 60:.1f} minutes ({each or 'seconds each'})")
+    counter.bar = track("analysis", sum(work.forward + work.backward for work in every.values()))
 
 
 def _pace(setting: Setting) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The statistics of the evidence: rank correlation, overlap with its chance level, and bootstrap intervals."""
+"""The statistics of the analysis: rank correlation, overlap with its chance level, and bootstrap intervals."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from neuroglot.baselines.network import IGNORED, Network, Vision, padded
 from neuroglot.baselines.settings import CLASSIC, PAD, Settings, Vocabulary
 from neuroglot.data.example import Example
 from neuroglot.errors import UserError
-from neuroglot.file_format import MANIFEST, fresh, seal, unseal, write_text
+from neuroglot.file_format import MANIFEST, fresh, read_manifest, write_manifest, write_text
 from neuroglot.systems.base import Progress, length_sorted_batches
 
 TASKS = ("multimodal_translation", "text_translation")
@@ -166,7 +166,7 @@ class ClassicSystem:
                 "features": self.features.describe(),
                 **(facts or {}),
             }
-            seal(part, CLASSIC, content)
+            write_manifest(part, CLASSIC, content)
 
 
 def load(folder: Path | str, features: Features | None = None, **options: Any) -> ClassicSystem:
@@ -182,7 +182,7 @@ def load(folder: Path | str, features: Features | None = None, **options: Any) -
         UserError: the folder holds no such system, or was damaged.
     """
     folder = Path(folder)
-    manifest = unseal(folder, CLASSIC)
+    manifest = read_manifest(folder, CLASSIC)
     try:
         settings = Settings(**manifest["settings"])
         vocabulary = Vocabulary.read((folder / TOKENIZER).read_text(encoding="utf-8"), manifest["languages"])

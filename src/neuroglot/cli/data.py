@@ -126,10 +126,10 @@ def _source(recipe: Recipe) -> tuple[Read, Plan]:
 
 
 def _page(out: Path, report: Report, read: Read, plan: Plan, batcher: Any, size: int) -> None:
-    from neuroglot.validation.page import see, write_page
+    from neuroglot.validation.page import preview_batch, write_page
 
     pair, examples = ("", []) if batcher is None else _batch(read, plan, batcher, min(size, SHOWN))
-    write_page(out, report, see(batcher, examples) if examples else None, pair)
+    write_page(out, report, preview_batch(batcher, examples) if examples else None, pair)
 
 
 def _batch(read: Read, plan: Plan, batcher: Any, size: int) -> tuple[str, list[Any]]:

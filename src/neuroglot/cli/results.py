@@ -59,11 +59,11 @@ def translate(
             print(f"{visible(line['image'])}\t{visible(line['translation'])}")
 
 
-# Verbs that judge: how much to believe of a choice of neurons, and what any system said.
+# How much to believe of a choice of neurons, and what any system said.
 
 
 @app.command()
-def evidence(
+def analyse(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
     only: Annotated[
         str,
@@ -87,15 +87,15 @@ def evidence(
     trust_remote_code: Trust = False,
 ) -> None:
     """Measure how stable, specific and causal a run's choice of neurons is: numbers, intervals, a page."""
-    from neuroglot.analysis import gather
+    from neuroglot.analysis import analyse as analyse_run
 
     kinds = [name.strip() for name in only.split(",") if name.strip()]
     with bars() as (track, say):
-        found = gather(run, kinds, seeds, items, ablate, force, trust_remote_code, track, say)
+        found = analyse_run(run, kinds, seeds, items, ablate, force, trust_remote_code, track, say)
     if as_json:
         print_json(found)
         return
-    print_line(f"The evidence on one page: {run / 'evidence.html'}")
+    print_line(f"The analysis on one page: {run / 'analysis.html'}")
 
 
 @app.command()

@@ -69,7 +69,7 @@ for _name, _does in {
 
 
 _NAMES = run_path(str(Path(neuroglot.__file__).parent / "config" / "methods.py"))
-METHODS = ", ".join((*_NAMES["YARDSTICKS"], *_NAMES["METHODS"], *_NAMES["CLASSIC"]))
+METHODS = ", ".join((*_NAMES["BASELINES"], *_NAMES["METHODS"], *_NAMES["CLASSIC"]))
 """For the help page; importing the package of recipes would take longer than all else of it."""
 
 
@@ -178,4 +178,4 @@ def demo(runs: Runs = Path("runs"), force: Force = False, scale: Scale = "full")
     folder = execute("quickstart", ["name=demo"], runs, force, scale)
     show_run(folder, as_json=False)
     print_line()
-    print_line(f"The evidence on one page: {folder / 'report.html'}")
+    print_line(f"The results on one page: {folder / 'report.html'}")

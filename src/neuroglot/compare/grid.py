@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroglot.config import (
+    BASELINES,
     CLASSIC,
     CONTROLS,
     FACTORS,
@@ -22,7 +23,6 @@ from neuroglot.config import (
     NEURON_METHODS,
     PRESETS,
     UNBUDGETED,
-    YARDSTICKS,
     Recipe,
     check,
 )
@@ -96,7 +96,7 @@ def contenders(methods: Sequence[str], budgets: Sequence[float], systems: Iterab
     Raises:
         UserError: an unknown or repeated method, a budget outside (0, 1], or none where a method needs one.
     """
-    untrained = (*YARDSTICKS, *systems)
+    untrained = (*BASELINES, *systems)
     for place, method in enumerate(methods):
         if method not in (*untrained, *METHODS, *CLASSIC):
             known = (*untrained, *METHODS, *CLASSIC)
@@ -119,7 +119,7 @@ def contenders(methods: Sequence[str], budgets: Sequence[float], systems: Iterab
 
 def variants(recipe: Recipe, sweep: SweepSection) -> list[Contender]:
     """Return the contenders of a sweep: what stands beside, then the variants in their order."""
-    found = [Contender(method) for method in sorted(sweep.beside, key=lambda m: m not in YARDSTICKS)]
+    found = [Contender(method) for method in sorted(sweep.beside, key=lambda m: m not in BASELINES)]
     for name, changes in sweep.settings.items():
         found.append(Contender(changes.get("method", recipe.method), None, name, frozen(changes)))
     return found

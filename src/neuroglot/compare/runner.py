@@ -26,10 +26,10 @@ from neuroglot.compare.grid import (
     variants,
 )
 from neuroglot.compare.workers import Task, drain
-from neuroglot.config import METHODS, YARDSTICKS, Recipe
+from neuroglot.config import BASELINES, METHODS, Recipe
 from neuroglot.errors import UserError
 from neuroglot.pipeline.context import Context, Track, quiet
-from neuroglot.pipeline.folder import held, release
+from neuroglot.pipeline.folder import locked, release
 from neuroglot.pipeline.run import execute
 from neuroglot.pipeline.stages import Stage, stages
 
@@ -91,7 +91,7 @@ def make_grid(
     """
     if not methods:
         raise UserError(
-            f"no method is named; name one or more, such as base,mnaft; known: {', '.join((*YARDSTICKS, *METHODS))}"
+            f"no method is named; name one or more, such as base,mnaft; known: {', '.join((*BASELINES, *METHODS))}"
         )
     if seeds < 1:
         raise UserError(f"seeds must be 1 or more, got {seeds}")
@@ -155,7 +155,7 @@ def run_grid(
     _prepare(grid, runs, track, say, trust_remote_code)
     folder = runs / grid.recipe.name
     (folder / "cells").mkdir(exist_ok=True)
-    with held(folder / "cells"):
+    with locked(folder / "cells"):
         widths = _widths(grid.recipe, trust_remote_code)
         release()  # what the profile had of the accelerator's memory is the cells' now
         sweeps = _Sweeps(grid, folder, widths, Estimate(recorded(folder), jobs), say)

@@ -94,7 +94,7 @@ def drain(
             process.join()
 
     if short:
-        raise UserError(complaint(short))
+        raise UserError(out_of_memory_message(short))
 
 
 def _check(task: Task, code: int, message: Any) -> str | None:
@@ -113,7 +113,7 @@ def _check(task: Task, code: int, message: Any) -> str | None:
     raise RuntimeError(f"cell {task.recipe.name} failed:\n{text}")
 
 
-def complaint(short: Mapping[str, str]) -> str:
+def out_of_memory_message(short: Mapping[str, str]) -> str:
     """Return the line about cells that ran out of memory: cell -> what was said there."""
     name, said = next(iter(short.items()))
     first = ". ".join(" ".join(said.split()).split(". ")[:2]).rstrip(".")

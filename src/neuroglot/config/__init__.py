@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from neuroglot.config.methods import (
+    BASELINES,
     CLASSIC,
     CONTROLS,
     FACTORS,
@@ -12,7 +13,6 @@ from neuroglot.config.methods import (
     SMALL,
     UNBUDGETED,
     WHOLE,
-    YARDSTICKS,
 )
 from neuroglot.config.recipe import Recipe, check, dump
 from neuroglot.config.sections import (
@@ -31,6 +31,7 @@ from neuroglot.config.sections import (
 from neuroglot.config.systems import SystemSettings
 
 __all__ = [
+    "BASELINES",
     "CLASSIC",
     "CONTROLS",
     "FACTORS",
@@ -41,7 +42,6 @@ __all__ = [
     "SMALL",
     "UNBUDGETED",
     "WHOLE",
-    "YARDSTICKS",
     "ClassicSection",
     "DataSection",
     "EvaluateSection",

@@ -17,7 +17,7 @@ _SHAPES = {
 }
 
 
-def complaint(model: type[BaseModel], error: ValidationError, tree: dict[str, Any]) -> str:
+def error_message(model: type[BaseModel], error: ValidationError, tree: dict[str, Any]) -> str:
     """Return in one line what is wrong first, with its path, what was got and what would do.
 
     Args:

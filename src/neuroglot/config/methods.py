@@ -12,7 +12,7 @@ WHOLE = ("full", "vision", "connector", "language")
 FACTORS = ("lora", "dora")
 SMALL = ("prompt", "bitfit", "norms")
 METHODS = (*NEURON_METHODS, *WHOLE, *FACTORS, *SMALL)
-YARDSTICKS = ("base", "cascade")
+BASELINES = ("base", "cascade")
 """The model before training, and its own transcription put through its own text translation."""
 CLASSIC = ("text-transformer", "gated-fusion", "gated-fusion-wu", "concatenation", "lvp-m3")
 """Multimodal translation systems from scratch: contenders of `compare` without the recipe's model."""

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from neuroglot.config.errors import complaint
+from neuroglot.config.errors import error_message
 from neuroglot.config.methods import (
+    BASELINES,
     CLASSIC,
     CONTROLS,
     LEARNING_RATES,
@@ -16,7 +17,6 @@ from neuroglot.config.methods import (
     NEURON_METHODS,
     RENAMED,
     WHOLE,
-    YARDSTICKS,
 )
 from neuroglot.config.sections import (
     SCORES,
@@ -96,7 +96,7 @@ class Recipe(Section):
         for name in systems:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
                 raise ValueError(f"a system's name is letters, digits, hyphens and underscores, got {name!r}")
-            if name in (*YARDSTICKS, *METHODS, *CLASSIC):
+            if name in (*BASELINES, *METHODS, *CLASSIC):
                 raise ValueError(f"{name} is the name of a method; give the system another")
         return systems
 
@@ -218,7 +218,7 @@ def check(tree: dict[str, Any], origin: str) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise UserError(f"{origin}: {complaint(Recipe, error, tree)}") from None
+        raise UserError(f"{origin}: {error_message(Recipe, error, tree)}") from None
 
 
 def dump(recipe: Recipe) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from neuroglot.config.methods import METHODS, UNBUDGETED, YARDSTICKS
+from neuroglot.config.methods import BASELINES, METHODS, UNBUDGETED
 from neuroglot.errors import nearest
 from neuroglot.pair import TASKS, Pair
 from neuroglot.synthetic.style import style_texts
@@ -437,7 +437,7 @@ class SweepSection(Section):
     @field_validator("beside")
     @classmethod
     def _known(cls, beside: tuple[str, ...]) -> tuple[str, ...]:
-        known = (*YARDSTICKS, *UNBUDGETED)
+        known = (*BASELINES, *UNBUDGETED)
         for method in beside:
             if method not in known:
                 raise ValueError(f"{method!r} cannot stand beside variants; {nearest(method, known)}")

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from neuroglot.data.example import Example, ImageSource, RenderSpec
 from neuroglot.data.paths import plain
 from neuroglot.errors import UserError
-from neuroglot.file_format import Format, sealed
+from neuroglot.file_format import Format, with_checksum
 
 # What tells items, images and texts apart: 64 bits of each.
 
@@ -247,7 +247,7 @@ class Writer:
         return np.frombuffer(self._further, FURTHER) if len(self._further) else np.empty(0, FURTHER)
 
 
-def held(records: Iterable[tuple[int, Example | UserError]]) -> Store:
+def in_memory(records: Iterable[tuple[int, Example | UserError]]) -> Store:
     """Return a store in memory."""
     writer = Writer(io.BytesIO())
     for record in records:
@@ -260,7 +260,7 @@ def held(records: Iterable[tuple[int, Example | UserError]]) -> Store:
 
 def viewed(examples: Sequence[Example]) -> View:
     """Return examples as a view of a store: themselves, or of one in memory."""
-    return examples if isinstance(examples, View) else View(held(enumerate(examples, start=1)))
+    return examples if isinstance(examples, View) else View(in_memory(enumerate(examples, start=1)))
 
 
 class View(Sequence[Example]):
@@ -393,7 +393,7 @@ def _made(cached: Path, identity: Any, records: Callable[[], Iterable[tuple[int,
         index, further = writer.index(), writer.further()
         if part is None:
             return Store(writer.file, index, list(writer.kinds), further)
-        foot = sealed(STORE, {"identity": identity, "kinds": list(writer.kinds), "records": len(index),
+        foot = with_checksum(STORE, {"identity": identity, "kinds": list(writer.kinds), "records": len(index),
                               "further": len(further), "index": _digest(index, further)})  # fmt: skip
         text = json.dumps(foot).encode()
         with writer.file as file:
@@ -438,7 +438,7 @@ def _open(cached: Path, identity: Any) -> Store | None:
         end = file.seek(-_TAIL.size - length, os.SEEK_END)
         foot = json.loads(file.read(length))
         body = {key: value for key, value in foot.items() if key not in ("format", "checksum")}
-        if mark != _MARK or foot != sealed(STORE, body) or foot["identity"] != identity:
+        if mark != _MARK or foot != with_checksum(STORE, body) or foot["identity"] != identity:
             raise ValueError
         sizes = foot["records"] * INDEX.itemsize, foot["further"] * FURTHER.itemsize
         file.seek(end - sum(sizes))

@@ -18,7 +18,7 @@ from neuroglot.errors import UserError
 from neuroglot.evaluation.significance import OWN
 
 
-def read_kept(
+def read_retention(
     paths: Sequence[str],
     items: int = 0,
     fits: Callable[[Example], None] = lambda example: None,

@@ -263,7 +263,7 @@ class Context:
         Raises:
             UserError: it cannot be loaded, or a weight of it is not finite.
         """
-        model = placed(asked_model(self.recipe.model, self.trust_remote_code))
+        model = on_device(asked_model(self.recipe.model, self.trust_remote_code))
         check_weights(model, self.recipe.model.path)
         return model
 
@@ -389,13 +389,13 @@ class Context:
     def _named(self) -> Callable[[tuple[str, ...]], dict[str, Sequence[Example]]]:
         """Reads the sources that the recipe names, of some pairs; once."""
         from neuroglot.data.image import open_image
-        from neuroglot.evaluation.retention_data import read_kept
+        from neuroglot.evaluation.retention_data import read_retention
 
         def fits(example: Example) -> None:
             self.batcher.check(example, [open_image(image).size for image in example.images])
 
         settings = self.recipe.evaluate
-        return cache(lambda pairs: read_kept(settings.retention, settings.retention_items, fits, pairs))
+        return cache(lambda pairs: read_retention(settings.retention, settings.retention_items, fits, pairs))
 
     def system(self, model: Any, name: str) -> Any:
         """Return a model as a System."""
@@ -506,7 +506,7 @@ def made_for(what: Path | str, wanted: str | None, model: str, instead: str) -> 
         )
 
 
-def placed(model: Any) -> Any:
+def on_device(model: Any) -> Any:
     """Return a model on the accelerator, where there is one."""
     import torch
 

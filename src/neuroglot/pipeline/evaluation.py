@@ -22,13 +22,13 @@ from neuroglot.file_format import (
     TRAINING,
     digests,
     read_json,
-    unseal,
+    read_manifest,
     write_json,
     write_text,
 )
-from neuroglot.pipeline.context import Context, asked_model, examples_digest, made_for, placed, quiet
+from neuroglot.pipeline.context import Context, asked_model, examples_digest, made_for, on_device, quiet
 from neuroglot.pipeline.folder import watch
-from neuroglot.pipeline.training import home
+from neuroglot.pipeline.training import trained_folder
 
 if TYPE_CHECKING:
     from neuroglot.config import ModelSection
@@ -151,9 +151,9 @@ def load_trained(settings: ModelSection, folder: Path, trust_remote_code: bool =
         UserError: the folder holds neither, or what it holds is damaged.
     """
     if (folder / "model").is_dir():
-        unseal(folder / "model", MODEL)
-        return placed(asked_model(settings, trust_remote_code, str(folder / "model")))
-    return with_adapter(placed(asked_model(settings, trust_remote_code)), folder / "adapter")
+        read_manifest(folder / "model", MODEL)
+        return on_device(asked_model(settings, trust_remote_code, str(folder / "model")))
+    return with_adapter(on_device(asked_model(settings, trust_remote_code)), folder / "adapter")
 
 
 def with_adapter(model: Any, adapter: Path, safe_merge: bool = False, base: str = "this model") -> Any:
@@ -180,7 +180,7 @@ def with_adapter(model: Any, adapter: Path, safe_merge: bool = False, base: str 
         if not (adapter / name).is_file():
             raise UserError(f"{adapter} holds no adapter ({name} is missing); expected what the train stage writes")
     if (adapter / MANIFEST).is_file():
-        manifest = unseal(adapter, ADAPTER)
+        manifest = read_manifest(adapter, ADAPTER)
         with ADAPTER.reading(adapter / MANIFEST):
             base_then, made_from = manifest["base"], manifest["made_from"]["model"]
         instead = f"load it on {base_then}, or train one for this model"
@@ -228,7 +228,7 @@ def evaluate(context: Context) -> None:
         if len({example.images for example in tested}) > 1:
             systems.append((shuffled_image(method, tested), {recipe.task: tested}))
     bar = context.track("evaluating", sum(len(part) for _, part in systems))
-    manifest = digests(context.path(home(recipe)) / MANIFEST)
+    manifest = digests(context.path(trained_folder(recipe)) / MANIFEST)
     settings = recipe.model_dump(mode="json", include={"evaluate", "systems"})
     made_from = json.dumps([manifest, settings["evaluate"], settings["systems"]], sort_keys=True)
     partial = Partial(context.path(".evaluate") / "said.jsonl", made_from)  # a run forgets it when the stage is done

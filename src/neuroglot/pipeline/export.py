@@ -8,7 +8,7 @@ from typing import Any
 
 from neuroglot.config.load import load_recipe
 from neuroglot.errors import UserError, nearest
-from neuroglot.file_format import ADAPTER, MANIFEST, unseal, write_text
+from neuroglot.file_format import ADAPTER, MANIFEST, read_manifest, write_text
 from neuroglot.models.load import Parts
 
 FORMATS = ("lora", "rows")
@@ -56,7 +56,7 @@ def find(place: Path, base: str | None = None) -> Source:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (folder / name).is_file():
             raise UserError(f"{folder} holds no adapter ({name} is missing); expected what the train stage writes")
-    facts = unseal(folder, ADAPTER) if (folder / MANIFEST).is_file() else {}
+    facts = read_manifest(folder, ADAPTER) if (folder / MANIFEST).is_file() else {}
     try:
         fields = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         named = fields.get("base_model_name_or_path")
@@ -82,7 +82,7 @@ def merge(place: Path, out: Path, dtype: str | None = None, base: str | None = N
     Raises:
         UserError: whatever the user can mend; nothing is written then.
     """
-    from neuroglot.pipeline.context import placed, quiet
+    from neuroglot.pipeline.context import on_device, quiet
     from neuroglot.pipeline.evaluation import with_adapter
     from neuroglot.tuner.adapter import check_free, new_folder
 
@@ -102,7 +102,7 @@ def merge(place: Path, out: Path, dtype: str | None = None, base: str | None = N
     processor = load_processor(source.base, trust)
     trained_in = (source.fields.get("trained_on") or {}).get("dtype")
     trained_in = "bfloat16" if source.fields.get("quantised") else trained_in
-    plain = placed(load_model(source.base, dtype or trained_in or "auto", trust, source.parts))
+    plain = on_device(load_model(source.base, dtype or trained_in or "auto", trust, source.parts))
     model = with_adapter(plain, source.folder, safe_merge=True, base=source.base)
     with new_folder(out) as part:
         model.save_pretrained(part)

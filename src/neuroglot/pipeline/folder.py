@@ -41,7 +41,7 @@ def sweep(folder: Path) -> None:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Hold a run folder until the end of the block or of the process, however it ends.
 
     Raises:

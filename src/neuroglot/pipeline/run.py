@@ -19,7 +19,7 @@ from neuroglot.errors import UserError
 from neuroglot.file_format import Format, NewerFileError, digests, read_json, remove, write_json, write_text
 from neuroglot.models.load import model_identity
 from neuroglot.pipeline.context import Context, Track
-from neuroglot.pipeline.folder import held, sweep
+from neuroglot.pipeline.folder import locked, sweep
 from neuroglot.pipeline.stages import Stage, stages
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def execute(
         raise UserError(f"method {recipe.method} has no {only} stage; it has {names}")
     folder = runs / recipe.name
     made = _make(folder)
-    with held(folder), _as_it_was(folder, made, every):
+    with locked(folder), _rolled_back(folder, made, every):
         sweep(folder)
         before = every[: every.index(chosen[0])]
         plain = Context(recipe, folder, track, say, trust_remote_code)
@@ -251,7 +251,7 @@ def _make(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _as_it_was(folder: Path, made: Sequence[Path], every: Sequence[Stage]) -> Iterator[None]:
+def _rolled_back(folder: Path, made: Sequence[Path], every: Sequence[Stage]) -> Iterator[None]:
     """Leave a folder as it was if the user's mistake ends a run before any stage is done: a new one is taken away."""
     recipe = folder / "recipe.yaml"
     before = recipe.read_text(encoding="utf-8") if recipe.exists() else None

@@ -14,7 +14,7 @@ from neuroglot.config import EvaluateSection, Recipe
 from neuroglot.pipeline.context import Context
 from neuroglot.pipeline.evaluation import evaluate, report
 from neuroglot.pipeline.neurons import MOVED, probe, profile, select
-from neuroglot.pipeline.training import START, align, home, train
+from neuroglot.pipeline.training import START, align, train, trained_folder
 
 METHODS_OWN = ("profile.safetensors", "layers.json", MOVED, "selection.safetensors", "start", "adapter", "model")
 """What some methods write and others do not."""
@@ -55,7 +55,7 @@ def stages(recipe: Recipe) -> list[Stage]:
     mixed = ("data.temperature", "data.replay", *(kept if recipe.data.replay else ()),
              *(watched if recipe.evaluate.every else ()))  # fmt: skip
     machine = ("train.optimizer", "train.bf16", "train.gradient_checkpointing")
-    trained = home(recipe)
+    trained = trained_folder(recipe)
 
     found: list[Stage] = []
     if recipe.uses_neurons:

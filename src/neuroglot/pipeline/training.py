@@ -8,7 +8,17 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from neuroglot.config import FACTORS, SMALL, Recipe
-from neuroglot.file_format import ADAPTER, MODEL, TRAINING, digests, fresh, remove, seal, write_json, write_text
+from neuroglot.file_format import (
+    ADAPTER,
+    MODEL,
+    TRAINING,
+    digests,
+    fresh,
+    remove,
+    write_json,
+    write_manifest,
+    write_text,
+)
 from neuroglot.pipeline.context import Context, examples_digest, made_for, quiet, train_options
 from neuroglot.pipeline.folder import watch
 
@@ -21,7 +31,7 @@ START = "start"
 """The adapter that an aligned training starts from."""
 
 
-def home(recipe: Recipe) -> str:
+def trained_folder(recipe: Recipe) -> str:
     """Return the folder that holds what was trained: an adapter, or, of full fine-tuning of any part, the model."""
     return "model" if recipe.trains_whole else "adapter"
 
@@ -107,15 +117,15 @@ def train(context: Context) -> None:
         "trainable_parameters": result.trainable,
         "total_parameters": total,
     }
-    with fresh(context.path(home(recipe))) as part:
+    with fresh(context.path(trained_folder(recipe))) as part:
         _save(context, tuned, part)
         if selection is not None:
             facts["audit"] = _audit(context, snapshot(context.model()), tuned, selection)
         elif recipe.method != "full":
             facts["audit"] = _audit_names(context, snapshot(context.model()), tuned)
         about = {"method": recipe.method, "base": recipe.model.path, "pairs": context.corpus.pairs}
-        seal(part, MODEL if recipe.trains_whole else ADAPTER, {**about, "made_from": made_from})
-    facts["saved_bytes"] = sum(p.stat().st_size for p in context.path(home(recipe)).glob("*.safetensors"))
+        write_manifest(part, MODEL if recipe.trains_whole else ADAPTER, {**about, "made_from": made_from})
+    facts["saved_bytes"] = sum(p.stat().st_size for p in context.path(trained_folder(recipe)).glob("*.safetensors"))
     write_text(context.path("train_log.jsonl"), result.log.read_text(encoding="utf-8"))
     write_json(context.path("training.json"), TRAINING, facts)
     remove(work)

@@ -142,10 +142,10 @@ def _bare(model: str, adapter: Path | None, pair: Pair, trust: bool) -> tuple[An
         _check_pair(pair, _pairs(adapter), f"adapter {adapter}")
 
     from neuroglot.models.load import load_model
-    from neuroglot.pipeline.context import placed
+    from neuroglot.pipeline.context import on_device
     from neuroglot.pipeline.evaluation import with_adapter
 
-    loaded = placed(load_model(model, trust_remote_code=trust))
+    loaded = on_device(load_model(model, trust_remote_code=trust))
     return (loaded if adapter is None else with_adapter(loaded, adapter)), recipe
 
 

@@ -21,7 +21,7 @@ from neuroglot.errors import UserError
 # Not faster than allowed: requests and tokens a minute, spread evenly, for all threads together.
 
 
-class Pace:
+class RateLimit:
     """Says how long to wait before the next request.
 
     Requests are spaced, not let through in bursts, so that no minute, wherever it begins, holds more than is allowed.
@@ -132,7 +132,7 @@ def text_of(answer: Mapping[str, Any]) -> tuple[str, str | None]:
     return text, "cut" if ended == "length" else None
 
 
-class Bill:
+class Usage:
     """Counts, by several threads at once.
 
     Args:
@@ -245,7 +245,7 @@ class Client:
         UserError: httpx2 or tenacity is not installed.
     """
 
-    def __init__(self, url: str, key: str | None, pace: Pace, bill: Bill, patience: Patience) -> None:
+    def __init__(self, url: str, key: str | None, pace: RateLimit, bill: Usage, patience: Patience) -> None:
         try:
             import httpx2
             import tenacity

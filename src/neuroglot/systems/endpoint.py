@@ -23,7 +23,17 @@ from neuroglot.data.image import open_image
 from neuroglot.data.pixels import Budget
 from neuroglot.errors import UserError
 from neuroglot.pair import Pair
-from neuroglot.systems.chat import Bill, Client, GarbageError, Pace, Patience, Price, StoppedError, text_of, tokens_of
+from neuroglot.systems.chat import (
+    Client,
+    GarbageError,
+    Patience,
+    Price,
+    RateLimit,
+    StoppedError,
+    Usage,
+    text_of,
+    tokens_of,
+)
 
 # Answers on disk: what was paid for once is not asked again, by this run or by any other.
 #
@@ -165,8 +175,10 @@ class Endpoint:
         self.budget = budget
         self.name, self.url, self.model, self.prompt = name, url, model, prompt
         self.options, self.concurrency, self.say = dict(options or {}), concurrency, say
-        self.bill = Bill(price)
-        self.client = Client(url, key, Pace(requests_per_minute, tokens_per_minute), self.bill, patience or Patience())
+        self.bill = Usage(price)
+        self.client = Client(
+            url, key, RateLimit(requests_per_minute, tokens_per_minute), self.bill, patience or Patience()
+        )
         self.cache = AnswerCache(cache or default_folder())
 
     def check(self, pair: Pair) -> None:

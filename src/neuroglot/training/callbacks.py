@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from neuroglot.file_format import CHECKPOINT, seal, write_text
+from neuroglot.file_format import CHECKPOINT, write_manifest, write_text
 from neuroglot.finite import DivergedError, unusable
 
 ProgressFunction = Callable[[int, int, float | None], None]
@@ -130,7 +130,7 @@ class Seal(TrainerCallback):
         if state.is_world_process_zero:
             seconds = self.before + time.perf_counter() - self._began
             folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-            seal(folder, CHECKPOINT, {"step": state.global_step, "seconds": round(seconds, 3)})
+            write_manifest(folder, CHECKPOINT, {"step": state.global_step, "seconds": round(seconds, 3)})
 
 
 class Progress(TrainerCallback):

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, PrinterCallback, Trainer
 
 from neuroglot.errors import UserError
-from neuroglot.file_format import CHECKPOINT, MANIFEST, unseal
+from neuroglot.file_format import CHECKPOINT, MANIFEST, read_manifest
 from neuroglot.finite import DivergedError, origin, unusable
 from neuroglot.training.callbacks import Finite, LogFile, Look, LookFunction, Progress, ProgressFunction, Seal
 from neuroglot.training.options import TrainOptions, TrainResult, arguments
@@ -263,7 +263,7 @@ def last_checkpoint(output_dir: Path) -> tuple[Path, dict[str, Any]] | None:
     found = {int(p.parent.name.rpartition("-")[2]): p.parent for p in output_dir.glob(f"checkpoint-*/{MANIFEST}")}
     for step in sorted(found, reverse=True):
         try:
-            return found[step], unseal(found[step], CHECKPOINT)
+            return found[step], read_manifest(found[step], CHECKPOINT)
         except UserError as error:
             _log.warning("%s; the checkpoint before it is used", error)
     return None

@@ -7,7 +7,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPIN
 from neuroglot.tuner.adapter import Adapter
 from neuroglot.tuner.config import NEUROGLOT, NeuroglotConfig
 from neuroglot.tuner.export import export_lora
-from neuroglot.tuner.grow import drop_pairs, grow, keep_pairs, without_held
+from neuroglot.tuner.grow import drop_pairs, grow, keep_pairs, without_trained
 from neuroglot.tuner.layer import NeuroglotLinear
 from neuroglot.tuner.model import NeuroglotModel
 from neuroglot.tuner.prompt import PROMPT, PromptConfig, PromptModel
@@ -46,5 +46,5 @@ __all__ = [
     "refresh",
     "selection_of",
     "trained_entries",
-    "without_held",
+    "without_trained",
 ]

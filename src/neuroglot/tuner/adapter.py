@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from neuroglot.errors import UserError, nearest, refusing
-from neuroglot.file_format import ADAPTER, MANIFEST, fresh, given_path, seal, unseal
+from neuroglot.file_format import ADAPTER, MANIFEST, fresh, given_path, read_manifest, write_manifest
 from neuroglot.models.families import FAMILIES
 from neuroglot.printing import short
 from neuroglot.tuner.config import NEUROGLOT, NeuroglotConfig
@@ -208,7 +208,7 @@ class Adapter:
         for name in (CONFIG, WEIGHTS):
             if not (folder / name).is_file():
                 raise UserError(f"{folder} holds no adapter ({name} is missing); expected what save_pretrained writes")
-        facts = unseal(folder, ADAPTER) if (folder / MANIFEST).is_file() else {}
+        facts = read_manifest(folder, ADAPTER) if (folder / MANIFEST).is_file() else {}
         with refusing(lambda why: f"adapter {folder} cannot be read: {why}; save it again"):
             fields = NeuroglotConfig.from_json_file(str(folder / CONFIG))
             kind = fields.get("peft_type")
@@ -233,7 +233,7 @@ class Adapter:
             self.config.save_pretrained(str(part))
             save_file(self.tensors(), str(part / WEIGHTS), metadata={"format": "pt"})
             about = {"method": "neurons", "base": self.config.base_model_name_or_path, "made_from": {"model": None}}
-            seal(part, ADAPTER, {**about, **self.facts, "pairs": list(self.pairs)})
+            write_manifest(part, ADAPTER, {**about, **self.facts, "pairs": list(self.pairs)})
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors under the names that PEFT reads."""

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from neuroglot.tuner.deltas import Route
-from neuroglot.tuner.weight import HeldWeight
+from neuroglot.tuner.weight import WeightLayer
 
 if TYPE_CHECKING:
     from neuroglot.tuner.deltas import Route, UnitLayer
@@ -40,7 +40,7 @@ class _SlicedLinear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: HeldWeight, adapter: str | None, route: Route | None,
+    def forward(ctx: Any, x: Tensor, layer: WeightLayer, adapter: str | None, route: Route | None,
                 *parameters: Tensor) -> Tensor:  # fmt: skip
         layer.hold(adapter)
         ctx.layer, ctx.adapter, ctx.route, ctx.dtype = layer, adapter, route, x.dtype
@@ -63,7 +63,7 @@ class _SlicedLinear(torch.autograd.Function):
         return dx, None, None, None, *_gradients(layer, ctx.adapter, ctx.route, saved[0], grad)
 
 
-def _gradients(layer: HeldWeight, adapter: str, route: Route, kept: Tensor, grad: Tensor) -> list[Tensor]:
+def _gradients(layer: WeightLayer, adapter: str, route: Route, kept: Tensor, grad: Tensor) -> list[Tensor]:
     """Return the gradients of the trained groups' parameters, in the order of `UnitLayer.parameters_of`.
 
     Of output units dU = dY[:, units]^T x, of columns dU = x[:, columns]^T dY: left^T right in both.
@@ -114,7 +114,7 @@ def unit_gradients(left_Tk: Tensor, right_Tw: Tensor, delta: Sequence[Tensor]) -
 
 
 def sliced_linear(
-    x: Tensor, layer: HeldWeight, adapter: str | None, route: Route | None, parameters: Sequence[Tensor]
+    x: Tensor, layer: WeightLayer, adapter: str | None, route: Route | None, parameters: Sequence[Tensor]
 ) -> Tensor:
     """Map x [..., I] to [..., O] through a layer whose dense weight holds an adapter's units.
 

@@ -73,7 +73,7 @@ def grow(adapter: Adapter, selection: Selection, base: nn.Module | None = None, 
     return adapter.changed(units, pairs, axes=axes, bare=bare)
 
 
-def without_held(adapter: Adapter, selection: Selection) -> Selection:
+def without_trained(adapter: Adapter, selection: Selection) -> Selection:
     """Return a selection without the rows that an adapter holds already, such as one from a run of the new pair alone.
 
     A module whose units lie on another axis stays as it is, for `grow` to refuse.
@@ -102,7 +102,7 @@ def _check_new(adapter: Adapter, module: str, groups: Mapping[str, Tensor], axis
             if row in owner:
                 raise UserError(
                     f"grow: {module}: row {row} belongs to the adapter's group {owner[row]}; expected rows that the "
-                    f"adapter does not hold; leave it out of group {group}, see without_held"
+                    f"adapter does not hold; leave it out of group {group}, see without_trained"
                 )
             if row < 0 or (size is not None and row >= size):
                 raise UserError(f"grow: {module}: row {row} is out of range; expected 0 to {(size or 0) - 1}")

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from neuroglot.errors import UserError
 from neuroglot.tuner.deltas import Route
 from neuroglot.tuner.forward import added_units, sliced_linear
-from neuroglot.tuner.weight import HeldWeight, why_not_sliced
+from neuroglot.tuner.weight import WeightLayer, why_not_sliced
 
 # What a wrapped module does besides x W^T + b: hooks, a forward of its own, a weight that is computed.
 
@@ -94,7 +94,7 @@ def check_base(name: str, layer: nn.Module, weight: str = "weight") -> None:
 # back.
 
 
-class NeuroglotLinear(HeldWeight):
+class NeuroglotLinear(WeightLayer):
     """Wraps an `nn.Linear`, quantised or not, or transformers' `Conv1D`."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -177,7 +177,7 @@ class NeuroglotLinear(HeldWeight):
         return self.call_base(x)
 
 
-class NeuroglotMatrix(HeldWeight):
+class NeuroglotMatrix(WeightLayer):
     """Wraps a module that multiplies with a bare matrix of its own, such as Gemma 3's connector.
 
     What the module does with the matrix is its business, so a training forward gives it the sum of base and deltas in

@@ -22,7 +22,7 @@ from neuroglot.tuner.deltas import Layout, shape_of
 from neuroglot.tuner.layer import NeuroglotLinear, NeuroglotMatrix, check_base
 from neuroglot.tuner.routing import Router
 from neuroglot.tuner.state import layers_of, modes, park
-from neuroglot.tuner.weight import HeldWeight, why_not_sliced
+from neuroglot.tuner.weight import WeightLayer, why_not_sliced
 
 _log = logging.getLogger(__name__)
 
@@ -34,13 +34,13 @@ class NeuroglotModel(StrictTuner):
     """A model whose chosen rows can be trained; made by `peft.get_peft_model` from a `NeuroglotConfig`."""
 
     prefix = "neuroglot_"
-    tuner_layer_cls = HeldWeight
+    tuner_layer_cls = WeightLayer
 
     router: Router
 
     def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
         # a model that carries layers already (PEFT's injection without a wrapper) goes on with their router
-        layers = (m for m in model.modules() if isinstance(m, HeldWeight))
+        layers = (m for m in model.modules() if isinstance(m, WeightLayer))
         self.router = next((layer.router for layer in layers), Router())
         self.router.configs = self.peft_config
 
@@ -123,12 +123,12 @@ class NeuroglotModel(StrictTuner):
             {group: config.rank_of(key, group) for group in config.layout[key]}, config.mode,
         )  # fmt: skip
         rows_K = None if config.units is None else config.units[key]
-        if isinstance(target, HeldWeight):
+        if isinstance(target, WeightLayer):
             target.update_layer(adapter_name, layout, rows_K, config.init_weights)
             return
         part = part_of(self.model, key)
         if key == current_key:
-            layer: HeldWeight = NeuroglotLinear(target, key, self.router, part)
+            layer: WeightLayer = NeuroglotLinear(target, key, self.router, part)
         else:
             layer = NeuroglotMatrix(target, key, self.router, part, key.rpartition(".")[2])
         layer.update_layer(adapter_name, layout, rows_K, config.init_weights)
@@ -239,7 +239,7 @@ class NeuroglotModel(StrictTuner):
         mapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         known = set()
         for name, layer in model.named_modules():
-            if isinstance(layer, HeldWeight) and adapter_name in layer.neuroglot_layout:
+            if isinstance(layer, WeightLayer) and adapter_name in layer.neuroglot_layout:
                 expected = {
                     f"{name}.{key}": tuple(value.shape)
                     for key, value in layer.state_dict().items()

@@ -11,11 +11,11 @@ from neuroglot.errors import UserError
 from neuroglot.selection import Selection
 from neuroglot.tuner.deltas import UnitLayer
 from neuroglot.tuner.routing import is_sharded
-from neuroglot.tuner.weight import HeldWeight, why_not_sliced
+from neuroglot.tuner.weight import WeightLayer, why_not_sliced
 
 
-def layers_of(model: nn.Module) -> list[HeldWeight]:
-    return [module for module in model.modules() if isinstance(module, HeldWeight)]
+def layers_of(model: nn.Module) -> list[WeightLayer]:
+    return [module for module in model.modules() if isinstance(module, WeightLayer)]
 
 
 def refresh(model: nn.Module) -> None:

@@ -90,7 +90,7 @@ class _Kept:
     original_bias: torch.Tensor | None  # [K]
 
 
-class HeldWeight(UnitLayer):
+class WeightLayer(UnitLayer):
     """A layer that writes units into its weight and takes them out again."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -99,7 +99,7 @@ class HeldWeight(UnitLayer):
         self._kept: _Kept | None = None
         self._written: tuple[int, ...] | None = None
         self._enclosed = False
-        self.register_state_dict_pre_hook(HeldWeight._before_state_dict)
+        self.register_state_dict_pre_hook(WeightLayer._before_state_dict)
         self.train(self.base_layer.training)
 
     @property
@@ -243,16 +243,16 @@ class HeldWeight(UnitLayer):
         """Write the units again before the next forward."""
         self._written = None
 
-    def train(self, mode: bool = True) -> HeldWeight:
+    def train(self, mode: bool = True) -> WeightLayer:
         """Switch the mode; what was trained meanwhile is written before the next forward."""
         self._written = None
         return super().train(mode)
 
     @staticmethod
     def _before_state_dict(module: nn.Module, *args: Any) -> None:
-        cast(HeldWeight, module).hold(None)
+        cast(WeightLayer, module).hold(None)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> HeldWeight:
+    def _apply(self, fn: Any, recurse: bool = True) -> WeightLayer:
         self.hold(None)
         self.forget()
         return super()._apply(fn, recurse)

@@ -43,7 +43,7 @@ SPACES = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
 
 
 @dataclass(frozen=True)
-class Chip:
+class Token:
     """A token, or a run of image tokens or of padding.
 
     Attributes:
@@ -64,12 +64,12 @@ class Sample:
     """A row of the batch: its example, its chips in order, and its images as RGB pixels."""
 
     example: Example
-    chips: tuple[Chip, ...]
+    chips: tuple[Token, ...]
     pictures: tuple[NDArray[np.uint8], ...]
 
 
 @dataclass(frozen=True)
-class Seen:
+class BatchPreview:
     """A batch.
 
     Attributes:
@@ -83,7 +83,7 @@ class Seen:
     remark: str = ""
 
 
-def see(batcher: Batcher, examples: Sequence[Example]) -> Seen:
+def preview_batch(batcher: Batcher, examples: Sequence[Example]) -> BatchPreview:
     """Encode examples as training does, and return what the model gets.
 
     Args:
@@ -105,26 +105,26 @@ def see(batcher: Batcher, examples: Sequence[Example]) -> Seen:
         for name, value in inputs.items()
         if isinstance(value, torch.Tensor)
     }
-    return Seen(samples, shapes, remark)
+    return BatchPreview(samples, shapes, remark)
 
 
 # ---- tokens -------------------------------------------------------------------------------------------------------
 
 
-def _chips(batcher: Batcher, ids: list[int], attention: list[int], labels: list[int]) -> list[Chip]:
+def _chips(batcher: Batcher, ids: list[int], attention: list[int], labels: list[int]) -> list[Token]:
     image = image_token(batcher.processor)
     special = set(batcher.tokenizer.all_special_ids)
-    chips: list[Chip] = []
+    chips: list[Token] = []
     for token, real, label in zip(ids, attention, labels, strict=True):
         if label != IGNORED:
             kind = "trained"
         else:
             kind = "padding" if not real else "image" if token == image else "masked"
         if kind in ("padding", "image") and chips and chips[-1].kind == kind:
-            chips[-1] = Chip(kind, kind, (*chips[-1].ids, token))
+            chips[-1] = Token(kind, kind, (*chips[-1].ids, token))
             continue
         text = kind if kind in ("padding", "image") else _text(batcher.tokenizer, token)
-        chips.append(Chip(text, kind, (token,), token in special))
+        chips.append(Token(text, kind, (token,), token in special))
     return chips
 
 
@@ -231,7 +231,7 @@ TITLES = {
 """Histogram -> what it is of."""
 
 
-def write_page(path: Path, report: Report, seen: Seen | None, pair: str = "") -> None:
+def write_page(path: Path, report: Report, seen: BatchPreview | None, pair: str = "") -> None:
     """Write the page.
 
     Args:
@@ -266,7 +266,7 @@ def _style() -> str:
     return template[template.index("<style>") + len("<style>") : template.index("</style>")]
 
 
-def _cards(seen: Seen) -> list[dict[str, Any]]:
+def _cards(seen: BatchPreview) -> list[dict[str, Any]]:
     """Return what the page shows of each sample; images as long as there is room."""
     cards, room = [], PICTURES
     for sample in seen.samples:

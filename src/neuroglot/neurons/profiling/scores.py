@@ -31,7 +31,7 @@ from neuroglot.pair import Condition
 
 
 @dataclass(frozen=True)
-class Seen:
+class LayerUse:
     """What a tap sees of one use of a layer, each [..., T, N] or, the input, [..., T, inputs].
 
     Attributes:
@@ -46,9 +46,9 @@ class Seen:
     input: Tensor | None = None
     gate: Tensor | None = None
 
-    def to(self, dtype: torch.dtype) -> Seen:
+    def to(self, dtype: torch.dtype) -> LayerUse:
         """Return everything in another dtype."""
-        return Seen(*(None if x is None else x.detach().to(dtype) for x in vars(self).values()))  # type: ignore[arg-type]
+        return LayerUse(*(None if x is None else x.detach().to(dtype) for x in vars(self).values()))  # type: ignore[arg-type]
 
     @property
     def output(self) -> Tensor:
@@ -69,13 +69,13 @@ class Score:
         rows_only: it is not defined of a feed-forward block's units.
     """
 
-    token: Callable[[Seen, Tensor], Tensor] | None = None
+    token: Callable[[LayerUse, Tensor], Tensor] | None = None
     finish: Callable[[Tensor], Tensor] | None = None
     needs: tuple[str, ...] = ("activation",)
-    whole: Callable[[Positions, Layer, Seen], Tensor] | None = None
+    whole: Callable[[Positions, Layer, LayerUse], Tensor] | None = None
     rows_only: bool = False
 
-    def per_sample(self, positions: Positions, layer: Layer, seen: Seen, room: Tensor) -> Tensor:
+    def per_sample(self, positions: Positions, layer: Layer, seen: LayerUse, room: Tensor) -> Tensor:
         """Return [B, C, N], before `finish`; `room` is overwritten."""
         if self.whole is not None:
             return self.whole(positions, layer, seen)
@@ -83,12 +83,12 @@ class Score:
         return positions.average(layer, self.token(seen, room))
 
 
-def _positive(seen: Seen, room: Tensor) -> Tensor:
+def _positive(seen: LayerUse, room: Tensor) -> Tensor:
     # Every activation function in use is positive where its argument is, so the gate's output tells what act(gate) is.
     return torch.gt(seen.output if seen.gate is None else seen.gate, 0, out=room)
 
 
-def _row_gradient(positions: Positions, layer: Layer, seen: Seen) -> Tensor:
+def _row_gradient(positions: Positions, layer: Layer, seen: LayerUse) -> Tensor:
     """Return the norm of each sample's gradient of each row [B, C, N]; a bias is no part of it.
 
     |sum_t G[t, n] x[t]|^2 is either taken from the product G' X itself, or from G' (X X') G without ever making it:

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from neuroglot.neurons.inventory import Layer, matrix
 from neuroglot.neurons.profiling.positions import Positions
-from neuroglot.neurons.profiling.scores import Score, Seen
+from neuroglot.neurons.profiling.scores import LayerUse, Score
 
-Sink = Callable[[Seen], None]
+Sink = Callable[[LayerUse], None]
 
 
 class _Tap(torch.autograd.Function):
@@ -50,7 +50,7 @@ class _Tap(torch.autograd.Function):
                 raise
             whole = False
         if whole:
-            ctx.recorder.record(ctx.layer, Seen(gradient=gradient, **dict(zip(ctx.names, held, strict=True))))
+            ctx.recorder.record(ctx.layer, LayerUse(gradient=gradient, **dict(zip(ctx.names, held, strict=True))))
         else:
             ctx.recorder.overwritten.add(ctx.layer.name)
         return gradient, None, None, None
@@ -78,7 +78,7 @@ class Recorder:
             need in needs for need in ("activation", "input", "gate")
         )
 
-    def record(self, layer: Layer, seen: Seen) -> None:
+    def record(self, layer: Layer, seen: LayerUse) -> None:
         dtype = torch.promote_types(seen.gradient.dtype, torch.float32)
         seen = seen.to(dtype)
         room = self._scratch(seen.gradient)

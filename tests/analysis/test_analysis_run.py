@@ -9,42 +9,42 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from evidence_kit import setting_of
+from analysis_kit import setting_of
 from scipy import stats
 
-from neuroglot.analysis import gather, layer_ranks
+from neuroglot.analysis import analyse, layer_ranks
 from neuroglot.analysis.kinds import KINDS
 from neuroglot.config.load import load_recipe
-from neuroglot.file_format import EVIDENCE, LAYERS, read_json
+from neuroglot.file_format import ANALYSIS, LAYERS, read_json
 from neuroglot.neurons import Profile, select
 from neuroglot.pipeline.run import execute
 
 
 def test_one_kind_is_measured_written_and_then_skipped(cli, own_run):
-    code, out, err = cli("evidence", own_run, "--only", "difficulty", "--items", "2", "--json")
+    code, out, err = cli("analyse", own_run, "--only", "difficulty", "--items", "2", "--json")
     assert code == 0, err
-    assert re.search(r"evidence: about \d+\.\d minutes", err)
+    assert re.search(r"analysis: about \d+\.\d minutes", err)
     found = json.loads(out)
     assert list(found["kinds"]) == ["difficulty"]
-    assert read_json(own_run / "evidence.json", EVIDENCE) == found
+    assert read_json(own_run / "analysis.json", ANALYSIS) == found
     entry = found["kinds"]["difficulty"]
     assert entry["found"]["items"] == 2
-    assert entry["sentence"] in (own_run / "evidence.md").read_text(encoding="utf-8")
-    page = (own_run / "evidence.html").read_text(encoding="utf-8")
+    assert entry["sentence"] in (own_run / "analysis.md").read_text(encoding="utf-8")
+    page = (own_run / "analysis.html").read_text(encoding="utf-8")
     assert "Not measured:" in page
     assert not re.search(r'(src|href)="(?!#|data:)', page), "the page loads something"
-    assert not (own_run / ".evidence").exists()
+    assert not (own_run / ".analysis").exists()
 
-    code, out, err = cli("evidence", own_run, "--only", "difficulty", "--items", "2")
+    code, out, err = cli("analyse", own_run, "--only", "difficulty", "--items", "2")
     assert code == 0
     assert "difficulty: unchanged" in err
     assert "minutes" not in err
-    assert read_json(own_run / "evidence.json", EVIDENCE) == found
+    assert read_json(own_run / "analysis.json", ANALYSIS) == found
 
-    content = json.loads((own_run / "evidence.json").read_text())
+    content = json.loads((own_run / "analysis.json").read_text())
     content["kinds"]["difficulty"]["found"]["items"] = 99
-    (own_run / "evidence.json").write_text(json.dumps(content))
-    code, _, err = cli("evidence", own_run, "--only", "difficulty", "--items", "2")
+    (own_run / "analysis.json").write_text(json.dumps(content))
+    code, _, err = cli("analyse", own_run, "--only", "difficulty", "--items", "2")
     assert code == 0
     assert "does not match its checksum" in err
     assert "difficulty: unchanged" not in err
@@ -52,7 +52,7 @@ def test_one_kind_is_measured_written_and_then_skipped(cli, own_run):
 
 def test_wrong_use_is_one_line(cli, own_run, tmp_path):
     def refused(*arguments):
-        code, out, err = cli("evidence", *arguments)
+        code, out, err = cli("analyse", *arguments)
         assert (code, out) == (2, "")
         assert re.fullmatch(r"neuroglot: [^\n]+\n", err), err
         return err
@@ -69,13 +69,13 @@ def test_wrong_use_is_one_line(cli, own_run, tmp_path):
     recipe = (own_run / "recipe.yaml").read_text()
     (own_run / "recipe.yaml").write_text(recipe.replace("method: mnaft", "method: full"))
     assert "method=full, which chooses none" in refused(own_run)
-    assert not (own_run / "evidence.json").exists()
+    assert not (own_run / "analysis.json").exists()
 
 
 def test_a_profile_of_another_model_is_refused(cli, own_run):
     path = own_run / "profile.safetensors"
     replace(Profile.load(path), fingerprint="0123456789abcdef").save(path)
-    code, _, err = cli("evidence", own_run, "--only", "specificity")
+    code, _, err = cli("analyse", own_run, "--only", "specificity")
     assert code == 2
     assert "made for another model" in err
 
@@ -99,14 +99,14 @@ def test_agreement_of_rankings_is_kendalls_tau():
 @pytest.mark.turns
 def test_every_kind_of_a_whole_run(own_run):
     said: list[str] = []
-    found = gather(own_run, seeds=2, items=6, say=said.append)
+    found = analyse(own_run, seeds=2, items=6, say=said.append)
     assert list(found["kinds"]) == list(KINDS)
     for name, entry in found["kinds"].items():
         assert "skipped" not in entry["found"], name
         assert entry["sentence"].endswith(".")
         assert "interval" in entry["found"]
         assert "nan" not in entry["sentence"]
-    pictures = sorted(own_run.glob("evidence-*.svg"))
+    pictures = sorted(own_run.glob("analysis-*.svg"))
     assert len(pictures) >= len(KINDS) - 1  # difficulty has none where pairs explain nothing
     for picture in pictures:
         root = ET.fromstring(picture.read_text(encoding="utf-8"))
@@ -120,10 +120,10 @@ def test_every_kind_of_a_whole_run(own_run):
     assert len(ablation["doses"]["rows"]) == 5
 
     again: list[str] = []
-    assert gather(own_run, seeds=2, items=6, say=again.append) == found
+    assert analyse(own_run, seeds=2, items=6, say=again.append) == found
     assert again == [f"{name}: unchanged" for name in KINDS]
     # With other means than zero, the ablation alone is measured again.
-    other = gather(own_run, only=["ablation"], seeds=2, items=6, ablate="mean")
+    other = analyse(own_run, only=["ablation"], seeds=2, items=6, ablate="mean")
     assert other["kinds"]["noise"] == found["kinds"]["noise"]
     assert other["kinds"]["ablation"]["found"]["groups"] != ablation["groups"]
 
@@ -132,11 +132,11 @@ def test_every_kind_of_a_whole_run(own_run):
 def test_one_pair_leaves_out_what_needs_several(cli, tmp_path):
     recipe = load_recipe("quickstart", ["name=one", "data.pairs=[en-de]"], "smoke")
     execute(recipe, tmp_path, lambda label, total: lambda done: None, print)
-    found = gather(tmp_path / "one", seeds=2, items=4)
+    found = analyse(tmp_path / "one", seeds=2, items=4)
     skipped = {name for name, entry in found["kinds"].items() if "skipped" in entry["found"]}
     assert skipped == {"specificity", "difficulty"}
     assert found["kinds"]["ablation"]["found"]["doses"] is None
-    assert "Nothing to show: the run has one pair" in (tmp_path / "one" / "evidence.md").read_text(encoding="utf-8")
+    assert "Nothing to show: the run has one pair" in (tmp_path / "one" / "analysis.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

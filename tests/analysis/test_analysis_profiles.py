@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from evidence_kit import setting_of
+from analysis_kit import setting_of
 from scipy import stats
-from test_evidence_difficulty import make_records
+from test_analysis_difficulty import make_records
 
 from neuroglot.analysis import instruction, noise, specificity
 from neuroglot.analysis.profiles import Records

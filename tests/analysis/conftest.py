@@ -1,18 +1,18 @@
-"""Fixtures of this room; what they build is in `evidence_kit`."""
+"""Fixtures of this room; what they build is in `analysis_kit`."""
 
 from __future__ import annotations
 
-import evidence_kit
+import analysis_kit
 import pytest
 
 
 @pytest.fixture(scope="module")
 def setting(smoke_run):
     """The finished smoke run; nobody writes into its folder."""
-    return evidence_kit.setting_of(smoke_run)
+    return analysis_kit.setting_of(smoke_run)
 
 
 @pytest.fixture
 def own_setting(own_run):
     """A copy of it to write in."""
-    return evidence_kit.setting_of(own_run)
+    return analysis_kit.setting_of(own_run)

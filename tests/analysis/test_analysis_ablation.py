@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from evidence_kit import own_outputs, setting_of
+from analysis_kit import own_outputs, setting_of
 
 from neuroglot.analysis import ablation as costs
 from neuroglot.analysis import ablation as measuring
