@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from neuroglot.config.load import load_recipe
 from neuroglot.data.example import instruction
@@ -41,6 +42,17 @@ def test_questions_and_any_task_are_read(tmp_path):
     assert list(read_retention([str(write(tmp_path / "one.jsonl", ASKED))], items=1)["file:one"]) == [
         read_retention([str(tmp_path / "one.jsonl")])["file:one"][0]
     ]
+
+
+def test_images_outside_of_the_bound_are_refused(tmp_path):
+    inside = tmp_path / "images"
+    inside.mkdir()
+    for folder in (inside, tmp_path):
+        Image.new("RGB", (20, 20)).save(folder / "a.png")
+    rows = [{"image": str(inside / "a.png"), "instruction": "What is it?", "target": "black"}]
+    assert read_retention([str(write(tmp_path / "in.jsonl", rows))], root=inside)
+    with pytest.raises(UserError, match=r"line 1: image .* lies outside of data\.root"):
+        read_retention([str(write(tmp_path / "out.jsonl", [{**rows[0], "image": "a.png"}]))], root=inside)
 
 
 @pytest.mark.parametrize(

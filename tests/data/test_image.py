@@ -387,6 +387,17 @@ def test_a_small_file_that_unpacks_to_too_many_pixels(data, most, tmp_path):
     one_line(path, str(path), "pixels", most)
 
 
+def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded():
+    out = io.BytesIO()
+    Image.new("L", (64, 64), 128).save(out, "JPEG", progressive=True)
+    data = out.getvalue()
+    last = data.rindex(b"\xff\xda")
+    assert open_image(data).size == (64, 64)
+    many = data[:last] + data[last:-2] * 300 + data[-2:]
+    with pytest.raises(UserError, match=r"has 3\d\d scans; at most 200 of a JPEG are read; save it again"):
+        open_image(many)
+
+
 def test_a_large_scan_is_read():
     """12,000 x 9,000 pixels of one bit; of 2,000 rows here, for time."""
     assert open_image(encoded(Image.new("1", (12_000, 2_000), 1))).size == (12_000, 2_000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Classic
     made = {kind: (train(kind, given[kind], [], Noise(), SETTINGS, folder / kind), folder / kind) for kind in KINDS}
     torch.set_num_threads(threads)
     return made
+
+
+def test_features_that_are_not_finite_end_the_training_with_one_line(tmp_path: Path) -> None:
+    class Broken(Noise):
+        def vectors(self, text: str) -> torch.Tensor:
+            return super().vectors(text) * float("nan")
+
+    with pytest.raises(UserError, match="diverged at step 1 .*lower train.lr") as error:
+        train(FUSIONS[0], AMBIGUOUS, [], Broken(), SETTINGS, tmp_path / "broken")
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

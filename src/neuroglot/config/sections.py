@@ -80,8 +80,8 @@ class DataSection(Section):
     images: str = Field("", description="folder of the images, relative to the recipe; empty for the layout's own")
     root: str = Field(
         "",
-        description="folder that the images of the data must lie in, relative to the recipe, wherever `..` and "
-        "symbolic links lead; empty for no bound",
+        description="folder that the images of the data and of evaluate.retention must lie in, relative to the "
+        "recipe, wherever `..` and symbolic links lead; empty for no bound",
     )
     tasks: Tasks = Field((), description="tasks to make of records that do not say theirs; the recipe's task if empty")
     render: dict[str, str] | None = Field(

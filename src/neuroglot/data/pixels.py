@@ -238,6 +238,9 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".ti
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 """Pillow's names of the formats that are read; multi-picture JPEG files and animated PNG files are among them."""
 
+MAX_SCANS = 200
+"""A progressive JPEG has about 10."""
+
 MAX_SIDE = 65_535
 """Pixels that an image may be wide or high: what JPEG can hold, and more than a long strip of a webtoon has."""
 
@@ -349,6 +352,8 @@ def _decoded(file: IO[bytes], opener: _Opener, name: str, exif: bytes = b"") -> 
     file.seek(0)
     image = opener(file, "")
     _check_size(image, name)
+    if image.format in ("JPEG", "MPO"):
+        _check_scans(file, name)
     raw = image.tile[0].args if image.tile else None
     rawmode = raw if isinstance(raw, str) else raw[0] if isinstance(raw, tuple) and raw else ""
     image.load()
@@ -369,6 +374,16 @@ def _check_size(image: ImageFile.ImageFile, name: str) -> None:
         raise UserError(
             f"{name} has {width} x {height} pixels; at most {MAX_BYTES // cost:,} are read of this kind; scale it down"
         )
+
+
+def _check_scans(file: IO[bytes], name: str) -> None:
+    """Bound the passes over the pixels that a progressive JPEG asks for: a scan of a few bytes costs a whole pass."""
+    at = file.tell()
+    file.seek(0)
+    scans = file.read().count(b"\xff\xda")  # in compressed data 0xFF is followed by 0
+    file.seek(at)
+    if scans > MAX_SCANS:
+        raise UserError(f"{name} has {scans:,} scans; at most {MAX_SCANS} of a JPEG are read; save it again")
 
 
 def _rgb(image: Image.Image, rawmode: str, name: str) -> Image.Image:

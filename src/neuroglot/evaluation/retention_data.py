@@ -12,7 +12,7 @@ from typing import Any
 
 from neuroglot.data.example import Example
 from neuroglot.data.paths import stamp
-from neuroglot.data.readers import guess_format, read_source
+from neuroglot.data.readers import Layout, guess_format, read_source
 from neuroglot.data.readers import published as commute
 from neuroglot.errors import UserError
 from neuroglot.evaluation.significance import OWN
@@ -23,6 +23,7 @@ def read_retention(
     items: int = 0,
     fits: Callable[[Example], None] = lambda example: None,
     pairs: Sequence[str] = (),
+    root: Path | None = None,
 ) -> dict[str, Sequence[Example]]:
     """Return the examples of each source, as splits named after it, and after the task where it has several.
 
@@ -31,6 +32,7 @@ def read_retention(
         items: the first so many of each split; 0 for all.
         fits: raises a `UserError` about an example that the model cannot take.
         pairs: of a corpus, a folder, only these; a file is taken as it is.
+        root: the folder that all images must lie in; None for no bound.
 
     Raises:
         UserError: a source is missing or empty, two have one name, or a record that would be used cannot be: with its
@@ -39,7 +41,7 @@ def read_retention(
     found: dict[str, Sequence[Example]] = {}
     for path in map(Path, paths):
         by_task: dict[str, list[tuple[str, Example]]] = {}
-        for place, example in _records(path, pairs):
+        for place, example in _records(path, pairs, root):
             if isinstance(example, UserError):
                 raise UserError(f"evaluate.retention: {place}: {example}")
             tested = example.meta.get("split") in (None, "test")
@@ -87,16 +89,18 @@ def identity(paths: Sequence[str]) -> Any:
     return parts
 
 
-def _records(path: Path, pairs: Sequence[str] = ()) -> Iterator[tuple[str, Example | UserError]]:
+def _records(
+    path: Path, pairs: Sequence[str] = (), root: Path | None = None
+) -> Iterator[tuple[str, Example | UserError]]:
     """Yield the records of a source, each with its file and line; of CoMMuTE only those that are used."""
     if not path.exists():
         raise UserError(f"evaluate.retention: {path} does not exist; expected a JSONL file, or a corpus")
     if guess_format(path) == "commute":
         for folder, (pair, split) in commute.directions(path).items():
             if split == "test" and (not pairs or str(pair) in pairs):
-                for line, record in read_source(folder):
+                for line, record in read_source(folder, Layout(root=root)):
                     yield f"{folder / commute.ORDER} line {line}", record
         return
-    for number, record in read_source(path):
+    for number, record in read_source(path, Layout(root=root)):
         item = f" (item {record.item})" if isinstance(record, Example) and record.item else ""
         yield f"{path} line {number}" if path.is_file() else f"{path} record {number}{item}", record

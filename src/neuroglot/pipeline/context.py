@@ -395,7 +395,8 @@ class Context:
             self.batcher.check(example, [open_image(image).size for image in example.images])
 
         settings = self.recipe.evaluate
-        return cache(lambda pairs: read_retention(settings.retention, settings.retention_items, fits, pairs))
+        root = Path(self.recipe.data.root) if self.recipe.data.root else None
+        return cache(lambda pairs: read_retention(settings.retention, settings.retention_items, fits, pairs, root))
 
     def system(self, model: Any, name: str) -> Any:
         """Return a model as a System."""
