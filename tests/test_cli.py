@@ -121,7 +121,7 @@ def test_an_interrupted_command_says_that_it_goes_on(cli, monkeypatch):
     monkeypatch.setattr("neuroglot.pipeline.run.execute", stopped)
     code, _, err = cli("run", "quickstart")
     assert code == 130
-    assert err == "neuroglot: interrupted; the same command goes on from here\n"
+    assert err == "neuroglot: interrupted; run the same command again to resume\n"
 
 
 def test_sigterm_ends_it_as_ctrl_c_does(cli, monkeypatch, tmp_path):
@@ -136,7 +136,7 @@ def test_sigterm_ends_it_as_ctrl_c_does(cli, monkeypatch, tmp_path):
     monkeypatch.setattr("neuroglot.pipeline.run.execute", stopped)
     code, _, err = cli("run", "quickstart")
     assert code == 143
-    assert err == "neuroglot: terminated; the same command goes on from here\n"
+    assert err == "neuroglot: terminated; run the same command again to resume\n"
     assert (tmp_path / "tidied").exists()
     assert signal.getsignal(signal.SIGTERM) == before
 

@@ -127,7 +127,7 @@ def check_words(runs: Path, way: str) -> None:
     last = (said(runs).splitlines() or [""])[-1]
     word = {"SIGTERM": "terminated", "SIGINT": "interrupted"}.get(way)
     if word:
-        assert last == f"neuroglot: {word}; the same command goes on from here"
+        assert last == f"neuroglot: {word}; run the same command again to resume"
     if way == "disk full":
         assert last.startswith("neuroglot: ")
         assert last.endswith("; make room, then run it again")

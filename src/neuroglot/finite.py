@@ -1,4 +1,4 @@
-"""Numbers that are none: found by one fused reduction, and named by the tensor or module where they arise.
+"""Values that are not finite: found by one fused reduction, and named by the tensor or module where they arise.
 
 A tensor is *usable* if its Euclidean norm, taken in float32 (float64 of float64), is a finite number. That holds for
 no tensor with a NaN or an infinity, nor for one with a value such as 1e38 whose square overflows: a single product
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class DivergedError(UserError):
-    """Training, or a model that it made, has come to numbers that are none; a lower learning rate may mend it."""
+    """Training, or a model that it made, has values that are not finite; a lower learning rate may help."""
 
 
 def usable(tensors: Iterable[Tensor]) -> bool:
@@ -52,7 +52,7 @@ def unusable_values(tensor: Tensor) -> str:
 
 
 def origin(model: nn.Module, inputs: Mapping[str, Any], run: Callable[[], Any]) -> str:
-    """Return where numbers that are none arise, in words: in an input, or in the first module that puts one out.
+    """Return in words where values that are not finite arise: in an input, or in the first module that puts one out.
 
     Args:
         model: whose modules are watched.

@@ -44,7 +44,7 @@ def print_line(text: object = "") -> None:
 
 def print_json(value: Any, indent: int | None = 1) -> None:
     """Print a value as JSON; control characters are JSON escapes, so that reading it gives the same texts."""
-    plain = json.loads(json.dumps(value), parse_constant=lambda name: None)  # JSON has no number that is none
+    plain = json.loads(json.dumps(value), parse_constant=lambda name: None)  # JSON has no NaN and no infinity
     print(visible_json(json.dumps(plain, indent=indent, ensure_ascii=False)))
 
 

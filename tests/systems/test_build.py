@@ -357,7 +357,7 @@ def test_an_evaluation_that_an_endpoint_ends_goes_on_with_what_was_said(own_run,
         given = {**recipe.model_dump(mode="json"), "systems": tree}
         given["evaluate"] |= {"cascade": False}
         asked = check(given, "test")
-        with pytest.raises(UserError, match="what was answered is kept"):
+        with pytest.raises(UserError, match="what was answered is cached"):
             execute(asked, own_run.parent, silent, said.append, only="evaluate")
         assert before == {path: path.read_bytes() for path in before}, "what was made before is as it was"
         partial = own_run / ".evaluate" / "said.jsonl"

@@ -248,7 +248,7 @@ def test_half_a_surrogate_pair_is_no_reason_to_lose_an_answer(stub, endpoint, tm
 
 
 def test_no_connection_is_a_fault_too_and_the_run_says_what_is_kept(endpoint):
-    with pytest.raises(UserError, match=r"gave no answer in 4 attempts; the last: .*what was answered is kept"):
+    with pytest.raises(UserError, match=r"gave no answer in 4 attempts; the last: .*what was answered is cached"):
         endpoint(url="http://127.0.0.1:9/v1").translate([text("a")])
 
 

@@ -37,7 +37,7 @@ class Settings:
         weight_decay: of AdamW.
         label_smoothing: of the training loss; the dev loss and likelihoods have none.
         max_grad_norm: clips the gradient.
-        eval_steps: steps from one look at dev, and one checkpoint, to the next.
+        eval_steps: steps between two validation runs, and between two checkpoints.
         patience: looks without a better dev loss after which training ends.
         seed: of initial weights, dropout and the order of the examples.
     """

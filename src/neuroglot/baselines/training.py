@@ -231,7 +231,7 @@ def _number(value: float) -> float | None:
 
 
 def _mark(kind: str, train: Sequence[Example], dev: Sequence[Example], features: Features, settings: Settings) -> str:
-    """Return a hash of all that a training depends on: a checkpoint of another one is not gone on from."""
+    """Return a hash of all that a training depends on: a checkpoint with another hash is not resumed from."""
     digest = hashlib.sha256(repr((kind, asdict(settings), features.describe(), len(train))).encode())
     for example in (*train, *dev):
         digest.update(repr((example.images, example.source, example.target, str(example.pair))).encode())

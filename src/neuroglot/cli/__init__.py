@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = _unexpected(error, sys.argv[1:] if arguments is None else arguments)
     if code in (INTERRUPTED, TERMINATED):
         what = "interrupted" if code == INTERRUPTED else "terminated"
-        print(f"neuroglot: {what}; the same command goes on from here", file=sys.stderr)
+        print(f"neuroglot: {what}; run the same command again to resume", file=sys.stderr)
     sys.exit(code or 0)
 
 

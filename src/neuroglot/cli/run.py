@@ -61,7 +61,7 @@ for _name, _does in {
     "probe": "Tune briefly, to see which layers it moves",
     "select": "Choose the neurons",
     "align": "Let low-rank neurons start along the gradient",
-    "train": "Train them, or a competitor",
+    "train": "Train them, or a baseline method",
     "evaluate": "Score the base, the cascade and the trained model",
     "report": "Make the page",
 }.items():

@@ -29,7 +29,7 @@ SAID = "said.txt"
 
 
 def cell_stages(system: str, examined: bool) -> Callable[[Recipe], list[Stage]]:
-    """Return the table of stages for the cells of a method or yardstick."""
+    """Return the table of stages for the cells of a method or a baseline."""
 
     def table(recipe: Recipe) -> list[Stage]:
         whole = {stage.name: stage for stage in stages(recipe)}

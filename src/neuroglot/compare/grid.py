@@ -70,7 +70,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Cell:
-    """One training of a contender, or a yardstick."""
+    """One training of a contender, or a baseline."""
 
     contender: Contender
     rate: float | None = None
@@ -89,7 +89,7 @@ def contenders(methods: Sequence[str], budgets: Sequence[float], systems: Iterab
     """Return the contenders, what is not trained first.
 
     Args:
-        methods: names of methods, of yardsticks, and of systems.
+        methods: names of methods, of baselines, and of systems.
         budgets: shares of trainable neurons.
         systems: the names that the recipe has systems for.
 

@@ -164,7 +164,7 @@ def interval(draws: Array) -> dict[str, float | None]:
 
 
 def _cost(folders: Sequence[Path]) -> dict[str, float] | None:
-    """Return means over seeds of what training took; None of a yardstick."""
+    """Return means over seeds of what training took; None for a baseline."""
     if not (folders[0] / "training.json").exists():
         return None
     facts = [read_json(folder / "training.json", TRAINING) for folder in folders]

@@ -66,8 +66,8 @@ class Outcome:
     """The sweep of one contender.
 
     Attributes:
-        tried: learning rate -> losses on dev by split, in order of the rates; empty of a yardstick.
-        chosen: the rate of the cells that were scored on test; None of a yardstick, and where every rate diverged.
+        tried: learning rate -> losses on dev by split, in order of the rates; empty for a baseline.
+        chosen: the rate of the cells that were scored on test; None for a baseline, and where every rate diverged.
     """
 
     contender: Contender

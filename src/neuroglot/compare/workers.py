@@ -34,7 +34,7 @@ class Task:
     Attributes:
         priority: what comes first.
         recipe: the cell's.
-        system: method or yardstick.
+        system: method or baseline.
         examined: whether it is scored on the test split.
     """
 
@@ -104,7 +104,7 @@ def _check(task: Task, code: int, message: Any) -> str | None:
     said = message.recv() if message.poll() else None
     if said is None:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        raise UserError(f"cell {task.recipe.name} {how}; the same command goes on from here")
+        raise UserError(f"cell {task.recipe.name} {how}; run the same command again to resume")
     kind, text = said
     if kind == "memory":
         return str(text)

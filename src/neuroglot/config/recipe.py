@@ -43,7 +43,7 @@ class Recipe(Section):
     name: str = Field("run", description="of the run, and of its folder under `runs/`")
     method: str = Field(
         "mnaft",
-        description="what is trained: neurons that `mnaft`, `neumt` or a control chooses, or a competitor (`lora`)",
+        description="what is trained: neurons chosen by `mnaft`, `neumt` or a control, or a baseline method (`lora`)",
     )
     task: Literal["image_translation", "multimodal_translation"] = Field(
         "image_translation", description="what the model learns"
@@ -162,7 +162,7 @@ class Recipe(Section):
 
     @property
     def uses_neurons(self) -> bool:
-        """Whether the method trains chosen neurons (otherwise it is a competitor)."""
+        """Whether the method trains chosen neurons (otherwise it is a baseline method)."""
         return self.method in NEURON_METHODS
 
     @property

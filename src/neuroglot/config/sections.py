@@ -394,7 +394,7 @@ class ClassicSection(Section):
     steps: int = Field(3000, ge=1, description="at most; training ends earlier where dev gets no better")
     batch_size: int = Field(64, ge=1, description="examples a step")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps")
-    eval_steps: int = Field(200, ge=1, description="steps from one look at dev to the next")
+    eval_steps: int = Field(200, ge=1, description="steps between two validation runs")
     patience: int = Field(5, ge=1, description="looks without a better loss after which training ends")
     width: int = Field(128, ge=8, description="of the encoder and decoder")
     layers: int = Field(3, ge=1, description="of the encoder, and as many of the decoder")

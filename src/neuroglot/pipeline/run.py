@@ -137,7 +137,7 @@ def execute(
 
     Raises:
         UserError: whatever the user can mend. What a stage made before is then as it was, what it can go on from is
-            kept, and a folder in which nothing was ever finished or can be gone on from is not left behind.
+            kept, and a folder with no finished stage and nothing to resume from is removed.
     """
     every = (table or stages)(recipe)
     chosen = every if only is None else [stage for stage in every if stage.name == only]

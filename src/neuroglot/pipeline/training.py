@@ -1,4 +1,4 @@
-"""The stage train: chosen neurons, or a competitor, with the proof that nothing else changed."""
+"""The stage train: chosen neurons, or a baseline method, with the proof that nothing else changed."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def train(context: Context) -> None:
 
 
 def _method_options(recipe: Recipe, layers: Sequence[Layer]) -> dict[str, Any]:
-    """Return what the recipe says of a competitor, as `neuroglot.training.prepare` takes it."""
+    """Return what the recipe says of a baseline method, as `neuroglot.training.prepare` takes it."""
     settings = recipe.train
     if recipe.method in FACTORS:
         names = [layer.name for layer in layers if not layer.axis]  # LoRA knows no bare matrix

@@ -319,7 +319,7 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float], looks: Sequence[tu
     Args:
         steps: logged steps.
         losses: at these.
-        looks: (step, chrF++, exact match) of each look at dev items.
+        looks: (step, chrF++, exact match) of each validation run on dev items.
     """
     window = max(1, len(losses) // 25) | 1
     padded = np.pad(np.asarray(losses, float), window // 2, mode="edge")

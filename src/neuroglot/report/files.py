@@ -36,7 +36,7 @@ TRANSLATION = ("image_translation", "multimodal_translation", "text_translation"
 JUDGED = ("bleu", "chrf", "exact")
 """Figures that a run may be judged by, the first that means something: BLEU of short texts does not."""
 
-BEFORE, YARDSTICK = "base", "cascade"
+BEFORE, CASCADE = "base", "cascade"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class RunFiles:
     def method(self) -> str | None:
         """The system that was trained: named by training.json, else the last that is neither base nor cascade."""
         named = (self.training or {}).get("method")
-        others = [name for name in self.systems if name not in (BEFORE, YARDSTICK) and "(" not in name]
+        others = [name for name in self.systems if name not in (BEFORE, CASCADE) and "(" not in name]
         return named if named in self.systems else others[-1] if others else None
 
     @property
@@ -75,7 +75,7 @@ class RunFiles:
     @property
     def order(self) -> list[str]:
         """Systems as they are shown side by side: base, cascade, anything else, the method last; no controls."""
-        first = [name for name in (BEFORE, YARDSTICK) if name in self.systems]
+        first = [name for name in (BEFORE, CASCADE) if name in self.systems]
         rest = [name for name in self.systems if name not in (*first, self.method, *self.controls)]
         return [*first, *rest, *([self.method] if self.method else [])]
 
@@ -120,14 +120,14 @@ class RunFiles:
         if self.method is None or not all(split in self.systems.get(name, {}) for name in (BEFORE, self.method)):
             return None
         before, after = (self.systems[name][split]["average"] for name in (BEFORE, self.method))
-        yardstick = self.systems.get(YARDSTICK, {}).get(split, {}).get("average")
+        cascade = self.systems.get(CASCADE, {}).get(split, {}).get("average")
         return {
             "split": split,
             "figure": self.figure,
             "method": self.method,
             "before": before,
             "after": after,
-            "cascade": yardstick,
+            "cascade": cascade,
         }
 
     @cached_property

@@ -14,7 +14,7 @@ from neuroglot.evaluation.metrics import is_exact
 from neuroglot.file_format import write_text
 from neuroglot.report import figures, tables
 from neuroglot.report.figures import Draw, both
-from neuroglot.report.files import BEFORE, YARDSTICK, RunFiles, made_by, read_run
+from neuroglot.report.files import BEFORE, CASCADE, RunFiles, made_by, read_run
 from neuroglot.report.importance import ImportanceView, group_counts, importance_view
 
 GALLERY_BYTES = 1_300_000
@@ -87,7 +87,7 @@ def _figure(name: str, alt: str, draw: Draw) -> dict[str, Any]:
 
 def _colours(run: RunFiles) -> dict[str, str]:
     """Base, cascade and method have a colour of their own in every run; others take what is left."""
-    fixed = {BEFORE: "system-0", YARDSTICK: "system-1", run.method: "system-5"}
+    fixed = {BEFORE: "system-0", CASCADE: "system-1", run.method: "system-5"}
     others = [name for name in run.order if name not in fixed]
     return {name: fixed.get(name) or f"system-{2 + others.index(name) % 3}" for name in run.order}
 

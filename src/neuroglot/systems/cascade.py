@@ -125,7 +125,7 @@ def _has_tokens(text: str, tokenizer: Any) -> bool:
     return unknown is None or unknown not in tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-# The yardstick: read the image first, translate what was read second.
+# The cascade: read the image first, translate what was read second.
 #
 # Notable: an image is read once, however many languages it is then translated into. What was read may be anything: the
 # translator is shown what it can take of it, and where that is nothing the answer is empty.
@@ -208,7 +208,7 @@ class Cascade:
         """Refuse a direction that the reader or the translator does not know.
 
         Raises:
-            UserError: so.
+            UserError: one of them does not know the direction.
         """
         check(self.reader, Pair(pair.source, pair.source))
         check(self.translator, pair)

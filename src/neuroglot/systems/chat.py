@@ -64,7 +64,7 @@ class RateLimit:
         return self.clock() < self._paused
 
 
-# What asking came to: requests, tokens, money, and answers that are none.
+# Usage: requests, tokens, cost, and invalid responses.
 
 REFUSAL = re.compile(
     r"^\W*(i['’]?m sorry|i am sorry|sorry,|i can(['’]t|not)|i['’]?m (unable|not able)|i am (unable|not able)|"
@@ -181,7 +181,7 @@ class Usage:
 
 # One chat completion over HTTP: sent, sent again where that can help, and given up with one clear line.
 #
-# Notable: the server's faults (5xx, 429, no connection, no answer in time, a reply that is none) are waited for,
+# Notable: the server's faults (5xx, 429, no connection, no answer in time, an invalid response) are waited for,
 # longer each time and by chance, or as long as its Retry-After says; the user's (a wrong key, no such model) end the
 # run at once. The key is in one header and in no message. httpx2's own time limits are of each read, so a server that
 # trickles evades them: an attempt runs in an event loop that cancels it, wherever it is, when its time is over.
@@ -315,7 +315,7 @@ class Client:
         except _AgainError as error:
             raise UserError(
                 f"endpoint {self.url} gave no answer in {self.patience.attempts} attempts; the last: {error}; what "
-                "was answered is kept, so the same command goes on from here"
+                "was answered is cached: run the same command again to resume"
             ) from None
         return reply
 
@@ -410,7 +410,7 @@ class Client:
 
 
 def parsed(content: bytes) -> Any:
-    """Return the value of a JSON text, numbers that are none as null; None if it is no JSON, or nested too deeply."""
+    """Return the value of a JSON text, NaN and infinity as null; None if it is no JSON, or nested too deeply."""
 
     def finite(text: str) -> float | None:
         return float(text) if math.isfinite(float(text)) else None

@@ -185,7 +185,7 @@ class Endpoint:
         """Nothing is known before it is asked."""
 
     def translate(self, examples: Sequence[Example]) -> list[str]:
-        """Ask for each example; an answer that is none is the empty text, and is counted.
+        """Ask for each example; an invalid response is the empty text, and is counted.
 
         Raises:
             UserError: the endpoint refuses the request as such, or would not answer; or no reply at all had an answer

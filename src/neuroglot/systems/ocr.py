@@ -253,7 +253,7 @@ class RapidReader(Reader):
         """Refuse a source language in another script than the model's.
 
         Raises:
-            UserError: so.
+            UserError: the model cannot read the script.
         """
         if script_of(pair.source) not in SCRIPTS or pair.source.partition("_")[0] in WITHOUT:
             raise UserError(
@@ -320,7 +320,7 @@ class TesseractReader(Reader):
         """Refuse a source language whose data are not installed.
 
         Raises:
-            UserError: so.
+            UserError: they are not installed.
         """
         self._data(pair.source)
 

@@ -115,10 +115,10 @@ class Look(TrainerCallback):
 
 
 class Seal(TrainerCallback):
-    """Puts a manifest into each checkpoint once it is whole: what is not sealed is not gone on from.
+    """Puts a manifest into each checkpoint once it is whole: a checkpoint without one is not resumed from.
 
     Args:
-        before: seconds that the training took up to the checkpoint that it goes on from.
+        before: seconds that the training took up to the checkpoint that it resumes from.
     """
 
     def __init__(self, before: float) -> None:

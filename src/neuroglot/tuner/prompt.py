@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from neuroglot.errors import UserError
 from neuroglot.tuner.config import OwnType, StrictConfig, StrictTuner, with_card
 
-# What the competitors' tuners share: modules by their exact full names, each wrapped in one kind of layer.
+# What the tuners of prompts and vectors share: modules by their exact full names, each wrapped in one kind of layer.
 
 
 class ByName(StrictTuner):

@@ -261,13 +261,13 @@ def train_stage(stage: Stage, out: Path, start_from: list[Path], threads: int, l
         head.load_state_dict(saved["head"])
         optimizer.load_state_dict(saved["optimizer"])
         step = saved["step"]
-        log(f"{stage.name}: goes on from step {step}")
+        log(f"{stage.name}: resumes at step {step}")
     batches = iter(DataLoader(_Stream(stage, step), batch_size=None, num_workers=1, prefetch_factor=4))
     # Matrix units for bfloat16 (AMX, tensor cores) make this several times faster; elsewhere float32 is as good.
     half = device == "cuda" or torch.cpu._is_amx_tile_supported()
     totals: dict[str, float] = {}
     began, cpu = time.time(), time.process_time()
-    for step in range(step, stage.steps):  # noqa: B020  (goes on from the checkpoint's step)
+    for step in range(step, stage.steps):  # noqa: B020  (resumes at the checkpoint's step)
         batch = tuple({k: v.to(device) for k, v in part.items()} for part in next(batches))
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(stage, step)

@@ -123,7 +123,7 @@ class Checkpoint:
     Attributes:
         path: the file.
         batches: how many batches lie between one writing and the next.
-        key: what the pass is of, such as a hash of its examples; a file with another key is not gone on from.
+        key: what the pass is of, such as a hash of its examples; a file with another key is not resumed from.
     """
 
     path: Path

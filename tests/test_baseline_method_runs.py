@@ -1,4 +1,4 @@
-"""What a competitor leaves behind serves: a run of it is translated with, merged, exported, or refused in one line."""
+"""A run of a baseline method serves as any other: it is translated with, merged, exported, or refused in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The competitors: exactly the right parameters receive gradients and move, and nothing else by a bit."""
+"""The baseline methods: exactly the right parameters receive gradients and move, and nothing else by a bit."""
 
 from __future__ import annotations
 
