@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
-# Printing text, table cells and JSON so that nothing that comes from data acts on the terminal.
+# ---- Safe text, tables and JSON -------------------------------------------------------------------------------------
 
 
 def plain(value: object) -> Text:
@@ -56,7 +56,7 @@ class OneLine(logging.Formatter):
         return visible(super().format(record))
 
 
-# Short texts of values that hold tensors and long lists: what they are and how large, never all of them.
+# ---- Short texts of large values ------------------------------------------------------------------------------------
 
 FEW, LONG = 3, 60
 """Entries of a collection that are shown, and characters of a text."""

@@ -22,8 +22,7 @@ from neuroglot.file_format import SELECTION, load_tensors, save_tensors, write_t
 from neuroglot.pair import Pair
 from neuroglot.printing import short
 
-# A selection as text: for other trainers, to look at, and to write by hand. YAML, or JSON by the file's suffix.
-#
+# ---- Selection as text ----------------------------------------------------------------------------------------------
 #     format: neuroglot-rows-1
 #     pairs: [en-de, en-fr]
 #     axes: {model.language_model.layers.0.mlp.down_proj: 1}
@@ -174,7 +173,7 @@ def _of(kind: type, content: dict[str, Any], key: str) -> Any:
     return value
 
 
-# Selection: which rows of which layers the data of which pairs may train. Neurons make it, the tuner takes it.
+# ---- Selection ------------------------------------------------------------------------------------------------------
 
 Group = frozenset[str]
 """The pairs (text form) whose data may train a neuron; language-agnostic neurons belong to all pairs."""

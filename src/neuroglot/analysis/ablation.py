@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from neuroglot.data.example import Example
 
 
-# Silencing units of a model for the time of a block.
-#
+# ---- Silencing units ------------------------------------------------------------------------------------------------
 # A unit is a row of a layer (its output is set to zero, or to its mean over data), a column (its input is), or a unit
 # of a feed-forward block (what goes into the writing matrix is). Hooks do it, so that quantised weights can stay as
 # they are; a bare matrix, which no module yields, has its weights zeroed for the time.
@@ -170,8 +169,7 @@ def mean_units(model: nn.Module, places: Mapping[Place, str], batches: Iterable[
     return {place: total / samples for place, total in sums.items()}
 
 
-# What silencing costs: nats of held-out targets, measured again and again on inputs that are made once.
-#
+# ---- The cost of silencing: loss on held-out targets ----------------------------------------------------------------
 # Legend: I items, K pairs.
 
 
@@ -225,7 +223,7 @@ class _Remembering:
         return dict(self._made[key])
 
 
-# What silencing groups costs every pair, beside random groups of their size: a matrix, and its statistics.
+# ---- The ablation matrix: groups by pairs, beside random groups of the same size ------------------------------------
 
 DRAWS = 5
 """Random groups at least."""
@@ -341,7 +339,7 @@ def _statistics(losses: Losses, a: Array, r: Array, masks: Array) -> Found:
     return found
 
 
-# In the trained model: what is lost when what one group learned is taken out again.
+# ---- Ablation in the trained model: what one group learned is removed -----------------------------------------------
 
 
 def measure_trained(setting: Setting, groups: Groups) -> Found:
@@ -427,8 +425,7 @@ def _weights(model: nn.Module, name: str, axis: int) -> tuple[Tensor, Tensor | N
     return module.weight.data, None if bias is None else bias.data
 
 
-# Causal ablation: does silencing the neurons of a pair hurt that pair more than the others, and more than chance?
-#
+# ---- Measuring ------------------------------------------------------------------------------------------------------
 # Three questions, on items that were neither profiled nor trained on: the selection's groups silenced in the base
 # model; in the trained model, what a group learned taken out; and, ranked by how specific they are to a pair, growing
 # shares of all neurons silenced. Beside each stand random groups of the same size in each layer.
@@ -569,7 +566,7 @@ def doses(losses: Losses, base: Array, setting: Setting, silence: Silence) -> Fo
     return {"pairs": [pair for pair in pairs if pair in losses.pairs], "rows": rows}
 
 
-# What the ablation's numbers say: the sentence, the tables and the figures.
+# ---- Sentence, tables and figures -----------------------------------------------------------------------------------
 
 
 def verdict(value: Mapping[str, float]) -> str:

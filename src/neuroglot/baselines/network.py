@@ -13,8 +13,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from neuroglot.baselines.settings import END, PAD, START, Settings
 
-# How an image gets into a translation model: nowhere, through a gate, beside the text, or as a visual prompt.
-#
+# ---- Fusions: how an image gets into a translation model ------------------------------------------------------------
 # B batch, L text tokens, S image tokens, D their width, d the model's width. A fusion changes what comes out of the
 # encoder. Without an image the text's states stay as they are.
 
@@ -166,6 +165,7 @@ def fusion_of(kind: str, settings: Settings, image_width: int) -> Fusion:
     return FUSIONS[kind](settings, image_width) if kind in FUSIONS else Fusion()
 
 
+# ---- The network ----------------------------------------------------------------------------------------------------
 # The model behind every kind: transformers' M2M-100 architecture, small and from scratch, with a fusion around its
 # encoder. M2M-100 (Fan et al., 2021) is what LLaVA-NeuMT's tables call the text Transformer.
 #

@@ -11,7 +11,7 @@ from neuroglot.data.example import Example
 from neuroglot.errors import UserError, nearest
 from neuroglot.file_format import Format
 
-# What a classic system is made of and how it is trained.
+# ---- Settings -------------------------------------------------------------------------------------------------------
 
 KINDS = ("text-transformer", "gated-fusion", "gated-fusion-wu", "concatenation", "lvp-m3")
 """The systems of LLaVA-NeuMT's Tables 1 and 2 that are trained from scratch, and the gate of Wu et al. (2021)."""
@@ -90,8 +90,7 @@ def known_kind(kind: str) -> str:
     return kind
 
 
-# Text to tokens: one byte-level BPE for source and targets, and one token a target language in front of the source.
-#
+# ---- The tokenizer: one byte-level BPE for source and targets -------------------------------------------------------
 # The language token is that of Johnson et al. (2017), which LVP-M3 and M2M-100 use too. Bytes are pieces themselves,
 # so that no text is unknown.
 

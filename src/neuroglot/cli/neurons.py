@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-# The verb that looks at a model: its parts, layers and neurons, from its configuration alone.
+# ---- inspect --------------------------------------------------------------------------------------------------------
 
 _HELP = "Where the {} part is, if the table does not know: a module prefix; may be given again."
 
@@ -88,7 +88,7 @@ def _many(count: int) -> str:
     return str(count)
 
 
-# Verbs over files of neurons: selections compared, profiles joined.
+# ---- diff and merge-profiles ----------------------------------------------------------------------------------------
 
 
 @app.command()

@@ -12,7 +12,7 @@ from neuroglot.cli.app import Force, Json, Trust, app, bars, show_facts, show_ru
 from neuroglot.errors import visible
 from neuroglot.printing import print_json, print_line
 
-# Verbs that look at things: runs, and images to translate.
+# ---- show and translate ---------------------------------------------------------------------------------------------
 
 
 @app.command()
@@ -59,7 +59,7 @@ def translate(
             print(f"{visible(line['image'])}\t{visible(line['translation'])}")
 
 
-# How much to believe of a choice of neurons, and what any system said.
+# ---- analyse and score ----------------------------------------------------------------------------------------------
 
 
 @app.command()

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# Quality against retention: above, each contender's learning rates as a line on dev; below, the chosen one on test.
-#
+# ---- Comparison -----------------------------------------------------------------------------------------------------
 # One column a budget, so that a column compares equals; what has no budget is in every column.
 
 COLOURS = ("#1b6ca8", "#5a5a5a", "#2a8f5b", "#8e5ea2", "#c28f0e", "#17a2a2", "#c8553d", "#d1478c")
@@ -79,7 +78,7 @@ def _tested(axes: Any, entries: Sequence[Mapping[str, Any]], colours: Any) -> No
                       fontsize=8, color=colour)  # fmt: skip
 
 
-# Quality above and retention below, over what is varied, with 95 % intervals; what stands beside is a line across.
+# ---- Ablation -------------------------------------------------------------------------------------------------------
 
 PANELS = (
     ("bleu", "BLEU"),

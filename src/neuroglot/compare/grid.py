@@ -29,8 +29,7 @@ from neuroglot.config import (
 from neuroglot.config.sections import SweepSection, frozen, slug
 from neuroglot.errors import UserError, nearest
 
-# The grid: its cells, their recipes and names, and which learning rate is tried next.
-#
+# ---- The grid: its cells, and which learning rate is tried next -----------------------------------------------------
 # A *contender* is a method at a budget. Each is trained at several learning rates with the first seed, a rate is
 # chosen by the loss on the dev split, and with that rate it is trained with every seed. A *cell* is one such training;
 # `base`, `cascade` and the systems that the recipe names, which are not trained, are one cell each.
@@ -259,7 +258,7 @@ def best_of(tried: Mapping[int, float]) -> int:
     return min(tried, key=lambda step: (tried[step] if not math.isnan(tried[step]) else math.inf, step))
 
 
-# How long the cells of a grid that are left will take: as long as those that were measured.
+# ---- The estimate of the time left ----------------------------------------------------------------------------------
 
 
 def finished(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-# A comparison as tables: for the terminal and for Markdown, from the same cells of text.
+# ---- Comparison -----------------------------------------------------------------------------------------------------
 
 LABELS = {
     "bleu": "BLEU", "bleu_moses": "BLEU, Moses", "chrf": "chrF++", "ter": "TER", "exact": "exact",
@@ -196,7 +196,7 @@ def show(comparison: Mapping[str, Any], console: Console) -> None:
         console.print(plain(line))
 
 
-# An ablation as tables: a row per variant, in the order of what is varied.
+# ---- Ablation -------------------------------------------------------------------------------------------------------
 
 ABLATION_LEGEND = (
     "Mean [95 % interval] over {seeds} seeds and the source items, both resampled. ▲ better, ▼ worse than "

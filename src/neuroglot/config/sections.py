@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from neuroglot.data.readers import Layout
 
 
-# What every section of a recipe is: typed, complete, frozen, and refused if anything in it is not known.
+# ---- What all sections share ----------------------------------------------------------------------------------------
 
 PartName = Literal["vision", "connector", "language"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -44,7 +44,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
-# What is translated, and by which model.
+# ---- data and model -------------------------------------------------------------------------------------------------
 
 
 class ModelSection(Section):
@@ -145,7 +145,7 @@ class DataSection(Section):
         return tuple(known)
 
 
-# Which neurons: what importance is measured on, and how they are chosen by it.
+# ---- profile, probe and select --------------------------------------------------------------------------------------
 
 SCORES = ("taylor_token", "taylor_sample", "gradient", "activation", "activation_probability", "row_gradient")
 
@@ -280,7 +280,7 @@ class SelectSection(Section):
         return self
 
 
-# How it is trained.
+# ---- train ----------------------------------------------------------------------------------------------------------
 
 
 class TrainSection(Section):
@@ -334,7 +334,7 @@ class TrainSection(Section):
     seed: Seed = Field(0, description="of the order of batches, and of dropout")
 
 
-# How it is scored, and what the page shows.
+# ---- evaluate and report --------------------------------------------------------------------------------------------
 
 
 class EvaluateSection(Section):
@@ -385,7 +385,7 @@ class ReportSection(Section):
     gallery: int = Field(12, ge=0, description="test images shown with reference, before and after")
 
 
-# The systems that a comparison trains from scratch beside the model's methods.
+# ---- classic baselines ----------------------------------------------------------------------------------------------
 
 
 class ClassicSection(Section):
@@ -409,7 +409,7 @@ class ClassicSection(Section):
     image_tokens: int = Field(49, ge=1, description="most vectors an image; more are averaged over neighbours")
 
 
-# What an ablation varies: one setting over its values, or a few named variants, all else being equal.
+# ---- sweep ----------------------------------------------------------------------------------------------------------
 
 Scalar = float | int | bool | str | None
 

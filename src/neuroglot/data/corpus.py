@@ -30,7 +30,7 @@ from neuroglot.synthetic.fonts import MONOSPACED, font_file
 from neuroglot.synthetic.scenes import scene_examples
 from neuroglot.synthetic.signs import Sign, signs
 
-# What a run's examples are divided into.
+# ---- The parts of a corpus ------------------------------------------------------------------------------------------
 
 RETAINED = ("ocr", "text_translation", "describe")
 
@@ -156,8 +156,7 @@ def _taken(examples: Sequence[Example], rows: NDArray[np.intp]) -> Sequence[Exam
     return [examples[row] for row in rows]
 
 
-# Which of a user's examples train, choose settings and test, where their records do not say.
-#
+# ---- The split, where records do not name one -----------------------------------------------------------------------
 # What shares an item, an image or a source text stays together, however many examples hang together in that way:
 # otherwise the test would hold what was trained. All of it is decided on a store's index.
 
@@ -281,8 +280,7 @@ def _marks(
     return mark
 
 
-# Replay: examples of other tasks to train on beside the run's own, against forgetting. Nothing tested is among them.
-#
+# ---- Replay: examples of other tasks, against forgetting ------------------------------------------------------------
 # A replayed example trains what a pair of the run trains: its own pair where that is one of the run's; transcribing
 # and describing, which no pair of the run is, the pairs of the same source language in turn.
 
@@ -452,7 +450,7 @@ def _routes(own: Sequence[str], pairs: Sequence[str]) -> list[str]:
     return routes
 
 
-# The embedded corpora: signs and scenes, and what tuning on them should not cost.
+# ---- The embedded corpora -------------------------------------------------------------------------------------------
 
 EMBEDDED = {"signs": "image_translation", "scenes": "multimodal_translation"}
 """Embedded corpus -> its task."""
@@ -529,7 +527,7 @@ def sign_retention(
     return kept
 
 
-# A user's own data: which examples train, which test, and what else they hold, chosen on a store's index alone.
+# ---- The user's own files -------------------------------------------------------------------------------------------
 
 _log = logging.getLogger(__name__)
 
@@ -636,7 +634,7 @@ def _can_write(sample: Sequence[Sign], pair: Pair) -> bool:
     return True
 
 
-# What a training draws from: the run's own examples and those replayed, as one sequence.
+# ---- The training set: the run's own examples and replayed ones -----------------------------------------------------
 
 
 class TrainingSet(Sequence[Example]):

@@ -13,7 +13,7 @@ from typing import Any
 from neuroglot.errors import UserError, nearest
 from neuroglot.pair import INSTRUCT, Condition, Pair, language_name
 
-# The one record that every reader yields and everything else takes.
+# ---- Example --------------------------------------------------------------------------------------------------------
 
 
 def blank(text: str) -> bool:
@@ -94,7 +94,7 @@ class Example:
         return Condition(self.task, self.pair)
 
 
-# Instructions: how a task is put to a model, in several paraphrases (the first is used for training and scoring).
+# ---- Instructions ---------------------------------------------------------------------------------------------------
 
 _TEXT = (
     "Translate the text to {target}.",

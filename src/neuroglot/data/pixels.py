@@ -17,7 +17,7 @@ from PIL import Image, ImageFile
 from neuroglot.data.paths import located, shortened
 from neuroglot.errors import UserError
 
-# How large an image may be: scaled down, its aspect kept, until its pixels and the tokens made of it fit.
+# ---- Size limits ----------------------------------------------------------------------------------------------------
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -120,7 +120,7 @@ def _times(size: Size, scale: float, most: int = 0) -> Size:
     return width, height
 
 
-# What files of images hold beside their pixels: how the camera was held, and the pixels without all of it.
+# ---- Metadata -------------------------------------------------------------------------------------------------------
 
 ORIENTATION = 0x0112
 _UNSIGNED = {1: "B", 3: "H", 4: "L"}
@@ -228,8 +228,7 @@ def _tiff_alone(data: bytes) -> bytes:
     return bytes(alone)
 
 
-# Reading an image file as the RGB pixels that a person would see.
-#
+# ---- Decoding -------------------------------------------------------------------------------------------------------
 # Only `FORMATS` are read: other readers of Pillow's start programs (PostScript) or are hardly ever needed. Sides and
 # memory are bounded by what the header says, before anything is decoded. Metadata can turn an image; damaged metadata
 # never stops it from being read.

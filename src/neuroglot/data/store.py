@@ -26,7 +26,7 @@ from neuroglot.data.paths import plain
 from neuroglot.errors import UserError
 from neuroglot.file_format import Format, with_checksum
 
-# What tells items, images and texts apart: 64 bits of each.
+# ---- Keys: 64 bits for an item, an image or a text ------------------------------------------------------------------
 
 
 def hashed(raw: bytes) -> int:
@@ -72,7 +72,7 @@ def normalised(text: str) -> str:
     return words or text.strip()
 
 
-# A record as bytes and back.
+# ---- Encoding a record ----------------------------------------------------------------------------------------------
 
 _write = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -117,7 +117,7 @@ def decoded(raw: bytes) -> Example | UserError:
     return Example(tuple(images), source, target, source_lang, target_lang, task, tuple(alternatives), item, meta)
 
 
-# Records at random access: bytes in a file, or in memory, and an index of where each is and what it is of.
+# ---- The store: records at random access, and their index -----------------------------------------------------------
 
 SPLITS = (None, "train", "dev", "test")
 """What the index has for the split that a record names; others are not known."""
@@ -202,7 +202,7 @@ def cache_folder() -> Path:
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neuroglot"
 
 
-# Records on their way into a store: bytes to a file, and a row of the index each.
+# ---- Writing a store ------------------------------------------------------------------------------------------------
 
 
 class Writer:
@@ -255,7 +255,7 @@ def in_memory(records: Iterable[tuple[int, Example | UserError]]) -> Store:
     return Store(writer.file, writer.index(), list(writer.kinds), writer.further())
 
 
-# Some examples of a store, in some order, chosen on the index alone.
+# ---- Views: some examples of a store, in some order -----------------------------------------------------------------
 
 
 def viewed(examples: Sequence[Example]) -> View:
@@ -355,7 +355,7 @@ def first_of_each(kind: NDArray[Any], item: NDArray[Any], count: int) -> NDArray
     return kept
 
 
-# Stores in the cache: found there whole and of the same source, or made.
+# ---- The cache of stores --------------------------------------------------------------------------------------------
 
 STORE = Format("store", 2, "run")
 IN_MEMORY = 64 * 2**20

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from neuroglot.systems.base import System
 
 
-# An evaluation that was cut off goes on: what a system said already is in a file that only ever grows.
-#
+# ---- Partial results: an interrupted evaluation resumes -------------------------------------------------------------
 # Notable: work is done and written in portions, and a portion is whole or it is done again. A portion is a function of
 # the examples alone, so that what comes after a cut is computed in the same batches as without one, and is the same
 # bit for bit. All examples that show one image, or one item, are in one portion: a chain of systems reads an image
@@ -111,8 +110,7 @@ class Partial:
         return hashlib.sha256(said.encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
-# Ask a System, score what it says, keep every word of it.
-#
+# ---- Evaluation -----------------------------------------------------------------------------------------------------
 # Notable: a hypothesis is written with its reference and its nats, so that any other figure can be computed later
 # without the model; files appear whole or not at all.
 

@@ -20,8 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from neuroglot.errors import UserError
 from neuroglot.evaluation.tokenize import Tokenise, chosen, moses_lower, moses_signature, tokeniser, writing
 
-# Texts of several lines whose order means nothing, as of the signs and labels in one photograph.
-#
+# ---- Texts of several lines in any order ----------------------------------------------------------------------------
 # Two figures. `lines` is the F1 over lines as multisets after normalisation: it needs no tokeniser, no order and no
 # alignment, and so it is the one that the tables report; but a line is right or wrong as a whole. `bleu_lines` gives
 # partial credit: the lines of the hypothesis are put into the order of the reference lines that they match best, and
@@ -83,8 +82,7 @@ def _chrf() -> CHRF:
     return CHRF()
 
 
-# The figures: corpus BLEU, chrF++ and TER by sacreBLEU, exact match, lines, nats per character. None needs torch.
-#
+# ---- Metrics --------------------------------------------------------------------------------------------------------
 # Notable: the tokeniser follows the script of the references, and the signature that says so is kept with the scores.
 # All figures see the same texts (`normalise`). A figure that would mean nothing is None, and the reason is said.
 

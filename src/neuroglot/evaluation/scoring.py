@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-# What `neuroglot score` finds out: figures of a system's outputs with intervals and signatures, and a comparison.
-#
+# ---- Scoring --------------------------------------------------------------------------------------------------------
 # Notable: whoever made the outputs, they go through the same functions as those of a run; nothing is scored twice in
 # two ways.
 
@@ -318,7 +317,7 @@ def _add_comet(groups: Sequence[list[Row]], options: Options) -> str:
     return found.signature
 
 
-# What was scored, as tables for the terminal.
+# ---- Tables ---------------------------------------------------------------------------------------------------------
 
 LABELS = {
     "bleu": "BLEU", "chrf": "chrF++", "ter": "TER", "exact": "exact", "nll": "nll", "contrastive": "contrastive",

@@ -12,7 +12,7 @@ from typing import Any
 from neuroglot.errors import UserError, expect
 from neuroglot.file_format import digests, given_path
 
-# Loading a model and its processor: the embedded one, a folder, or a name on the hub.
+# ---- Loading --------------------------------------------------------------------------------------------------------
 
 EMBEDDED = "embedded"
 IMAGE_TEXT = "an image-text-to-text model"
@@ -204,7 +204,7 @@ def _explained(model: str | Path, what: str) -> Iterator[None]:
         raise UserError(f"{model} cannot be loaded as {what}: {why}") from None
 
 
-# What identifies a model: so that what was found with one is not taken for another's.
+# ---- Identity -------------------------------------------------------------------------------------------------------
 
 WHOLE_FILE = 256 * 2**20
 """Files of a model up to this size are identified by their content, larger ones by size and time."""

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from neuroglot.training import TrainOptions
 
 
-# The user's own data as a run sees them: what identifies them, and which of their records are left out.
+# ---- The user's data ------------------------------------------------------------------------------------------------
 
 CHECKED = Format("checked", 1, "run")
 REJECTED = "rejected.jsonl"
@@ -190,7 +190,7 @@ def _stamp(path: Path) -> list[Any]:
     return [str(path), *(stamp(path) or ())]
 
 
-# A recipe's training section as the trainer takes it.
+# ---- Training options -----------------------------------------------------------------------------------------------
 
 
 def train_options(recipe: Recipe, **changes: Any) -> TrainOptions:
@@ -220,7 +220,7 @@ def train_options(recipe: Recipe, **changes: Any) -> TrainOptions:
     return replace(found, **changes)
 
 
-# What the stages of one run share: its recipe, its folder, and what several of them need, loaded once.
+# ---- Context --------------------------------------------------------------------------------------------------------
 
 Track = Callable[[str, int], Callable[[int], None]]
 """`track(label, total)` shows a bar and returns a function to call with how much is done."""

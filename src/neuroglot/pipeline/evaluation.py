@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from neuroglot.data.example import ImageSource
 
 
-# A classic multimodal translation system as a contender: its training stage, and the system that is scored.
+# ---- Classic baselines ----------------------------------------------------------------------------------------------
 
 HOME = "classic"
 """The folder of a trained one."""
@@ -138,7 +138,7 @@ def _features(context: Context, cache: Path) -> Any:
     )
 
 
-# What came of it: the stages evaluate and report, and the model as training left it.
+# ---- evaluate and report --------------------------------------------------------------------------------------------
 
 GALLERY_PIXELS = 448
 """The longest side of an image on the page."""

@@ -17,7 +17,7 @@ import torch
 from neuroglot.errors import UserError
 from neuroglot.file_format import remove
 
-# A run folder: one process at a time writes there, and what a killed one left behind is swept up.
+# ---- The lock -------------------------------------------------------------------------------------------------------
 
 if sys.platform == "win32":
     import msvcrt
@@ -80,7 +80,7 @@ def locked(folder: Path) -> Iterator[None]:
             file.truncate(0)  # nobody holds it any more
 
 
-# How much memory a piece of work took at most: on the accelerator as torch counts it, else of the whole process.
+# ---- Memory ---------------------------------------------------------------------------------------------------------
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from neuroglot.training.callbacks import LookFunction
 
 
-# What is known of neurons before any is chosen: the stages profile and probe.
+# ---- profile and probe ----------------------------------------------------------------------------------------------
 
 ANSWER_TOKENS = 48
 """At most, of what the base answers where a contrast task has no reference."""
@@ -296,7 +296,7 @@ def _states(model: Any, tuned: Any) -> tuple[State, State]:
     return lambda: holding(own), lambda: holding(other)
 
 
-# Which neurons: the stage select.
+# ---- select ---------------------------------------------------------------------------------------------------------
 
 
 def select(context: Context) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from neuroglot.pipeline.stages import Stage
 
 
-# What a stage's files depend on, what they were when it made them, and so whether it has to run again.
+# ---- What a stage depends on ----------------------------------------------------------------------------------------
 
 FORMAT = 2
 """Counts up when a stage's files change their meaning: every older file is then made anew."""
@@ -107,7 +107,7 @@ def _field(tree: Any, path: str) -> Any:
     return tree
 
 
-# Walking the stages of a run: what is done and unchanged is skipped, what is interrupted goes on.
+# ---- Running the stages ---------------------------------------------------------------------------------------------
 
 
 def execute(

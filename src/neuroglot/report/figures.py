@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# From a matplotlib figure to an `<svg>` that belongs to the page.
-#
+# ---- SVG ------------------------------------------------------------------------------------------------------------
 # Notable: matplotlib draws (plotly's script alone would be 4 MB of a page that should open anywhere and print well),
 # text as paths, so that a figure looks the same on every machine. Colours are placeholders that end as CSS variables,
 # so one drawing serves the light and the dark page; each figure is drawn twice, wide and narrow, so that letters keep
@@ -107,7 +106,7 @@ def _svg(figure: Figure, prefix: str) -> str:
     return re.sub(r"\n\s*", "\n", text).strip()
 
 
-# The figures of the page: numbers in, a function out that draws them at a given width.
+# ---- Figures --------------------------------------------------------------------------------------------------------
 
 MOST_LINES = 40
 """Thin lines of a panel."""

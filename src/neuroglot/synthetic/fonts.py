@@ -14,8 +14,7 @@ from PIL import ImageDraw, ImageFont
 
 from neuroglot.errors import UserError, nearest
 
-# Which font can draw a text: families, their files, and the characters they cover.
-#
+# ---- Fonts and their characters -------------------------------------------------------------------------------------
 # The bundled families come inside matplotlib's wheel, so the same text is the same pixels on every machine; other
 # scripts are looked up among the fonts installed on the system.
 
@@ -178,7 +177,7 @@ def load_font(path: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(path, size)
 
 
-# The letters of a text: one font, or, where none has all of them, a font for each stretch.
+# ---- A font for each stretch of a text ------------------------------------------------------------------------------
 
 REFERENCE = 64
 """Words are measured once, at this size in pixels, and scaled: measuring at every size would cost most of the time."""

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from neuroglot.synthetic.pictures import OBJECTS, Point
 
-# What pictograms are drawn with: silhouettes in one ink, with holes, in the unit square, y down.
+# ---- The pen --------------------------------------------------------------------------------------------------------
 
 Box = tuple[float, float, float, float]
 
@@ -39,7 +39,7 @@ def arc(x: float, y: float, radius: float, start: float, end: float, squash: flo
     return [(x + radius * math.cos(a), y + squash * radius * math.sin(a)) for a in angles]
 
 
-# Pictograms of what is one or several, man or woman, day or night.
+# ---- One or several, man or woman, day or night ---------------------------------------------------------------------
 
 
 def _man(pen: Pen) -> None:
@@ -138,7 +138,7 @@ BEINGS: dict[str, Callable[[Pen], None]] = {
 """Scene, or, where one or several are drawn, thing -> its pictogram."""
 
 
-# Pictograms of the readings of ambiguous nouns.
+# ---- Ambiguous nouns ------------------------------------------------------------------------------------------------
 
 
 def _bat_animal(pen: Pen) -> None:

@@ -28,7 +28,7 @@ from neuroglot.synthetic.typesetting import (
     write,
 )
 
-# What a camera adds: the angle that it looks from, blur, noise, and the compression of its files.
+# ---- Camera effects -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,7 @@ def compressed(image: Image.Image, quality: int) -> Image.Image:
             return read.convert("RGB")
 
 
-# Text to image: a sign in any script, with varied font, size, colours, layout and noise, and what a camera adds.
-#
+# ---- Rendering ------------------------------------------------------------------------------------------------------
 # Everything that varies follows from (seed, index): the same sample is the same pixels. The layout also tells where
 # each character stands, which is what the embedded model's vision tower is first taught to read.
 

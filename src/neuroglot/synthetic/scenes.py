@@ -21,8 +21,7 @@ from neuroglot.synthetic.pictures import OBJECTS, Point
 from neuroglot.synthetic.signs import LANGUAGES, MAX_SOURCE, MAX_TARGET, TEMPLATES, Sign, signs
 from neuroglot.synthetic.style import SIZE
 
-# English words with two right translations, of which a picture decides: the lexicon of the second task.
-#
+# ---- Lexicon: English words with two translations -------------------------------------------------------------------
 # Four domains: a noun with two meanings, a person of either gender, a noun whose plural looks like its singular, and a
 # time of twelve hours. All forms are citation forms (nominative). A language in which both readings have one form
 # (German `Nagel` is the finger's and the hammer's, Turkish knows no gender) is not ambiguous and drops out by
@@ -207,7 +206,7 @@ def _time(hour: int, minute: int) -> Ambiguity:
     return _ambiguity(word, "time", *written, held_out=hashlib.sha256(word.encode()).digest()[0] < 51)
 
 
-# Scenes: a picture that shows one reading of an ambiguous word, beside shapes that decide nothing.
+# ---- Drawing a scene ------------------------------------------------------------------------------------------------
 
 SEVERAL = (2, 3, 4)
 BYSTANDERS = ("square", "triangle", "heart", "arrow")
@@ -305,8 +304,7 @@ def _place(rng: random.Random, taken: list[Box], extent: float, width: int, heig
         extent *= 0.9
 
 
-# The second task: a sentence with an ambiguous word, and a picture that decides how it is translated.
-#
+# ---- Examples -------------------------------------------------------------------------------------------------------
 # A sentence is a word of the lexicon beside a phrase of the embedded signs, "bat: 12 euros", or a sign that holds a
 # time, "Latvia: 6:30". Neither text nor picture alone gives the answer, by construction: every sentence occurs in its
 # split with both readings, each on its picture; and every picture of a scored split serves two sentences. The splits

@@ -16,8 +16,7 @@ from babel import Locale, UnknownLocaleError, dates, lists, numbers, units
 
 from neuroglot.errors import UserError, nearest
 
-# The names that signs hold: which places, languages, days and months there are, and what a language calls each.
-#
+# ---- Names: places, languages, days and months ----------------------------------------------------------------------
 # Also the lists of currencies and units, and which names are held out. Signs draw from these lists by place: whoever
 # adds to one or sorts it makes another corpus.
 
@@ -96,8 +95,7 @@ def pick_names(rng: random.Random, count: int) -> tuple[Name, ...]:
     return tuple(names)
 
 
-# The embedded corpus: parallel sign texts in any language that CLDR knows, made by Babel.
-#
+# ---- Signs ----------------------------------------------------------------------------------------------------------
 # A sign is a template (date, opening hours, price ...) and its arguments; its text in a language is what Babel
 # formats. Nothing is stored: sign `index` of seed `seed` is the same sign for ever (Babel is pinned to one CLDR
 # release).

@@ -14,8 +14,7 @@ from PIL import Image, ImageDraw
 from neuroglot.synthetic.fonts import Face, is_bundled, leading, word_width
 from neuroglot.synthetic.style import ALIGNMENTS, Style
 
-# Breaking a text into lines: at spaces, between ideographs but not before a closing mark, anywhere if need be.
-#
+# ---- Line breaks ----------------------------------------------------------------------------------------------------
 # The rules for scripts without spaces are those that every such text needs and no more (JIS X 4051 and Unicode's UAX
 # 14 have the rest): no line begins with a closing or small mark, and none ends with an opening one. Thai, Lao, Khmer
 # and Burmese, whose words only a dictionary knows, are broken between letters with their vowel signs and tone marks.
@@ -178,7 +177,7 @@ def _broken(piece: Piece, face: Face, width: float) -> Iterator[Piece]:
     yield part, word_width(face, part), spaced
 
 
-# Placing lines on an image, drawing them, and telling where each character stands.
+# ---- Placing and drawing lines --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from neuroglot.data.example import Example, ImageSource
 from neuroglot.errors import UserError
 from neuroglot.pair import Pair, language_code, script_of
 
-# One language, many codes: ours, and those of a translation model, an OCR engine or another program.
+# ---- Language codes of other programs -------------------------------------------------------------------------------
 
 WITHIN = {"no": "nb", "ps": "pbt", "qu": "quy", "ff": "fuv", "din": "dik", "ak": "tw"}
 """Languages of which models often have one member only, under the code of either."""
@@ -53,8 +53,7 @@ def _parts(code: str) -> tuple[str, str, str] | None:
     return subtags[0], region, script_of("_".join(subtags))
 
 
-# Generation by settings of our own: a checkpoint's generation_config must not change a score.
-#
+# ---- Decoding settings ----------------------------------------------------------------------------------------------
 # Notable: transformers fills whatever a call leaves open from `model.generation_config`, such as a repetition penalty,
 # suppressed tokens or a least length, and not all of them have a value that says "none". So the configuration itself
 # is exchanged while a model generates, and put back afterwards.
@@ -91,7 +90,7 @@ def own_settings(model: Any, keep: Collection[str] = PROTOCOL) -> Iterator[None]
             module.generation_config = config
 
 
-# System: the one interface that evaluation knows; and the batching that every batched system shares.
+# ---- System ---------------------------------------------------------------------------------------------------------
 
 Progress = Callable[[int], None]
 """Called with the number of examples finished since the last call; the `advance` of a progress bar fits."""
@@ -168,8 +167,7 @@ def length_sorted_batches(examples: Sequence[Example], batch_size: int) -> list[
     return batches
 
 
-# Controls: a system that is shown less than it should be, to see what its answers rest on.
-#
+# ---- Controls -------------------------------------------------------------------------------------------------------
 # Notable: a control is a System like any other; it changes the examples on their way in and leaves references alone.
 
 Images = tuple[ImageSource, ...]

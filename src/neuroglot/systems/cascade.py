@@ -15,8 +15,7 @@ from neuroglot.errors import UserError
 from neuroglot.pair import Pair
 from neuroglot.systems.base import System, check, close
 
-# What is done with a text that was read in an image, before it is translated.
-#
+# ---- Between reading and translating --------------------------------------------------------------------------------
 # Notable: nobody can mend what a machine has read. The user's own text is refused where a model could not take it; of
 # this one the model is shown what it can take, and the rest counts against the system.
 
@@ -125,8 +124,7 @@ def _has_tokens(text: str, tokenizer: Any) -> bool:
     return unknown is None or unknown not in tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-# The cascade: read the image first, translate what was read second.
-#
+# ---- Cascade --------------------------------------------------------------------------------------------------------
 # Notable: an image is read once, however many languages it is then translated into. What was read may be anything: the
 # translator is shown what it can take of it, and where that is nothing the answer is empty.
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from neuroglot.errors import UserError
 
-# Not faster than allowed: requests and tokens a minute, spread evenly, for all threads together.
+# ---- Rate limit -----------------------------------------------------------------------------------------------------
 
 
 class RateLimit:
@@ -64,7 +64,7 @@ class RateLimit:
         return self.clock() < self._paused
 
 
-# Usage: requests, tokens, cost, and invalid responses.
+# ---- Usage ----------------------------------------------------------------------------------------------------------
 
 REFUSAL = re.compile(
     r"^\W*(i['’]?m sorry|i am sorry|sorry,|i can(['’]t|not)|i['’]?m (unable|not able)|i am (unable|not able)|"
@@ -179,8 +179,7 @@ class Usage:
         return f"{name}: {', '.join(parts)}"
 
 
-# One chat completion over HTTP: sent, sent again where that can help, and given up with one clear line.
-#
+# ---- Requests -------------------------------------------------------------------------------------------------------
 # Notable: the server's faults (5xx, 429, no connection, no answer in time, an invalid response) are waited for,
 # longer each time and by chance, or as long as its Retry-After says; the user's (a wrong key, no such model) end the
 # run at once. The key is in one header and in no message. httpx2's own time limits are of each read, so a server that

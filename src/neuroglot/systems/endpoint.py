@@ -35,8 +35,7 @@ from neuroglot.systems.chat import (
     tokens_of,
 )
 
-# Answers on disk: what was paid for once is not asked again, by this run or by any other.
-#
+# ---- The cache of answers -------------------------------------------------------------------------------------------
 # One file an answer, named by the hash of the request, put in its place whole: a run can be killed at any moment, and
 # several may share a folder. The images of a request are kept as their hashes, the key never.
 
@@ -114,8 +113,7 @@ def _without_images(value: Any) -> Any:
     return value
 
 
-# An OpenAI-compatible endpoint as a System: examples to chat completions, several at a time, paid for once.
-#
+# ---- Endpoint -------------------------------------------------------------------------------------------------------
 # Notable: the same request is never sent twice, within a run or by a later one (`cache`); an endpoint has no
 # likelihood, so it is scored by what it says; what it cost and what was wrong with its answers is said when it is
 # closed.

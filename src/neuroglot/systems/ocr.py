@@ -19,8 +19,7 @@ from neuroglot.errors import UserError
 from neuroglot.pair import Pair, language_name, script_of
 from neuroglot.systems.base import spelling
 
-# Boxes of text into lines in reading order.
-#
+# ---- Reading order --------------------------------------------------------------------------------------------------
 # Notable: a text detector gives boxes in no order that can be relied on, several to a line where words are far apart,
 # and tilted with the sign. The tilt is taken out first, so that a line of a slanted sign stays a line. A page is then
 # cut where it is empty from side to side or from top to bottom, until nothing can be cut. Chinese, Japanese and Korean
@@ -161,7 +160,7 @@ def _rotation(angle: float) -> NDArray:
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
-# What all OCR engines share: an engine reads one image in one language, a Reader makes a System of it.
+# ---- What all OCR engines share -------------------------------------------------------------------------------------
 
 
 class Reader(ABC):
@@ -209,7 +208,7 @@ class Reader(ABC):
         return
 
 
-# RapidOCR: the PaddleOCR models on onnxruntime, bundled in the package's wheel.
+# ---- RapidOCR -------------------------------------------------------------------------------------------------------
 
 SCRIPTS = {"Latn": "Latin", "Hans": "Chinese", "Hant": "Chinese", "Jpan": "Japanese"}
 """What the bundled recognition model has characters for."""
@@ -275,7 +274,7 @@ class RapidReader(Reader):
         return "\n".join(" ".join(line.split()) for line in lines)
 
 
-# Tesseract, where its binary and the language's data are installed; called through pytesseract.
+# ---- Tesseract ------------------------------------------------------------------------------------------------------
 
 CHINESE = {"Hans": "chi_sim", "Hant": "chi_tra"}
 """Its names for Chinese by script; all other languages go by codes of three letters."""

@@ -18,7 +18,7 @@ from neuroglot.models.families import described, family_of
 from neuroglot.selection import Selection
 from neuroglot.tuner import NeuroglotConfig, PromptConfig, VectorsConfig
 
-# Low-rank factors in every layer: LoRA, and DoRA, which trains the length of each row beside them.
+# ---- LoRA and DoRA --------------------------------------------------------------------------------------------------
 
 
 def linear_names(model: nn.Module) -> list[str]:
@@ -91,7 +91,7 @@ def _factors(
     return peft_model
 
 
-# Chosen rows: what this package is for.
+# ---- Neurons --------------------------------------------------------------------------------------------------------
 
 
 def neurons(
@@ -114,7 +114,7 @@ def neurons(
         return get_peft_model(model, config)
 
 
-# A thousandth of a model: a learned prompt, the biases (BitFit), the norms.
+# ---- Prompt, BitFit and norms ---------------------------------------------------------------------------------------
 
 
 def prompt(model: nn.Module, tokens: int = 16, seed: int = 0) -> nn.Module:
@@ -174,7 +174,7 @@ def _parent(model: nn.Module, name: str) -> nn.Module:
     return model.get_submodule(name.rpartition(".")[0])
 
 
-# Full fine-tuning, of everything or of one part.
+# ---- Full fine-tuning, of all or of one part ------------------------------------------------------------------------
 
 
 def full(model: nn.Module) -> nn.Module:

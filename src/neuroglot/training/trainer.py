@@ -25,7 +25,7 @@ from neuroglot.training.sampler import Mix, OnePairBatchSampler
 from neuroglot.tuner import active_pair, has_router
 from neuroglot.tuner.deltas import UnitLayer
 
-# Optimiser parameter groups: one learning rate for the neurons of all pairs, another for those of some.
+# ---- Parameter groups -----------------------------------------------------------------------------------------------
 
 
 def specific_parameters(model: nn.Module) -> set[int]:
@@ -69,8 +69,7 @@ def parameter_groups(model: nn.Module, lr: float, specific_lr: float | None = No
     return [group for group in groups if group["params"]]
 
 
-# The one training loop: transformers' Trainer on one-pair batches, each step enclosed by its pair.
-#
+# ---- Training loop --------------------------------------------------------------------------------------------------
 # The loss is transformers' own: with accumulation, the sum over target tokens divided by their number in the *whole*
 # accumulated step. So every token of a step weighs the same, whichever micro-batch and pair it came in; the rows of a
 # pair that fills a third of a step's tokens see a third of the gradient that the pair alone would give them.

@@ -18,7 +18,7 @@ from neuroglot.printing import short
 from neuroglot.selection import Selection
 from neuroglot.tuner.vectors import VectorLayer
 
-# What of a prepared model is trained: which parameters of the base, how many numbers in which layer.
+# ---- What is trained ------------------------------------------------------------------------------------------------
 
 _WRAP = "base_model.model."
 
@@ -69,7 +69,7 @@ def trained_vectors(model: nn.Module) -> str:
     )
 
 
-# Proof that what was to stay frozen did: which values of a model differ from a snapshot, bit for bit, row by row.
+# ---- Proof that the rest is frozen ----------------------------------------------------------------------------------
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

@@ -21,7 +21,7 @@ from neuroglot.tuner.config import NEUROGLOT, NeuroglotConfig
 from neuroglot.tuner.deltas import KEY, shape_of
 from neuroglot.tuner.layer import NeuroglotLinear, NeuroglotMatrix
 
-# An adapter against a model: which matrix a name means, and whether tensors and rows fit.
+# ---- Whether an adapter fits a model --------------------------------------------------------------------------------
 
 
 def matrix_of(name: str, modules: dict[str, nn.Module]) -> tuple[nn.Module, str]:
@@ -83,8 +83,7 @@ def check_rows(module: str, rows_K: torch.Tensor, outputs: int) -> None:
         )
 
 
-# A saved adapter as a value, read and written without a model; and what has to be known of its base.
-#
+# ---- The saved adapter ----------------------------------------------------------------------------------------------
 # Shape suffixes: k units of a group, w the width of a unit, r a rank.
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -21,7 +21,7 @@ from neuroglot.errors import UserError, expect, nearest
 from neuroglot.printing import short
 from neuroglot.selection import Selection, group_name
 
-# What our tuners share: arguments that PEFT would take and ignore are honoured or refused.
+# ---- Arguments of PEFT: honoured or refused -------------------------------------------------------------------------
 
 
 class StrictTuner(BaseTuner):
@@ -112,8 +112,7 @@ class StrictTuner(BaseTuner):
         )
 
 
-# The adapter's configuration: shapes and pairs in the JSON, row indices beside it, a model card that can be followed.
-#
+# ---- Configuration --------------------------------------------------------------------------------------------------
 # Row indices are data, not settings, and there are many of them: they live as int32 tensors in the adapter's
 # safetensors file. A configuration made from a selection carries them in memory until the layers have taken them over.
 

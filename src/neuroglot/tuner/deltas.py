@@ -16,8 +16,7 @@ from torch import nn
 from neuroglot.errors import UserError, nearest
 from neuroglot.tuner.routing import Mixture, Router
 
-# What an adapter trains in one layer, and how that is split while one pair, or a mixture of pairs, is active.
-#
+# ---- Units and groups of one layer ----------------------------------------------------------------------------------
 # A unit is what the adapter trains: an output row of a weight or, of an `ffn` neuron's down side, an input column. Its
 # values are always stored as a row; an axis of 1 says that the stored weight is read transposed for that.
 
@@ -138,8 +137,7 @@ def make_route(
     return Route(tuple(shares), frozen, units, units[:start], units[start:])
 
 
-# The parameters of a layer's adapters: which units each trains, and their deltas, one parameter (or two) per group.
-#
+# ---- Deltas ---------------------------------------------------------------------------------------------------------
 # Shape suffixes: K units of an adapter in this layer, k of one group, w the width of a unit, I inputs, O outputs.
 #
 # What is trained is the delta of each unit, zero at the start, float32 whatever the base holds (float64 for a float64

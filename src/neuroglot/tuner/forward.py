@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from neuroglot.tuner.deltas import Route, UnitLayer
 
 
-# The arithmetic of a training step: one matmul forward; backward the input's gradient and the chosen units' own.
-#
+# ---- Sliced ---------------------------------------------------------------------------------------------------------
 # Shape suffixes: K units of an adapter in a layer, k of them trained now; T tokens; I inputs, O outputs; w the width
 # of a unit (I for an output row, O for an input column); r a rank.
 #
@@ -128,8 +127,7 @@ def sliced_linear(
     return _SlicedLinear.apply(x, layer, adapter, route, *parameters)
 
 
-# The other way: the base's output plus the product of the units with the input, by autograd's own means.
-#
+# ---- Additive -------------------------------------------------------------------------------------------------------
 # Where the weight cannot be written this is all there is. In a batch of several pairs a group's delta takes part as a
 # parameter for its own samples and as a constant for the others.
 

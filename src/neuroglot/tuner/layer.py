@@ -15,7 +15,7 @@ from neuroglot.tuner.deltas import Route
 from neuroglot.tuner.forward import added_units, sliced_linear
 from neuroglot.tuner.weight import WeightLayer, why_not_sliced
 
-# What a wrapped module does besides x W^T + b: hooks, a forward of its own, a weight that is computed.
+# ---- Base modules with hooks or another forward ---------------------------------------------------------------------
 
 LINEAR = (nn.Linear.forward, Conv1D.forward)
 
@@ -86,8 +86,7 @@ def check_base(name: str, layer: nn.Module, weight: str = "weight") -> None:
         )
 
 
-# The wrapped layers: y = x W^T + b, with deltas on the chosen rows (or columns) of W.
-#
+# ---- Wrapped layers -------------------------------------------------------------------------------------------------
 # Two ways of computing it. `sliced`: the weight itself holds base + deltas and `sliced.py` does the arithmetic.
 # `additive`: the base's output plus the units' own product, for weights that cannot be written (quantised, sharded),
 # for several adapters at once, and under `torch.compile`, which does not follow what is written behind autograd's

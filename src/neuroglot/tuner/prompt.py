@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from neuroglot.errors import UserError
 from neuroglot.tuner.config import OwnType, StrictConfig, StrictTuner, with_card
 
-# What the tuners of prompts and vectors share: modules by their exact full names, each wrapped in one kind of layer.
+# ---- Injection: wrapping modules by their full names ----------------------------------------------------------------
 
 
 class ByName(StrictTuner):
@@ -49,8 +49,7 @@ class ByName(StrictTuner):
         setattr(parent, child_name, new_module)  # PEFT's own looks for a `weight`
 
 
-# Prompt tuning for models that read images: learned vectors in front of everything that the model reads.
-#
+# ---- Prompt ---------------------------------------------------------------------------------------------------------
 # PEFT's own prompt tuning hands the model embeddings in place of token ids. Models that place images by their tokens
 # then lose what they need: Qwen-VL falls back to one-dimensional positions in training and fails in generation,
 # PaliGemma and Gemma 3 lose the token types that let a prefix see itself. Here the vectors stand at positions of their

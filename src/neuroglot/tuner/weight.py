@@ -17,7 +17,7 @@ from neuroglot.errors import UserError
 from neuroglot.tuner.deltas import UnitLayer
 from neuroglot.tuner.routing import Mixture
 
-# What a merge into a quantised layer must know about bitsandbytes, so that the layer can go back to the bit.
+# ---- Quantised layers -----------------------------------------------------------------------------------------------
 
 
 def readable(layer: nn.Module) -> nn.Module:
@@ -59,8 +59,7 @@ class Quantised:
         return self._layer
 
 
-# What a layer's weight holds: its own units, an adapter's current ones or merged ones; and the way back to the bit.
-#
+# ---- The weight -----------------------------------------------------------------------------------------------------
 # An adapter's units are written into the weight before every training forward, because a parameter's version counter
 # does not show that a fused optimiser has moved it; afterwards they are written once, when the mode changes, an
 # adapter is loaded or switched, a parameter's version moves, or `refresh` asks for it. The original units are kept

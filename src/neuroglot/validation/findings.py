@@ -15,7 +15,7 @@ from neuroglot.data.corpus import RETAINED
 from neuroglot.errors import nearest
 from neuroglot.validation.duplicates import Columns, alike, mixed, repeated, rows_of, shared
 
-# What a check has to say: kinds of findings, how serious each is, and a tally that keeps the first of each.
+# ---- Findings -------------------------------------------------------------------------------------------------------
 
 SEVERITIES = ("error", "warning", "note")
 """`error`: training would refuse or be wrong. `warning`: look at it. `note`: good to know."""
@@ -183,7 +183,7 @@ def _reason(why: str) -> str:
     return _NUMBER.sub("N", _PLACE.sub("…", _QUOTED.sub("…", why))).partition("; ")[0][:160]
 
 
-# What follows from the counts and hashes of a whole corpus: repeats, leaks from split to split, splits too small.
+# ---- Findings about a whole corpus ----------------------------------------------------------------------------------
 
 Rows = NDArray[np.intp]
 ORDER = (("train", "dev"), ("train", "test"), ("train", "heldout"), ("dev", "test"))

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# One batch as the model sees it: the tokens with their label mask, and the pixels that the processor left.
-#
+# ---- Batch preview --------------------------------------------------------------------------------------------------
 # B batch, L tokens. Nothing is computed a second time from the examples: tokens, labels and pixels are those of the
 # tensors that `Batcher.encode` returns, and the pixels are taken back to colours by the processor's own mean, standard
 # deviation and scale.
@@ -215,7 +214,7 @@ def _colours(pixels: torch.Tensor, processor: Any) -> NDArray[np.uint8]:
     return np.asarray(values.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy())
 
 
-# The page: what was found, how long things are, and the batch; one HTML file in the style of a run's report.
+# ---- Page -----------------------------------------------------------------------------------------------------------
 
 PICTURES = 2_000_000
 """Most bytes of images on the page."""

@@ -17,7 +17,7 @@ from neuroglot.data.example import Example, blank
 from neuroglot.data.readers.examples import NOTES
 from neuroglot.pair import language_name, script_of
 
-# What is wrong with a target that a person did not write, or that something else wrote for them.
+# ---- Targets --------------------------------------------------------------------------------------------------------
 
 TRANSLATING = ("image_translation", "multimodal_translation", "text_translation")
 
@@ -201,8 +201,7 @@ def _words(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
-# Source and target the wrong way round: what each language looks like, as the texts of the corpus itself show.
-#
+# ---- Source and target swapped --------------------------------------------------------------------------------------
 # Notable: letters in threes are counted by language and hashed, so that nothing has to be known of a language
 # beforehand and memory does not grow. A single swapped record is found where most others are right; a corpus that is
 # swapped as a whole is found where its languages have different scripts.

@@ -19,7 +19,7 @@ from neuroglot.data.image import image_size
 from neuroglot.data.paths import stamp
 from neuroglot.errors import UserError
 
-# A data file as a whole: images opened or laid out, texts measured, before anything is trained on any of it.
+# ---- Checking a file as a whole -------------------------------------------------------------------------------------
 
 T = TypeVar("T")
 
@@ -163,7 +163,7 @@ def _measured(image: Path, size: int, changed: int) -> Size:
     return image_size(image)
 
 
-# Names that come again: a second one is found, at 16 bytes for each that is known.
+# ---- Repeated ids ---------------------------------------------------------------------------------------------------
 
 IDS_BLOCK = 65_536
 """Ids that are kept in a dictionary before they go into the sorted arrays."""

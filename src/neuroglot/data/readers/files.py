@@ -20,7 +20,7 @@ from neuroglot.data.readers.examples import shown
 from neuroglot.data.readers.layout import Record
 from neuroglot.errors import UserError
 
-# Records of a source on their way to examples: one or several files, positions that never fall.
+# ---- Rows of one or several files -----------------------------------------------------------------------------------
 
 Fields = Mapping[str, Any]
 Numbered = tuple[int, Fields | UserError]
@@ -168,8 +168,7 @@ def refuse_other_kinds(path: Path, but: bytes = b"") -> None:
         raise UserError(f"{path} is UTF-16 or no file of text; save it as UTF-8")
 
 
-# Rows of CSV and TSV files, in which a stray quotation mark costs its own row and no other.
-#
+# ---- CSV and TSV ----------------------------------------------------------------------------------------------------
 # In a CSV file a value that begins with a quotation mark may go on over several lines. In a TSV file values rarely are
 # in quotation marks, and texts often begin with one: what is not wholly quoted is read as it stands.
 
@@ -285,8 +284,7 @@ def _named(head: list[str], values: list[str]) -> Fields | UserError:
     return {name: value for name, value in zip(head, values, strict=True) if value}
 
 
-# Files of text, record by record: JSONL, JSON, CSV and TSV.
-#
+# ---- JSONL and JSON -------------------------------------------------------------------------------------------------
 # A JSON array is parsed as a stream too (ijson), so that memory does not grow with any of them.
 
 _HEAD = 2**20

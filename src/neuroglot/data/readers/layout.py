@@ -17,7 +17,7 @@ from neuroglot.data.example import Example
 from neuroglot.errors import UserError, nearest
 from neuroglot.pair import Pair, language_code
 
-# What a reader is told about a source: the part of a recipe's data section that says how the data lie.
+# ---- Layout ---------------------------------------------------------------------------------------------------------
 
 _log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ def check_left_out(
     )
 
 
-# A column map for a table whose columns have names of their own: a proposal that its user looks at.
+# ---- A proposed column map ------------------------------------------------------------------------------------------
 
 _USUAL_NAMES = {
     "image": ("images", "img", "image_path", "img_path", "image_file", "image_name", "file", "filename", "file_name",

@@ -19,7 +19,7 @@ from neuroglot.data.readers.layout import Layout, Record, splits_of
 from neuroglot.errors import UserError, nearest
 from neuroglot.pair import Pair, language_code
 
-# Files whose lines belong together, read side by side: plain or gzip, and never when their counts differ.
+# ---- Files read side by side ----------------------------------------------------------------------------------------
 
 Line = tuple[int, str | UserError]
 """Number of the line in its file, from 1, and its text without white space around it, or what is wrong with it."""
@@ -213,8 +213,7 @@ def first_folder(candidates: Iterable[Path], fits: Callable[[Path], object]) -> 
     return next((folder for folder in candidates if folder.is_dir() and fits(folder)), None)
 
 
-# Parallel text, whose source is rendered into images when they are looked at: IWSLT-2017, OPUS, anything aligned.
-#
+# ---- Parallel text, rendered as images ------------------------------------------------------------------------------
 # How to obtain: IWSLT-2017 from the WIT3 archive (wit3.fbk.eu; CC BY-NC-ND), one folder a pair with `train.tags.en-
 # de.en`, `train.tags.en-de.de`, `IWSLT17.TED.dev2010.en-de.en.xml` and so on; other corpora from OPUS in the Moses
 # format (`corpus.en-de.en`, `corpus.en-de.de`), or two files of your own, `train.en` and `train.de`, plain or .gz.

@@ -19,8 +19,7 @@ from neuroglot.data.readers.parallel import Aligned, first_folder, language_file
 from neuroglot.errors import UserError, nearest
 from neuroglot.pair import Pair, language_code
 
-# Multi30K, M3-Multi30K, AmbigCaps and M3-AmbigCaps: captions in several languages, and the photographs they describe.
-#
+# ---- Multi30K, M3-Multi30K, AmbigCaps, M3-AmbigCaps -----------------------------------------------------------------
 # How to obtain:
 #
 # - Multi30K: github.com/multi30k/dataset, `data/task1` (English, German, French, Czech); the photographs of Flickr30k
@@ -118,8 +117,7 @@ def image_folder(path: Path, listed: Path) -> Path:
     return next((place for place in places if place.is_dir()), path / CAPTION_IMAGES[0])
 
 
-# CoMMuTE: ambiguous sentences, each twice, with the photograph and the translation of either reading.
-#
+# ---- CoMMuTE --------------------------------------------------------------------------------------------------------
 # How to obtain: github.com/MatthieuFP/CoMMuTE (CC BY-NC-SA 4.0); the photographs as linked there, unpacked to
 # `images/` or where `data.images` says.
 #
@@ -201,8 +199,7 @@ def read_commute(path: Path, layout: Layout) -> Iterator[Record]:
             yield from ((position, example) for example in examples(piece, asked))
 
 
-# OCRMT30K: Chinese street photographs, the text that an OCR reads in them, the text itself, and its English.
-#
+# ---- OCRMT30K -------------------------------------------------------------------------------------------------------
 # How to obtain: github.com/DeepLearnXMU/mc_tit, `ocrmt30k_data/v2.0` (no commercial use); the photographs after a form
 # linked there. `data.source` is that folder, or the one with the text files in it.
 #
@@ -331,8 +328,7 @@ def _images(path: Path, folder: Path) -> Path:
     )
 
 
-# MIT-10M: photographs with text, and the text in eight languages (Li, Zhu and Wen, 2024).
-#
+# ---- MIT-10M --------------------------------------------------------------------------------------------------------
 # How to obtain: the test set and a sample are on the Hugging Face hub (Apache-2.0), the full set after a request
 # there. The public sample is `test.jsonl` and `data/base/*.jpg`; of the full set unpack
 # `{train,test}/{DE,EN,ES,FR,IT,JA,PT, ZH}.jsonl` into one folder with the images. Images are found by their paths or

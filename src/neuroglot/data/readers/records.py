@@ -38,7 +38,7 @@ from neuroglot.data.readers.tables import source_rows
 from neuroglot.errors import UserError, nearest
 from neuroglot.pair import INSTRUCT, TASKS, Pair, language_code
 
-# The fields of a record: which column each comes from, and one example or several from what they hold.
+# ---- From fields to examples ----------------------------------------------------------------------------------------
 
 PLACE = "<image>"
 """Where an image belongs in a text, as LLaVA and those after it write it."""
@@ -355,8 +355,7 @@ def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(v, str) and v for v in value)
 
 
-# Records in neuroglot's own fields: a JSONL, JSON or CSV file, or any table with a column map.
-#
+# ---- JSONL, JSON, CSV and tables ------------------------------------------------------------------------------------
 # Fields: `image` (or `images`, a list; paths relative to the file), `target`, `source_lang`, `target_lang`; optional
 # `source` (for image translation what the image says, for text and multimodal translation the text to translate),
 # `task` (default `image_translation`, `text_translation` without an image), `split` (train, dev or test), `item`
@@ -425,8 +424,7 @@ def _table(layout: Layout, row: Row, fields: Fields) -> Iterator[Example]:
     return record_examples(row, mapped(fields, layout, KNOWN), layout)
 
 
-# A folder of images with metadata, as Hugging Face's `imagefolder` reads it.
-#
+# ---- Image folders --------------------------------------------------------------------------------------------------
 # How to obtain: any folder `data/` or `data/{train,validation,test}/` with images and, beside them or above them, a
 # `metadata.jsonl` or `metadata.csv` whose `file_name` (a path relative to it) names an image; `file_names`, a list,
 # names several. The other columns are neuroglot's fields, or are given their meaning by `data.columns`.

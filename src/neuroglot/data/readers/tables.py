@@ -25,8 +25,7 @@ from neuroglot.data.readers.files import (
 from neuroglot.data.readers.layout import Layout, check_left_out, proposal, split_of, splits_of
 from neuroglot.errors import UserError
 
-# Tables as sources of records: parquet files, folders saved by `datasets`, datasets of the hub, batch by batch.
-#
+# ---- Tables ---------------------------------------------------------------------------------------------------------
 # Images are never decoded here: a `datasets.Image` column comes as its bytes or its path.
 
 BATCH = 64
@@ -202,7 +201,7 @@ def _unreachable(name: str, error: Exception) -> UserError:
     )
 
 
-# What a recipe names: a file of text, a table, or a folder or dataset of them.
+# ---- Any source that a recipe names ---------------------------------------------------------------------------------
 
 
 def source_rows(path: Path, layout: Layout, needs: Collection[str], uses: Collection[str]) -> Iterator[Row]:

@@ -28,8 +28,7 @@ from neuroglot.synthetic.render import Rendered, render
 from neuroglot.synthetic.signs import LANGUAGES, MAX_SOURCE, signs
 from neuroglot.synthetic.style import SIZE
 
-# What the embedded model is taught: endless batches of reading, translating, naming; never translating images.
-#
+# ---- Lessons --------------------------------------------------------------------------------------------------------
 # Batches are built by character look-up rather than through the processor, which is several times faster; a test holds
 # the two equal. B batch, L tokens, P patches a side, S characters a patch at most.
 
@@ -148,8 +147,7 @@ class Lessons:
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-# Train the embedded model from scratch: `python -m neuroglot.models.tiny.pretrain --out out/pretrain`.
-#
+# ---- Training -------------------------------------------------------------------------------------------------------
 # Three stages, one after the other, each resumable from its last checkpoint:
 #
 # 1. *look*: the vision tower names the characters in each patch through a linear head that is thrown away at the end.

@@ -26,8 +26,7 @@ from neuroglot.neurons.profiling.scores import SCORES, STATIC_SCORES, neuron_nor
 from neuroglot.neurons.profiling.taps import Recorder, tapped
 from neuroglot.pair import Condition
 
-# The pass: how a model is run so that activations get gradients, weights get none, and little is held between.
-#
+# ---- The pass -------------------------------------------------------------------------------------------------------
 # A bare forward holds act(gate) of every gated feed-forward block for the backward pass, although the gate it was made
 # from is held as well. Made again when it is needed, it leaves room for the outputs of layers that autograd would not
 # hold (queries and keys before their rotation, what is added to the residual stream) and that scores of activation and
@@ -151,8 +150,7 @@ def token_loss(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor, c
     return (losses / lengths[sample]).sum()
 
 
-# Importance: one forward and backward pass per batch, and every neuron's scores stream into a profile.
-#
+# ---- Importance -----------------------------------------------------------------------------------------------------
 # No weight gradient is computed and no activation outlives its batch: `taps` take the scores where a layer's
 # activation and its gradient meet, `moments` adds them up.
 

@@ -14,8 +14,7 @@ from neuroglot.models.families import Family, image_token_id
 from neuroglot.neurons.inventory import Layer
 from neuroglot.pair import Condition
 
-# Vision rows: whose image each row of a vision layer's output belongs to.
-#
+# ---- Vision rows: which image a row belongs to ----------------------------------------------------------------------
 # What goes through the tower one after the other is here called a picture: an image, or the tiles that one was cut
 # into. A layer's output holds the rows of the first picture, then those of the second, and so on, whether images have
 # an axis of their own or all patches lie on one (Qwen, Pixtral). Qwen2.5 reorders rows by window inside its tower, but
@@ -208,8 +207,7 @@ def _tiles(model: Any, sizes: Tensor, images: Tensor | None) -> Pictures:
     return Pictures(rows, lengths.tolist())
 
 
-# Positions: which activations of a batch belong to which sample and token class.
-#
+# ---- Positions of tokens --------------------------------------------------------------------------------------------
 # Language activations are [samples, tokens, neurons]; whose the rows of the vision part and the connector are,
 # `vision_rows` tells.
 #

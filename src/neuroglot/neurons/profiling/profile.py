@@ -19,8 +19,7 @@ from neuroglot.neurons.inventory import Layer
 from neuroglot.pair import Condition, Pair
 from neuroglot.printing import short
 
-# Sums that stream: what a profile keeps of each batch, in memory that does not grow with the data.
-#
+# ---- Streamed sums --------------------------------------------------------------------------------------------------
 # `Totals` adds up over samples, for the mean and the variance of each score. `Blocks` adds up over the source items of
 # parallel data, so that an analysis of variance can tell what differs between items from what differs between pairs.
 #
@@ -182,8 +181,7 @@ class Blocks:
                 self._sums[task][layer[0]] = x
 
 
-# The file form of a profile: what is measured in float64 is kept as float32 means and spreads, and read lazily.
-#
+# ---- The file of a profile ------------------------------------------------------------------------------------------
 # A sum of squares in float32 would lose the variance wherever it is small beside the mean. Kept are therefore the mean
 # and the spread, the root of the mean squared deviation from it, whose squares may lie below what float32 can hold.
 # The sums are made again, in float64 and one layer at a time, when somebody asks for them: a file of 1.5 million
@@ -314,8 +312,7 @@ def packed_block(
     return (distance.abs().sqrt() * distance.sign()).float()
 
 
-# Profile: streamed moments of every neuron's importance, per condition. Importance makes it, select reads it.
-#
+# ---- Profile --------------------------------------------------------------------------------------------------------
 # Shapes: K conditions, S scores, C token classes, N neurons of a layer. A profile holds sums, never activations, so
 # two profiles of different data add up (`merge`).
 

@@ -18,8 +18,7 @@ from neuroglot.neurons.selecting.statistics import significant, specificity
 from neuroglot.pair import Condition
 from neuroglot.selection import Group
 
-# Allocation: which layers, and how many rows of each.
-#
+# ---- Allocation: which layers, and how many rows of each ------------------------------------------------------------
 # **Budget.** `budget` is the share of all neurons of the eligible parts (those with a share of layers above zero) that
 # is trainable, so with `layers=0.6` and `budget=0.4` about two thirds of the rows of each kept layer are. The total is
 # budget x eligible neurons, rounded, or all living rows of the kept layers where these are fewer. `budget=None` takes
@@ -152,8 +151,7 @@ def ranked(*keys: Tensor) -> Tensor:
     return found
 
 
-# Rows: which neurons of the kept layers, and for which pairs; one function serves every method of the papers.
-#
+# ---- Rows: which neurons, and for which pairs -----------------------------------------------------------------------
 # Ties between neurons go to the higher best importance, then to the lower row index, and nothing depends on global
 # random state.
 

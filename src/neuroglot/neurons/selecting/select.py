@@ -19,8 +19,7 @@ from neuroglot.neurons.selecting.options import PRESETS, Options, neurons_of, re
 from neuroglot.neurons.selecting.rows import Rows, allocation, importance, measured, ranked, sets
 from neuroglot.selection import Selection
 
-# Controls: selections of the same size that a method has to beat before its choice can be said to matter.
-#
+# ---- Controls -------------------------------------------------------------------------------------------------------
 # The controls of rows keep a method's layers, rows per layer and group sizes and take other rows: what a method gains
 # over `random` is what its rows are worth. `random-layers` keeps its way of choosing rows and takes other layers: each
 # kept layer gives its number of rows to one drawn among the layers of the same part and shape, so that rows, weights
@@ -138,8 +137,7 @@ CONTROLS: dict[str, Callable[[Profile, Options], Rows]] = {
 """Control -> its function, of a profile and the options of the method that it is like."""
 
 
-# Select: from a profile to the neurons to train, and for which pairs. Presets and controls; no model is needed.
-#
+# ---- Select ---------------------------------------------------------------------------------------------------------
 # Every method goes the same way: rank the layers within each part and keep a share of them (`allocation`); give each
 # kept layer a quota of rows; choose the rows and divide them into groups (`rows`). `mnaft`, `neumt` and `neumt-paper`
 # are one function with other options (`options`); a control (`controls`) takes the layers and counts of one of these
