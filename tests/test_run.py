@@ -414,12 +414,12 @@ def test_a_file_in_the_way_of_the_folder_is_named(tmp_path):
 
 def test_a_second_run_in_one_folder_is_refused_with_the_number_of_the_first(own_run):
     code = (
-        "import pathlib, sys; from neuroglot.pipeline.folder import held\n"
-        "with held(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+        "import pathlib, sys; from neuroglot.pipeline.folder import locked\n"
+        "with locked(pathlib.Path(sys.argv[1])): print('locked', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(own_run)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "held\n"
+        assert other.stdout.readline() == "locked\n"
         with pytest.raises(
             UserError, match=f"is in use by process {other.pid}; wait for it, or give this run another"
         ):

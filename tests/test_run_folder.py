@@ -8,7 +8,6 @@ import os
 import pytest
 
 from neuroglot.errors import UserError
-from neuroglot.pipeline import folder as files
 from neuroglot.pipeline.folder import locked
 
 
@@ -29,7 +28,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, code):
     def refuse(file):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(files, "_take", refuse)
+    monkeypatch.setattr("neuroglot.pipeline.folder._take", refuse)
     expected = rf"cannot be locked \({os.strerror(code)}\): its file system has no locks, .* another with --runs"
     with pytest.raises(UserError, match=expected):
         locked(tmp_path).__enter__()

@@ -9,8 +9,7 @@ import pytest
 import torch
 from analysis_kit import own_outputs, setting_of
 
-from neuroglot.analysis import ablation as costs
-from neuroglot.analysis import ablation as measuring
+from neuroglot.analysis import ablation
 from neuroglot.analysis.ablation import (
     Losses,
     Place,
@@ -121,7 +120,7 @@ def test_losses_are_those_of_the_evaluation(setting, losses):
 def test_random_groups_have_the_same_size_in_each_layer_and_come_from_the_pool():
     units = {"a": torch.arange(5), "b": torch.arange(2)}
     pool = {"a": torch.arange(40), "b": torch.tensor([3, 5, 8, 9])}
-    one, other = (costs.drawn_like(units, pool, seed) for seed in (1, 2))
+    one, other = (ablation.drawn_like(units, pool, seed) for seed in (1, 2))
     assert {name: len(index) for name, index in one.items()} == {"a": 5, "b": 2}
     assert set(one["b"].tolist()) <= {3, 5, 8, 9}
     assert not torch.equal(one["a"], other["a"])
@@ -131,9 +130,9 @@ def test_random_groups_have_the_same_size_in_each_layer_and_come_from_the_pool()
 def test_a_fragile_pair_does_not_make_a_diagonal():
     masks = np.array([[True, False, False], [False, True, False], [False, False, True], [True, True, True]])
     fragile = np.tile([0.1, 5.0, 0.3], (4, 1))
-    assert costs.diagonal(fragile, masks) == pytest.approx(0)
-    assert costs.diagonal(fragile + 2.0 * np.eye(4, 3), masks) == pytest.approx(2)
-    assert np.isnan(costs.diagonal(fragile[3:], masks[3:]))
+    assert ablation.diagonal(fragile, masks) == pytest.approx(0)
+    assert ablation.diagonal(fragile + 2.0 * np.eye(4, 3), masks) == pytest.approx(2)
+    assert np.isnan(ablation.diagonal(fragile[3:], masks[3:]))
 
 
 def two_letter_texts(tokenizer, count):
@@ -179,7 +178,7 @@ def test_planted_units_show_on_the_diagonal(setting):
     base = losses.nats()
     groups = {pair: (frozenset([pair]), {module: own}) for pair, own in units.items()}
     place = place_of(model, module)
-    found = costs.matrix(
+    found = ablation.matrix(
         losses,
         base,
         groups,
@@ -200,7 +199,7 @@ def test_planted_units_show_on_the_diagonal(setting):
 
 def test_taking_out_what_a_group_learned_leaves_the_base_and_the_others(setting):
     base = setting.context.model()
-    groups = measuring.groups_of(setting)
+    groups = ablation.groups_of(setting)
     known = {n: torch.cat([g[n] for _, g in groups.values() if n in g]).sort().values for n in setting.selection.rows}
     axes = dict.fromkeys(known, 0)
     before = {name: _taken(base, name, 0, index) for name, index in known.items()}
@@ -215,7 +214,7 @@ def test_taking_out_what_a_group_learned_leaves_the_base_and_the_others(setting)
         assert all(torch.equal(x, original[name]) for name, x in trained.state_dict().items())
     assert all(torch.equal(x, merged[name]) for name, x in trained.state_dict().items())
 
-    _name, (group, units) = next((n, g) for n, g in groups.items() if n != measuring.AGNOSTIC)
+    _name, (group, units) = next((n, g) for n, g in groups.items() if n != ablation.AGNOSTIC)
     with exchanged(trained, units, axes, known, before):
         left = {key: x.clone() for key, x in trained.state_dict().items()}
     for module, text, learned in adapter:  # by hand: the base, and the deltas of the other groups
@@ -235,7 +234,7 @@ def test_an_adapter_of_another_selection_is_left_alone(own_setting):
 def test_ranking_for_a_pair_puts_its_neurons_first_and_dead_ones_last(setting):
     conditions = setting.profile.of_task(setting.task)
     importance = setting.profile.importance(setting.score, setting.token_class, conditions)
-    ranked = measuring.ranked_for(setting, 1)
+    ranked = ablation.ranked_for(setting, 1)
     for name, x in list(importance.items())[:40]:
         order, mean, best = ranked[name], x.mean(0), x.amax(0)
         assert sorted(order.tolist()) == list(range(x.shape[1]))

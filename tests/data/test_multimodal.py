@@ -13,7 +13,7 @@ from neuroglot.data.example import Example
 from neuroglot.data.image import open_image
 from neuroglot.errors import UserError
 from neuroglot.pair import Pair
-from neuroglot.synthetic import scenes as multimodal
+from neuroglot.synthetic import scenes
 from neuroglot.synthetic.pictograms import PICTOGRAMS
 from neuroglot.synthetic.scenes import (
     DOMAINS,
@@ -184,7 +184,7 @@ def test_pairs_that_the_lexicon_lacks(pair):
 
 
 def test_more_than_there_are(monkeypatch):
-    monkeypatch.setattr(multimodal, "signs", lambda *_: [Sign("unit", (3, "duration-day"))])
+    monkeypatch.setattr(scenes, "signs", lambda *_: [Sign("unit", (3, "duration-day"))])
     with pytest.raises(UserError, match="the embedded scenes hold fewer than 20 dev items; ask for fewer"):
         scene_examples("dev", 20, PAIRS, 0)
 

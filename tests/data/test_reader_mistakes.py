@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from neuroglot.data.example import Example
-from neuroglot.data.readers import Layout, read_source
-from neuroglot.data.readers import checked as ids
+from neuroglot.data.readers import Layout, checked, read_source
 from neuroglot.data.readers.checked import Bad, check_records
 from neuroglot.data.readers.records import read_records
 from neuroglot.errors import UserError
@@ -450,8 +449,8 @@ def test_no_sentence_of_tagged_files_is_lost(copy):
 
 
 def test_ids_are_known_beyond_the_block_that_is_kept_apart(monkeypatch):
-    monkeypatch.setattr(ids, "BLOCK", 50)
-    known = ids.Ids()
+    monkeypatch.setattr(checked, "BLOCK", 50)
+    known = checked.Ids()
     assert all(known.earlier(f"record-{k}", k) is None for k in range(330))
     assert [known.earlier(f"record-{k}", 0) for k in range(330)] == list(range(330))
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from neuroglot.data import store as cache_module
 from neuroglot.data.corpus import Sizes, first_items, items_in_turn, items_of, load_corpus, shortfall
 from neuroglot.data.example import Example, RenderSpec
 from neuroglot.data.readers import Bad, check_records, read_records
@@ -74,7 +73,7 @@ def write(path: Path, count: int) -> Path:
 def cache(tmp_path, monkeypatch):
     """The folder of large stores, which everything now is."""
     monkeypatch.setenv("NEUROGLOT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache_module, "IN_MEMORY", 1000)
+    monkeypatch.setattr("neuroglot.data.store.IN_MEMORY", 1000)
     return tmp_path / "cache"
 
 

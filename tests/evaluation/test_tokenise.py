@@ -10,8 +10,7 @@ import pytest
 import sacrebleu
 
 from neuroglot.errors import UserError
-from neuroglot.evaluation import metrics, score_rows
-from neuroglot.evaluation import tokenize as tokenise
+from neuroglot.evaluation import metrics, score_rows, tokenize
 from neuroglot.evaluation.bootstrap import statistics, value
 
 JAPANESE = ["禁煙にご協力ください。"], ["禁煙にご協力をお願いします。"]
@@ -27,8 +26,8 @@ def by_command(tmp_path, hypotheses, references, *options):
 
 @pytest.mark.parametrize(("language", "name"), [("ja", "ja-mecab"), ("ko", "ko-mecab")])
 def test_mecab_is_sacrebleus(tmp_path, language, name):
-    if tokenise.missing(name):
-        pytest.skip(tokenise.missing(name))
+    if tokenize.missing(name):
+        pytest.skip(tokenize.missing(name))
     texts = JAPANESE if language == "ja" else (["여기서 담배를 피우지 마세요"], ["여기서 담배를 피우지 마십시오"])
     assert metrics.tokeniser(language) == name
     assert metrics.corpus_bleu(*texts, language) == pytest.approx(by_command(tmp_path, *texts, "-tok", name), abs=1e-5)
@@ -50,7 +49,7 @@ def without(monkeypatch):
             monkeypatch.delitem(sys.modules, name)
         monkeypatch.setattr(builtins, "__import__", fails)
 
-    cached = (tokenise._mecab, tokenise.missing, tokenise._moses, metrics._signature)
+    cached = (tokenize._mecab, tokenize.missing, tokenize._moses, metrics._signature)
     for one in cached:
         one.cache_clear()
     yield hide
@@ -67,7 +66,7 @@ def test_without_mecab_japanese_is_by_character_and_the_signature_says_so(withou
     assert metrics.corpus_bleu(*JAPANESE, "ja") == pytest.approx(expected)
     assert expected > 20, "by 13a a sentence is one token, and BLEU is 0"
     with pytest.raises(UserError, match=r"ja-mecab needs MeCab; pip install 'neuroglot\[mecab\]'"):
-        tokenise.check_tokeniser("ja-mecab")
+        tokenize.check_tokeniser("ja-mecab")
 
 
 def test_without_sacremoses_there_is_a_word(without):
@@ -113,8 +112,8 @@ def test_a_nearly_right_answer_in_a_script_without_spaces_is_nearly_right(langua
     ("ko", "출구는 왼쪽입니다", "ko-mecab"), ("lo", "12:30", "char"), ("am", "መውጫ በግራ", "13a"),
 ])  # fmt: skip
 def test_the_script_of_the_references_decides(language, text, name):
-    if tokenise.missing(name):
-        pytest.skip(tokenise.missing(name))
+    if tokenize.missing(name):
+        pytest.skip(tokenize.missing(name))
     assert metrics.tokeniser(language, [text]) == name
 
 
@@ -122,19 +121,19 @@ def test_the_script_of_the_references_decides(language, text, name):
 def test_a_tokeniser_whose_model_is_not_there_is_refused_and_nothing_is_fetched(name, tmp_path, monkeypatch):
     pytest.importorskip("sentencepiece")
     monkeypatch.setattr("urllib.request.urlopen", lambda *args, **kwargs: pytest.fail("a download"))
-    monkeypatch.setattr(tokenise, "SACREBLEU_DIR", str(tmp_path))
-    tokenise.missing.cache_clear()
+    monkeypatch.setattr(tokenize, "SACREBLEU_DIR", str(tmp_path))
+    tokenize.missing.cache_clear()
     with pytest.raises(UserError, match=f"{name} needs its model; download https.* to .*models"):
-        tokenise.check_tokeniser(name)
-    tokenise.missing.cache_clear()
+        tokenize.check_tokeniser(name)
+    tokenize.missing.cache_clear()
 
 
 def test_a_tokeniser_may_be_chosen_for_a_pair_or_a_language():
-    assert tokenise.read_tokenise("ja=char,EN-zh_hant=intl") == {"ja": "char", "en-zh_Hant": "intl"}
-    assert tokenise.read_tokenise("intl") == "intl"
+    assert tokenize.read_tokenise("ja=char,EN-zh_hant=intl") == {"ja": "char", "en-zh_Hant": "intl"}
+    assert tokenize.read_tokenise("intl") == "intl"
     for wrong in ("ja=chars", "xx=char", "=char"):
         with pytest.raises(UserError):
-            tokenise.read_tokenise(wrong)
+            tokenize.read_tokenise(wrong)
     row = {"pair": "en-ja", "hypothesis": "出口は左です", "reference": "出口は右です", "nll": None}
     chosen = score_rows([row], tokenise={"ja": "char"})["en-ja"]["bleu"]
     assert chosen == pytest.approx(sacrebleu.corpus_bleu(["出口は左です"], [["出口は右です"]], tokenize="char").score)
@@ -142,20 +141,20 @@ def test_a_tokeniser_may_be_chosen_for_a_pair_or_a_language():
 
 def test_an_unknown_tokeniser():
     with pytest.raises(UserError, match="did you mean 13a"):
-        tokenise.check_tokeniser("13b")
+        tokenize.check_tokeniser("13b")
 
 
 def test_moses_lower_cases_normalises_and_tokenises():
     pytest.importorskip("sacremoses")
     # Quotation marks made plain, brackets, commas and apostrophes set apart, nothing escaped, lower case.
-    assert tokenise.moses_lower(["Der Hund\u2019s (klein), \u201eneu\u201c & alt."], "de") == [
+    assert tokenize.moses_lower(["Der Hund\u2019s (klein), \u201eneu\u201c & alt."], "de") == [
         'der hund \' s ( klein ) , " neu " & alt .'
     ]
 
 
 def test_the_papers_bleu_is_bleu_of_what_moses_made(tmp_path):
     pytest.importorskip("sacremoses")
-    prepared = [tokenise.moses_lower(texts, "de") for texts in GERMAN]
+    prepared = [tokenize.moses_lower(texts, "de") for texts in GERMAN]
     expected = by_command(tmp_path, *prepared, "-tok", "none", "--force")
     assert metrics.corpus_bleu_moses(*GERMAN, "de") == pytest.approx(expected, abs=1e-5)
     assert metrics.corpus_bleu_moses(*GERMAN, "de") != pytest.approx(metrics.corpus_bleu(*GERMAN, "de"))

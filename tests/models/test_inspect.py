@@ -95,9 +95,9 @@ def test_the_verb_shows_tables_or_json(folders, cli):
 
 
 def test_a_guess_is_said_and_can_be_corrected(folders, cli, monkeypatch):
-    from neuroglot.models import families as table
+    from neuroglot.models import families
 
-    table._tell.cache_clear()
+    families._tell.cache_clear()
     monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's: without them, warnings go to stderr
     code, out, err = cli("inspect", folders / "vipllava")
     assert code == 0

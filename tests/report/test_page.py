@@ -14,7 +14,6 @@ import pytest
 from neuroglot.errors import UserError
 from neuroglot.file_format import SCORES, with_checksum
 from neuroglot.report import figures, page, report
-from neuroglot.report import figures as svg
 from neuroglot.report.files import STAGES
 
 VOID = {"meta", "link", "img", "br"}
@@ -217,7 +216,7 @@ def test_an_existing_page_is_replaced_whole(bare_run, undrawn):
 
 def test_a_drawing_is_the_same_every_time():
     draw = figures.loss_curve([1, 2, 3, 4], [4.0, 3.0, 2.5, 2.0])
-    first, second = svg.both("loss", draw), svg.both("loss", draw)
+    first, second = figures.both("loss", draw), figures.both("loss", draw)
     assert first == second
     assert first["wide"] != first["narrow"]
 

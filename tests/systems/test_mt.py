@@ -351,14 +351,14 @@ apertium_only = pytest.mark.skipif(shutil.which("apertium") is None, reason="the
 
 @apertium_only
 def test_apertium_translates_texts_apart(monkeypatch):
-    from neuroglot.systems import mt as installed
+    from neuroglot.systems import mt
 
     translator = Apertium()
     if "eng-spa" not in translator.installed:
         pytest.skip("apertium-eng-spa is not installed")
     ran = []
-    run = installed._run
-    monkeypatch.setattr(installed, "_run", lambda command, given: ran.append(command) or run(command, given))
+    run = mt._run
+    monkeypatch.setattr(mt, "_run", lambda command, given: ran.append(command) or run(command, given))
     texts = ["The house is big.", "a small boat", "Open the\ndoor", "Zxqv 3"]
     together = translator.translate([text(t, "en-es") for t in texts])
     assert ran == [["apertium", "-u", "eng-spa"]], "one process for all"

@@ -1,7 +1,7 @@
 """The multimodal translation systems that the papers compare with, small enough to train: one `train`, one `load`.
 
 Notable: an encoder-decoder of transformers for every kind; a kind is only the way in which an image gets into it
-(`fusion.py`). The image is what a frozen vision tower makes of it, computed once (`vision.py`).
+(`network.py`). The image is what a frozen vision tower makes of it, computed once (`features.py`).
 """
 
 from __future__ import annotations

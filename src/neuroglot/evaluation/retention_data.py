@@ -12,8 +12,7 @@ from typing import Any
 
 from neuroglot.data.example import Example
 from neuroglot.data.paths import stamp
-from neuroglot.data.readers import Layout, guess_format, read_source
-from neuroglot.data.readers import published as commute
+from neuroglot.data.readers import Layout, guess_format, published, read_source
 from neuroglot.errors import UserError
 from neuroglot.evaluation.significance import OWN
 
@@ -96,10 +95,10 @@ def _records(
     if not path.exists():
         raise UserError(f"evaluate.retention: {path} does not exist; expected a JSONL file, or a corpus")
     if guess_format(path) == "commute":
-        for folder, (pair, split) in commute.directions(path).items():
+        for folder, (pair, split) in published.directions(path).items():
             if split == "test" and (not pairs or str(pair) in pairs):
                 for line, record in read_source(folder, Layout(root=root)):
-                    yield f"{folder / commute.ORDER} line {line}", record
+                    yield f"{folder / published.ORDER} line {line}", record
         return
     for number, record in read_source(path, Layout(root=root)):
         item = f" (item {record.item})" if isinstance(record, Example) and record.item else ""

@@ -10,12 +10,7 @@ from typing import Any
 
 from neuroglot.data.example import Example
 from neuroglot.data.paths import lies_in, shortened
-from neuroglot.data.readers import conversations, parallel
-from neuroglot.data.readers import published as captions
-from neuroglot.data.readers import published as commute
-from neuroglot.data.readers import published as mit10m
-from neuroglot.data.readers import published as ocrmt30k
-from neuroglot.data.readers import records as imagefolder
+from neuroglot.data.readers import conversations, parallel, published, records
 from neuroglot.data.readers.files import SAVED, TEXTS, first_fields
 from neuroglot.data.readers.layout import Layout, Reader, Record
 from neuroglot.data.readers.records import read_records, read_table
@@ -25,17 +20,17 @@ READERS: dict[str, Reader] = {
     "jsonl": read_records,
     "parquet": read_table,
     "hf": read_table,
-    "imagefolder": imagefolder.read_imagefolder,
+    "imagefolder": records.read_imagefolder,
     "trl": conversations.read_trl,
     "sharegpt": conversations.read_sharegpt,
     "alpaca": conversations.read_alpaca,
     "swift": conversations.read_swift,
-    "multi30k": captions.read_captions,
-    "ambigcaps": captions.read_captions,
-    "mit10m": mit10m.read_mit10m,
-    "ocrmt30k": ocrmt30k.read_ocrmt30k,
+    "multi30k": published.read_captions,
+    "ambigcaps": published.read_captions,
+    "mit10m": published.read_mit10m,
+    "ocrmt30k": published.read_ocrmt30k,
     "parallel": parallel.read_parallel,
-    "commute": commute.read_commute,
+    "commute": published.read_commute,
 }
 """Format, as a recipe's `data.format` says it -> reader."""
 
@@ -76,7 +71,7 @@ _FIELDS: dict[str, list[set[str]]] = {
     "trl": [{"messages"}, {"prompt", "completion"}],
     "swift": [{"query", "response"}],
     "alpaca": [{"instruction", "output"}],
-    "mit10m": [set(mit10m.MIT10M_TEXTS)],
+    "mit10m": [set(published.MIT10M_TEXTS)],
 }
 """Format -> fields that a record has in it."""
 
@@ -97,18 +92,18 @@ def _columns(path: Path) -> list[str]:
 def _folder_format(path: Path, told: bool) -> str:
     if any((path / name).is_file() for name in SAVED):
         return (not told and _by_fields(_saved_columns(path))) or "hf"
-    if imagefolder.metadata_files(path):
+    if records.metadata_files(path):
         return "imagefolder"
     tables = next(path.rglob("*.parquet"), None)
     if tables is not None:
         return (not told and _by_fields(_columns(tables))) or "parquet"
-    if commute.directions(path):
+    if published.directions(path):
         return "commute"
-    if mit10m.split_files(path):
+    if published.split_files(path):
         return "mit10m"
-    if ocrmt30k.ocrmt30k_folder(path) is not None:
+    if published.ocrmt30k_folder(path) is not None:
         return "ocrmt30k"
-    texts = captions.captions_folder(path)
+    texts = published.captions_folder(path)
     if texts is None:
         raise _untold(path)
     if any(path.glob("*/index.txt")):
