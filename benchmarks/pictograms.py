@@ -40,7 +40,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
 
-from neuroglot.baselines import KINDS, Settings, TowerFeatures, train
+from neuroglot.baselines import KINDS, ClassicSettings, TowerFeatures, train
 from neuroglot.config import Recipe, check
 from neuroglot.data.batch import Batcher
 from neuroglot.data.example import Example
@@ -242,7 +242,7 @@ def system_of(
     if cell.method == "lookup":
         return Lookup(splits["train"], features)
     if cell.method in KINDS:
-        settings = Settings(width=128, layers=2, inner=256, dropout=0.1, pieces=2000, steps=size.steps, lr=2e-3,
+        settings = ClassicSettings(width=128, layers=2, inner=256, dropout=0.1, pieces=2000, steps=size.steps, lr=2e-3,
                             batch_size=size.batch, eval_steps=100, patience=6, seed=cell.seed)  # fmt: skip
         found = train(cell.method, splits["train"], splits["dev"], features, settings, out / "classic" / cell.name)
         found.max_new_tokens = 40

@@ -36,7 +36,7 @@ def test_a_set_alone_is_what_it_is_in_both(kit):
         assert all(group != both.agnostic for groups in chosen["specific"].rows.values() for group in groups)
     with pytest.raises(UserError, match="sets=specific: neumt chose no specific neuron"):
         select(made, "neumt", layers=1.0, ranking="relevance", specific=0.0, sets="specific")
-    with pytest.raises(UserError, match="sets must be one of both, agnostic, specific"):
+    with pytest.raises(UserError, match="select.sets: must be 'both', 'agnostic' or 'specific'"):
         select(made, "neumt", layers=1.0, ranking="relevance", sets="none")
 
 

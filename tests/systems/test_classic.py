@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import log_softmax
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlavaImageProcessorPil
 
-from neuroglot.baselines import KINDS, ClassicSystem, Settings, TowerFeatures, load, train
+from neuroglot.baselines import KINDS, ClassicSettings, ClassicSystem, TowerFeatures, load, train
 from neuroglot.baselines.network import LanguageAwarePrompt, Network, Vision, fusion_of
 from neuroglot.baselines.settings import CLASSIC
 from neuroglot.baselines.system import WEIGHTS
@@ -31,8 +31,8 @@ from neuroglot.synthetic.scenes import scene_examples
 from neuroglot.systems import System
 
 FUSIONS = KINDS[1:]
-SETTINGS = Settings(width=32, layers=1, heads=2, inner=64, dropout=0.0, pieces=400, steps=120, batch_size=16, lr=5e-3,
-                    warmup=0.05, label_smoothing=0.0, eval_steps=60)  # fmt: skip
+SETTINGS = ClassicSettings(width=32, layers=1, heads=2, inner=64, dropout=0.0, pieces=400, steps=120, batch_size=16,
+                           lr=5e-3, warmup=0.05, label_smoothing=0.0, eval_steps=60)  # fmt: skip
 
 
 class Noise:
@@ -248,7 +248,7 @@ def test_the_target_language_writes_the_prompt() -> None:
 @pytest.mark.slow
 def test_a_killed_training_ends_with_the_same_weights(tmp_path: Any) -> None:
     kind = "lvp-m3"
-    settings = replace(SETTINGS, steps=14, eval_steps=4, batch_size=4, dropout=0.3)
+    settings = SETTINGS.model_copy(update={"steps": 14, "eval_steps": 4, "batch_size": 4, "dropout": 0.3})
     train(kind, AMBIGUOUS, PLAIN, Noise(), settings, tmp_path / "whole")
 
     def killed(step: int, steps: int, loss: float) -> None:
@@ -265,7 +265,7 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path: Any) -> None:
     logs = [read_json(tmp_path / name / MANIFEST, CLASSIC)["log"] for name in ("whole", "twice")]
     assert logs[0] == logs[1]
     assert not (tmp_path / "twice.unfinished").exists()
-    other = replace(settings, seed=1)  # a checkpoint of other settings is not gone on from
+    other = settings.model_copy(update={"seed": 1})  # a checkpoint of other settings is not gone on from
     with pytest.raises(KeyboardInterrupt):
         train(kind, AMBIGUOUS, PLAIN, Noise(), settings, tmp_path / "third", progress=killed)
     steps.clear()
@@ -277,7 +277,7 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path: Any) -> None:
 
 def test_training_ends_where_dev_gets_no_better(tmp_path: Any) -> None:
     dev = [replace(e, target=other.target) for e, other in zip(PLAIN, PLAIN[::-1], strict=True)]  # all wrong
-    settings = replace(SETTINGS, steps=400, eval_steps=10, patience=2)
+    settings = SETTINGS.model_copy(update={"steps": 400, "eval_steps": 10, "patience": 2})
     system = train("text-transformer", PLAIN, dev, Noise(), settings, tmp_path / "made")
     facts = read_json(tmp_path / "made" / MANIFEST, CLASSIC)
     assert facts["steps"] == facts["best_step"] + 20 < 400
@@ -300,7 +300,7 @@ def test_mistakes_are_said(trained: Any, tmp_path: Any) -> None:
     with pytest.raises(UserError, match="a ocr example gives none"):
         system.nll([replace(AMBIGUOUS[0], task="ocr")])
     with pytest.raises(UserError, match="multiple of twice the heads"):
-        Settings(width=30, heads=4)
+        ClassicSettings(width=30, heads=4)
     assert not list(tmp_path.iterdir())
     assert KINDS == METHODS  # what a recipe may name
 
@@ -378,7 +378,8 @@ def test_a_vision_model_by_folder_is_a_tower_too(tmp_path: Any) -> None:
 def test_scenes_are_told_apart_by_their_pictures(tmp_path: Any, kind: str) -> None:
     """On the embedded corpus, where every sentence occurs with both readings, and with the embedded tower."""
     examples = scene_examples("train", 16, [Pair.parse("en-de"), Pair.parse("en-fr")], 0)
-    settings = replace(SETTINGS, width=64, inner=128, layers=2, lr=3e-3, steps=300, eval_steps=300, pieces=600)
+    size = {"width": 64, "inner": 128, "layers": 2, "pieces": 600}
+    settings = SETTINGS.model_copy(update={**size, "lr": 3e-3, "steps": 300, "eval_steps": 300})
     system = train(kind, examples, [], TowerFeatures(tokens=25), settings, tmp_path / kind)
     answers = system.translate(examples)
     assert answers == [e.target for e in examples]

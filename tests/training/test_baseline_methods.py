@@ -13,10 +13,10 @@ from tiny_llava import PAIRS, batch, logits, tiny_llava
 from torch import nn
 
 import neuroglot.tuner  # noqa: F401  (registers the adapter types)
+from neuroglot.config import TrainSection
 from neuroglot.errors import UserError
 from neuroglot.neurons import inventory
 from neuroglot.training import (
-    TrainOptions,
     audit_names,
     changed,
     layer_entries,
@@ -46,7 +46,7 @@ def collate(items: list[tuple[int, str]]) -> dict[str, Any]:
 
 def fit(model: nn.Module, folder: Path, **changes: Any) -> None:
     """Train with momentum and weight decay, which move what only has no gradient."""
-    options = TrainOptions(**{"steps": 6, "batch_size": 2, "lr": 1e-2, "weight_decay": 0.1, **changes})
+    options = TrainSection(**{"steps": 6, "batch_size": 2, "lr": 1e-2, "weight_decay": 0.1, **changes})
     train(model, ITEMS, collate, options, folder, pairs=[pair for _, pair in ITEMS])
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from tiny_llava import PAIRS, batch, tiny_llava, tiny_selection
 
-from neuroglot.training import TrainOptions, prepare, train
+from neuroglot.config import TrainSection
+from neuroglot.training import prepare, train
 
 ITEMS = [(seed, PAIRS[seed % 3]) for seed in range(12)]
-OPTIONS = TrainOptions(steps=7, batch_size=2, lr=1e-2, log_steps=2, save_steps=2)
+OPTIONS = TrainSection(steps=7, batch_size=2, lr=1e-2, log_steps=2, save_steps=2)
 
 
 def collate(items):

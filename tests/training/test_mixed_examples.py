@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from neuroglot.config import TrainSection
 from neuroglot.data.batch import Batcher
 from neuroglot.data.corpus import TRAINS
 from neuroglot.data.example import Example, RenderSpec
 from neuroglot.models.load import load_model, load_processor
 from neuroglot.systems import HFSystem
-from neuroglot.training import Mix, TrainOptions, prepare, train
+from neuroglot.training import Mix, prepare, train
 
 
 def shown(texts: tuple[str, ...], target: str, lang: str) -> Example:
@@ -53,7 +54,7 @@ def test_training_learns_every_kind_at_once(batcher, tmp_path):
             assert len(inputs["pixel_values"]) == sum(len(e.images) for e in examples)
         return {**inputs, "pair": str(examples[0].pair)}
 
-    options = TrainOptions(steps=16, batch_size=4, lr=1e-3, warmup=0.0, scheduler="constant")
+    options = TrainSection(steps=16, batch_size=4, lr=1e-3, warmup=0.0, scheduler="constant")
     tuned = prepare(model, "full")
     train(tuned, ALL, collate, options, tmp_path)
     after = HFSystem(tuned.eval(), batcher, "tuned").nll(ALL)
@@ -88,7 +89,7 @@ def test_a_text_trains_nothing_where_only_the_vision_part_is_trained(batcher, tm
         return {**batcher.encode(examples), "pair": str(examples[0].pair)}
 
     def moved(examples, folder) -> set[str]:
-        options = TrainOptions(steps=2, batch_size=2, lr=1e-2, warmup=0.0, weight_decay=0.1, scheduler="constant")
+        options = TrainSection(steps=2, batch_size=2, lr=1e-2, warmup=0.0, weight_decay=0.1, scheduler="constant")
         train(model, examples, collate, options, tmp_path / folder)
         return {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
 
@@ -103,7 +104,7 @@ def test_a_resumed_training_replays_as_if_nothing_had_happened(batcher, tmp_path
     kinds = ["image"] * 4 + ["text "] * 2
     mix = Mix(kinds, 2.0, 2, 0.3)
     pairs = [str(example.pair) for example in ALL]
-    options = TrainOptions(steps=9, batch_size=1, lr=1e-3, warmup=0.0, accumulation=2, save_steps=5)
+    options = TrainSection(steps=9, batch_size=1, lr=1e-3, warmup=0.0, accumulation=2, save_steps=5)
 
     def collate(examples):
         return {**batcher.encode(examples), "pair": str(examples[0].pair)}

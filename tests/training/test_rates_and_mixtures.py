@@ -10,11 +10,10 @@ import torch
 from tiny_llava import ALL, PAIRS, batch, deltas, fill_deltas, group_of, tiny_llava, tiny_selection, tuned
 from torch import nn
 
-from neuroglot.config import check
+from neuroglot.config import TrainSection, check
 from neuroglot.errors import UserError
-from neuroglot.pipeline.context import train_options as options_of
-from neuroglot.training import PairTrainer, TrainOptions, parameter_groups, prepare, train
-from neuroglot.training.options import arguments
+from neuroglot.training import PairTrainer, parameter_groups, prepare, train
+from neuroglot.training.trainer import arguments
 from neuroglot.tuner import active_pair
 
 ITEMS = [(seed, PAIRS[seed % 3]) for seed in range(12)]
@@ -26,9 +25,9 @@ def collate(items: list[tuple[int, str]]) -> dict[str, Any]:
     return {**{key: torch.cat([part[key] for part in parts]) for key in parts[0]}, "pair": items[0][1]}
 
 
-def options(**changes: Any) -> TrainOptions:
+def options(**changes: Any) -> TrainSection:
     chosen = {"steps": 4, "batch_size": 2, "lr": 1e-3, "log_steps": 1, "warmup": 0, "scheduler": "constant"}
-    return TrainOptions(**{**chosen, **changes})
+    return TrainSection(**{**chosen, **changes})
 
 
 class Watched(PairTrainer):
@@ -134,11 +133,11 @@ def test_resuming_keeps_both_rates(tmp_path: Path) -> None:
 
 def test_the_recipe_key() -> None:
     data = {"pairs": ["en-de"]}
-    assert options_of(check({"data": data}, "test")).specific_lr is None
-    assert options_of(check({"data": data, "train": {"specific_lr": 2e-3}}, "test")).specific_lr == 2e-3
+    assert check({"data": data}, "test").train.specific_lr is None
+    assert check({"data": data, "train": {"specific_lr": 2e-3}}, "test").train.specific_lr == 2e-3
     with pytest.raises(UserError, match="train.specific_lr: must be greater than 0"):
         check({"data": data, "train": {"specific_lr": 0}}, "test")
-    with pytest.raises(UserError, match="train.specific_lr must be above 0, got -1"):
+    with pytest.raises(UserError, match="train.specific_lr: must be greater than 0, got -1"):
         options(specific_lr=-1)
 
 

@@ -23,9 +23,10 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from neuroglot.config import TrainSection
 from neuroglot.errors import UserError
 from neuroglot.training import PairTrainer
-from neuroglot.training.options import TrainOptions, arguments
+from neuroglot.training.trainer import arguments
 from neuroglot.tuner import NeuroglotConfig, NeuroglotLinear, active_pair, modes
 
 WORLD = 2
@@ -210,7 +211,7 @@ class Watched(PairTrainer):
 def trainer(rank: int, out: Path) -> dict[str, Any]:
     """The Trainer on two processes: the same pair on both ranks in every micro-step, the same weights after it."""
     model = tuned()
-    chosen = TrainOptions(steps=6, batch_size=2, accumulation=2, lr=1e-2, log_steps=1, warmup=0)
+    chosen = TrainSection(steps=6, batch_size=2, accumulation=2, lr=1e-2, log_steps=1, warmup=0)
     loop = Watched(
         model=model, args=arguments(chosen, out / "trainer"), train_dataset=ITEMS, data_collator=collate,
         pairs=[pair for _, pair in ITEMS],

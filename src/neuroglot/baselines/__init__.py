@@ -7,8 +7,8 @@ Notable: an encoder-decoder of transformers for every kind; a kind is only the w
 from __future__ import annotations
 
 from neuroglot.baselines.features import Features, TowerFeatures
-from neuroglot.baselines.settings import KINDS, Settings
+from neuroglot.baselines.settings import KINDS, ClassicSettings
 from neuroglot.baselines.system import ClassicSystem, load
 from neuroglot.baselines.training import train
 
-__all__ = ["KINDS", "ClassicSystem", "Features", "Settings", "TowerFeatures", "load", "train"]
+__all__ = ["KINDS", "ClassicSettings", "ClassicSystem", "Features", "TowerFeatures", "load", "train"]

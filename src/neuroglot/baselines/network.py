@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from transformers import M2M100Config, M2M100ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from neuroglot.baselines.settings import END, PAD, START, Settings
+from neuroglot.baselines.settings import END, PAD, START, ClassicSettings
 
 # ---- Fusions: how an image gets into a translation model ------------------------------------------------------------
 # B batch, L text tokens, S image tokens, D their width, d the model's width. A fusion changes what comes out of the
@@ -47,7 +47,7 @@ class GatedFusion(Fusion):
     which LLaVA-NeuMT's tables name.
     """
 
-    def __init__(self, settings: Settings, image_width: int) -> None:
+    def __init__(self, settings: ClassicSettings, image_width: int) -> None:
         super().__init__()
         self.project = nn.Linear(image_width, settings.width)
         self.gate = nn.Linear(2 * settings.width, settings.width)
@@ -83,7 +83,7 @@ class Concatenation(Fusion):
     encoder states has no positions, so the order changes nothing.
     """
 
-    def __init__(self, settings: Settings, image_width: int) -> None:
+    def __init__(self, settings: ClassicSettings, image_width: int) -> None:
         super().__init__()
         self.project = nn.Linear(image_width, settings.width)
 
@@ -112,7 +112,7 @@ class LanguageAwarePrompt(Fusion):
     co-Transformer layer.
     """
 
-    def __init__(self, settings: Settings, image_width: int) -> None:
+    def __init__(self, settings: ClassicSettings, image_width: int) -> None:
         super().__init__()
         width, narrow = settings.width, max(1, settings.width // 4)
         self.narrow = narrow
@@ -160,7 +160,7 @@ FUSIONS: dict[str, type[Fusion]] = {
 }
 
 
-def fusion_of(kind: str, settings: Settings, image_width: int) -> Fusion:
+def fusion_of(kind: str, settings: ClassicSettings, image_width: int) -> Fusion:
     """Return the fusion of a kind, freshly initialised."""
     return FUSIONS[kind](settings, image_width) if kind in FUSIONS else Fusion()
 
@@ -187,7 +187,7 @@ class Network(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, kind: str, settings: Settings, pieces: int, image_width: int) -> None:
+    def __init__(self, kind: str, settings: ClassicSettings, pieces: int, image_width: int) -> None:
         super().__init__()
         config = M2M100Config(
             vocab_size=pieces,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
+from pydantic import Field
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from neuroglot.config.sections import ClassicSection, Seed
 from neuroglot.data.example import Example
 from neuroglot.errors import UserError, nearest
 from neuroglot.file_format import Format
@@ -16,67 +17,16 @@ from neuroglot.file_format import Format
 KINDS = ("text-transformer", "gated-fusion", "gated-fusion-wu", "concatenation", "lvp-m3")
 """The systems of LLaVA-NeuMT's Tables 1 and 2 that are trained from scratch, and the gate of Wu et al. (2021)."""
 
-CLASSIC = Format("classic", 2, "train")
+CLASSIC = Format("classic", 3, "train")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The size and the training of a classic system; everything is float32.
+class ClassicSettings(ClassicSection):
+    """The size and the training of a classic system: a recipe's section, and what it takes from `train`."""
 
-    Attributes:
-        width: of the states.
-        layers: of the encoder, and as many of the decoder.
-        heads: of attention; they divide the width.
-        inner: width inside a feed-forward block.
-        dropout: everywhere that a Transformer has it.
-        pieces: size of the vocabulary at most, 256 bytes and the language tokens included.
-        steps: optimiser steps at most.
-        batch_size: examples a step.
-        lr: the highest learning rate; it falls linearly to a tenth.
-        warmup: share of the steps over which it rises.
-        weight_decay: of AdamW.
-        label_smoothing: of the training loss; the dev loss and likelihoods have none.
-        max_grad_norm: clips the gradient.
-        eval_steps: steps between two validation runs, and between two checkpoints.
-        patience: looks without a better dev loss after which training ends.
-        seed: of initial weights, dropout and the order of the examples.
-    """
-
-    width: int = 128
-    layers: int = 3
-    heads: int = 4
-    inner: int = 512
-    dropout: float = 0.2
-    pieces: int = 4000
-    steps: int = 3000
-    batch_size: int = 32
-    lr: float = 1e-3
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    label_smoothing: float = 0.1
-    max_grad_norm: float = 1.0
-    eval_steps: int = 200
-    patience: int = 5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("width", "layers", "heads", "inner", "steps", "batch_size", "eval_steps", "patience"):
-            if getattr(self, name) < 1:
-                raise UserError(f"classic.{name} must be 1 or more, got {getattr(self, name)}")
-        if self.width % (2 * self.heads):
-            raise UserError(
-                f"classic.width must be a multiple of twice the heads, got {self.width} and {self.heads} heads"
-            )
-        for name in ("dropout", "warmup", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"classic.{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.pieces < 300:
-            raise UserError(
-                f"classic.pieces must be 300 or more, got {self.pieces}; 256 of them are the bytes, from which every "
-                "text can be written"
-            )
-        if not self.lr > 0:
-            raise UserError(f"classic.lr must be above 0, got {self.lr}")
+    lr: float = Field(1e-3, gt=0, description="the highest learning rate; it falls linearly to a tenth")
+    weight_decay: float = Field(0.01, ge=0, description="of AdamW")
+    max_grad_norm: float = Field(1.0, gt=0, description="clips the gradient")
+    seed: Seed = Field(0, description="of initial weights, dropout and the order of the examples")
 
 
 def known_kind(kind: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from neuroglot.baselines.features import Features, TowerFeatures
 from neuroglot.baselines.network import IGNORED, Network, Vision, padded
-from neuroglot.baselines.settings import CLASSIC, PAD, Settings, Vocabulary
+from neuroglot.baselines.settings import CLASSIC, PAD, ClassicSettings, Vocabulary
 from neuroglot.data.example import Example
 from neuroglot.errors import UserError
 from neuroglot.file_format import MANIFEST, fresh, read_manifest, write_manifest, write_text
@@ -49,7 +48,7 @@ class ClassicSystem:
         network: Network,
         vocabulary: Vocabulary,
         features: Features,
-        settings: Settings,
+        settings: ClassicSettings,
         image_width: int,
         batch_size: int = 64,
         max_new_tokens: int = 96,
@@ -160,7 +159,7 @@ class ClassicSystem:
             write_text(part / TOKENIZER, self.vocabulary.tokenizer.to_str())
             content = {
                 "kind": self.kind,
-                "settings": asdict(self.settings),
+                "settings": self.settings.model_dump(),
                 "languages": self.vocabulary.languages,
                 "image_width": self.image_width,
                 "features": self.features.describe(),
@@ -184,7 +183,7 @@ def load(folder: Path | str, features: Features | None = None, **options: Any) -
     folder = Path(folder)
     manifest = read_manifest(folder, CLASSIC)
     try:
-        settings = Settings(**manifest["settings"])
+        settings = ClassicSettings(**manifest["settings"])
         vocabulary = Vocabulary.read((folder / TOKENIZER).read_text(encoding="utf-8"), manifest["languages"])
         network = Network(manifest["kind"], settings, len(vocabulary), manifest["image_width"])
         wrong = network.load_state_dict(load_file(str(folder / WEIGHTS)), strict=False)

@@ -11,7 +11,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 
 from neuroglot.baselines.features import Features
 from neuroglot.baselines.network import IGNORED, Network, padded
-from neuroglot.baselines.settings import Settings, Vocabulary, known_kind
+from neuroglot.baselines.settings import ClassicSettings, Vocabulary, known_kind
 from neuroglot.baselines.system import ClassicSystem
 from neuroglot.data.example import Example
 from neuroglot.errors import UserError
@@ -43,7 +43,7 @@ def train(
     train_examples: Sequence[Example],
     dev_examples: Sequence[Example],
     features: Features,
-    settings: Settings,
+    settings: ClassicSettings,
     folder: Path,
     work: Path | None = None,
     progress: StepProgress | None = None,
@@ -118,7 +118,7 @@ def dev_loss(system: ClassicSystem, examples: Sequence[Example]) -> float:
     return sum(system.nll(examples)) / tokens
 
 
-def _fresh(kind: str, examples: Sequence[Example], features: Features, settings: Settings) -> ClassicSystem:
+def _fresh(kind: str, examples: Sequence[Example], features: Features, settings: ClassicSettings) -> ClassicSystem:
     vocabulary = Vocabulary.learn(examples, settings.pieces)
     images = list(dict.fromkeys(image for example in examples for image in example.images))
     width, sample = 0, None
@@ -193,7 +193,7 @@ def _step(
     return found
 
 
-def _pace(step: int, settings: Settings) -> float:
+def _pace(step: int, settings: ClassicSettings) -> float:
     """Return the share of the learning rate at a step: up over the warm-up, then down to a tenth."""
     warm = max(1, round(settings.warmup * settings.steps))
     if step < warm:
@@ -201,7 +201,7 @@ def _pace(step: int, settings: Settings) -> float:
     return 1 - 0.9 * (step - warm) / max(1, settings.steps - warm)
 
 
-def _order(rows: Sequence[Row], settings: Settings, epoch: int) -> list[list[int]]:
+def _order(rows: Sequence[Row], settings: ClassicSettings, epoch: int) -> list[list[int]]:
     """Return the batches of an epoch: examples of like length together, everything else at random."""
     rng = random.Random(f"{settings.seed}:{epoch}")
     places = list(range(len(rows)))
@@ -230,9 +230,11 @@ def _number(value: float) -> float | None:
     return round(value, 6) if math.isfinite(value) else None
 
 
-def _mark(kind: str, train: Sequence[Example], dev: Sequence[Example], features: Features, settings: Settings) -> str:
+def _mark(
+    kind: str, train: Sequence[Example], dev: Sequence[Example], features: Features, settings: ClassicSettings
+) -> str:
     """Return a hash of all that a training depends on: a checkpoint with another hash is not resumed from."""
-    digest = hashlib.sha256(repr((kind, asdict(settings), features.describe(), len(train))).encode())
+    digest = hashlib.sha256(repr((kind, settings.model_dump(), features.describe(), len(train))).encode())
     for example in (*train, *dev):
         digest.update(repr((example.images, example.source, example.target, str(example.pair))).encode())
     return digest.hexdigest()

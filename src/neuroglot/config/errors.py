@@ -2,42 +2,47 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from neuroglot.errors import nearest
 
 _SHAPES = {
-    "tuple_type": "must be a list, such as [a, b]",
-    "model_type": "must be a section of keys",
-    "model_attributes_type": "must be a section of keys",
-    "dict_type": "must be a section of keys",
+    "tuple_type": "a list, such as [a, b]",
+    "model_type": "a section of keys",
+    "model_attributes_type": "a section of keys",
+    "dict_type": "a section of keys",
 }
 
 
-def error_message(model: type[BaseModel], error: ValidationError, tree: dict[str, Any]) -> str:
+def error_message(model: type[BaseModel], error: ValidationError, tree: dict[str, Any], section: str = "") -> str:
     """Return in one line what is wrong first, with its path, what was got and what would do.
 
     Args:
         model: what the tree should have been.
         error: what pydantic says.
         tree: what was given.
+        section: the path of the tree itself.
     """
     errors = error.errors()
-    # Of a field that may be one of two things, the deepest complaint is about the one that was meant.
-    first = max((e for e in errors if e["loc"][:2] == errors[0]["loc"][:2]), key=lambda e: len(e["loc"]))
+    field = 1 if section else 2
+    of_field = [e for e in errors if e["loc"][:field] == errors[0]["loc"][:field]]
+    # Of a field that may be one of two things, the deepest error is about the one that was meant.
+    first = max(of_field, key=lambda e: len(e["loc"]))
     value: Any = tree
-    keys: list[str] = []
+    keys = [section] if section else []
     for key in first["loc"]:  # pydantic's path also names the alternatives of a type
         if isinstance(value, dict | list) and (key in value if isinstance(value, dict) else isinstance(key, int)):
             value = value[key]  # type: ignore[index]
             keys.append(str(key))
     place = ".".join(keys)
     if first["type"] == "extra_forbidden":
-        section = _bare(_annotation(model, first["loc"][:-1]))
-        return f"unknown key {place}; {nearest(keys[-1], section.model_fields)}"
+        known = _bare(_annotation(model, first["loc"][:-1])).model_fields
+        return f"unknown key {place}; {nearest(keys[-1], known)}"
     if first["type"] == "missing":
         return f"{'.'.join([*keys, str(first['loc'][-1])])} is missing; it has no default"
     if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
@@ -46,12 +51,19 @@ def error_message(model: type[BaseModel], error: ValidationError, tree: dict[str
         return f"{place}: {'a kind is missing' if found is None else f'kind {found!r} is not known'}; " + (
             nearest(str(found), kinds)
         )
-    message = _SHAPES.get(first["type"]) or first["msg"].replace("Input should be", "must be")
     if first["type"] == "value_error":  # one of ours, which says what it got
-        message = message.removeprefix("Value error, ")
+        message = first["msg"].removeprefix("Value error, ")
     else:
-        message += f", got {first['input']!r}"
+        alike = [e for e in of_field if e["input"] is first["input"]]  # one error for each kind of value that would do
+        alike = [e for e in alike if e["type"].endswith("_than") or e["type"].endswith("_equal")] or alike  # that kind
+        wanted = dict.fromkeys(_wanted(e) if len(alike) == 1 else _wanted(e).partition(", unable")[0] for e in alike)
+        message = f"must be {' or '.join(wanted)}, got {first['input']!r}"
     return f"{place}: {message}" if place else message
+
+
+def _wanted(error: ErrorDetails) -> str:
+    """Return what would do in a value's place."""
+    return _SHAPES.get(error["type"]) or re.sub("^Input should( be)? ", "", error["msg"])
 
 
 def _annotation(model: Any, location: Sequence[Any]) -> Any:

@@ -8,11 +8,11 @@ import os
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -38,10 +38,6 @@ from neuroglot.file_format import Format, read_json, remove, write_json, write_t
 from neuroglot.finite import check_weights
 from neuroglot.models.load import model_identity
 from neuroglot.pair import Pair
-
-if TYPE_CHECKING:
-    from neuroglot.training import TrainOptions
-
 
 # ---- The user's data ------------------------------------------------------------------------------------------------
 
@@ -188,36 +184,6 @@ class Data:
 
 def _stamp(path: Path) -> list[Any]:
     return [str(path), *(stamp(path) or ())]
-
-
-# ---- Training options -----------------------------------------------------------------------------------------------
-
-
-def train_options(recipe: Recipe, **changes: Any) -> TrainOptions:
-    """Return the recipe's training options, with changes."""
-    from neuroglot.training import TrainOptions
-
-    settings = recipe.train
-    found = TrainOptions(
-        steps=settings.steps,
-        batch_size=settings.batch_size,
-        lr=recipe.learning_rate,
-        specific_lr=settings.specific_lr,
-        warmup=settings.warmup,
-        weight_decay=settings.weight_decay,
-        accumulation=settings.accumulation,
-        scheduler=settings.scheduler,
-        optimizer=settings.optimizer,
-        max_grad_norm=settings.max_grad_norm,
-        seed=settings.seed,
-        bf16=settings.bf16,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        save_steps=settings.save_steps,
-        log_steps=settings.log_steps,
-        non_finite=settings.non_finite,
-        max_skipped=settings.max_skipped,
-    )
-    return replace(found, **changes)
 
 
 # ---- Context --------------------------------------------------------------------------------------------------------
@@ -462,13 +428,13 @@ class Context:
             UserError: the first thing wrong with them.
         """
         from neuroglot.neurons import inventory
-        from neuroglot.training.options import arguments
+        from neuroglot.training.trainer import arguments
 
         quiet()
         if self.data is not None:
             _ = self.data.records  # a missing file is said before a model is fetched
         inventory(self.skeleton)
-        arguments(train_options(self.recipe), self.folder)
+        arguments(self.recipe.train, self.folder)
         self.batcher.check_chat()
         self.batcher.check_budget()
         _ = self.corpus, self.kept

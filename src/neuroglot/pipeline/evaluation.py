@@ -7,7 +7,7 @@ import io
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,14 +52,13 @@ def train_classic(context: Context, kind: str, cache: Path) -> None:
     Raises:
         UserError: whatever the user can mend.
     """
-    from neuroglot.baselines import Settings, train
+    from neuroglot.baselines import ClassicSettings, train
     from neuroglot.baselines.settings import CLASSIC
 
     quiet()
     peak = watch()
-    section = context.recipe.classic
-    given = {f.name: getattr(section, f.name) for f in fields(Settings) if f.name in type(section).model_fields}
-    settings = Settings(**given, lr=context.recipe.train.lr or 1e-3, seed=context.recipe.train.seed)
+    recipe = context.recipe
+    settings = ClassicSettings(**recipe.classic.model_dump(), lr=recipe.train.lr or 1e-3, seed=recipe.train.seed)
     corpus = context.corpus
     bar = context.track("training", settings.steps)
     train(

@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuroglot.config import TrainSection
 from neuroglot.data.corpus import TrainingSet, as_task
 from neuroglot.data.example import Example
 from neuroglot.errors import UserError
@@ -253,20 +254,14 @@ def tuned_briefly(context: Context, model: Any, seed: int) -> Any:
 
 def _fit(context: Context, tuned: Any, seed: int, work: Path, look: LookFunction | None = None) -> None:
     """Train with the steps, batches and rate of the recipe's probe; `look` is called after every step."""
-    from neuroglot.training import Mix, TrainOptions, train
+    from neuroglot.training import Mix, train
 
     settings, machine = context.recipe.probe, context.recipe.train
-    options = TrainOptions(
-        steps=settings.steps,
-        batch_size=settings.batch_size,
-        lr=settings.lr,
-        seed=seed,
-        optimizer=machine.optimizer,
-        bf16=machine.bf16,
-        gradient_checkpointing=machine.gradient_checkpointing,
-        non_finite=machine.non_finite,
-        max_skipped=machine.max_skipped,
-    )
+    options = TrainSection(
+        steps=settings.steps, batch_size=settings.batch_size, lr=settings.lr, seed=seed, optimizer=machine.optimizer,
+        bf16=machine.bf16, gradient_checkpointing=machine.gradient_checkpointing, non_finite=machine.non_finite,
+        max_skipped=machine.max_skipped, save_steps=0,
+    )  # fmt: skip
     bar = context.track("probing", settings.steps)
     examples = TrainingSet(replace(context.corpus, replay={}))
     train(tuned, examples, context.collate, options, work, pairs=examples.pairs, mix=Mix(examples.kinds),

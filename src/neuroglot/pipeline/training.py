@@ -19,7 +19,7 @@ from neuroglot.file_format import (
     write_manifest,
     write_text,
 )
-from neuroglot.pipeline.context import Context, examples_digest, made_for, quiet, train_options
+from neuroglot.pipeline.context import Context, examples_digest, made_for, quiet
 from neuroglot.pipeline.folder import watch
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ def train(context: Context) -> None:
     examples = context.training
     mix = Mix(examples.kinds, recipe.data.temperature, sum(examples.replayed.values()), recipe.data.replay)
     replay = _replay(context, mix)
-    result = fit(tuned, examples, context.collate, train_options(recipe), work, pairs=examples.pairs, mix=mix,
+    options = recipe.train.model_copy(update={"lr": recipe.learning_rate})
+    result = fit(tuned, examples, context.collate, options, work, pairs=examples.pairs, mix=mix,
                  resume=True, progress=lambda step, steps, loss: bar(step), look=_look(context))  # fmt: skip
     facts = {
         "method": recipe.method,

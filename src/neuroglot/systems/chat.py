@@ -379,7 +379,7 @@ class Client:
         if seconds > self.patience.longest:
             raise UserError(
                 f"endpoint {self.url} answered with status {status} and asks to wait {seconds:.0f} seconds; run the "
-                "same command again then, or raise longest_wait; what was answered is kept"
+                "same command again then, or raise longest_wait; what was answered is cached"
             )
         self.pace.pause(seconds)
         return seconds

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from neuroglot.training.aligned import aligned
 from neuroglot.training.methods import METHODS, from_adapter, prepare
-from neuroglot.training.options import TrainOptions, TrainResult
 from neuroglot.training.sampler import Mix, OnePairBatchSampler
-from neuroglot.training.trainer import PairTrainer, parameter_groups, train
+from neuroglot.training.trainer import PairTrainer, TrainResult, parameter_groups, train
 from neuroglot.training.verification import (
     Audit,
     NameAudit,
@@ -26,7 +25,6 @@ __all__ = [
     "NameAudit",
     "OnePairBatchSampler",
     "PairTrainer",
-    "TrainOptions",
     "TrainResult",
     "aligned",
     "audit",

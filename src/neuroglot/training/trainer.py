@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, fields
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
@@ -14,13 +15,13 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedModel, PrinterCallback, Trainer
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
+from neuroglot.config import TrainSection
 from neuroglot.errors import UserError
 from neuroglot.file_format import CHECKPOINT, MANIFEST, read_manifest
 from neuroglot.finite import DivergedError, origin, unusable
 from neuroglot.training.callbacks import Finite, LogFile, Look, LookFunction, Progress, ProgressFunction, Seal
-from neuroglot.training.options import TrainOptions, TrainResult, arguments
 from neuroglot.training.sampler import Mix, OnePairBatchSampler
 from neuroglot.tuner import active_pair, has_router
 from neuroglot.tuner.deltas import UnitLayer
@@ -257,6 +258,55 @@ def _for_model(inputs: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in inputs.items() if key not in ours}
 
 
+def arguments(options: TrainSection, output_dir: Path) -> TrainingArguments:
+    """Translate the options into transformers' own.
+
+    Raises:
+        UserError: transformers does not know the optimiser or the scheduler.
+    """
+    on_cpu = not torch.accelerator.is_available()
+    known = {f.name for f in fields(TrainingArguments)}
+    # the older name is a deprecated alias of the newer one, which the oldest supported transformers lacks
+    checkpointing = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+    extra: dict[str, Any] = {}
+    if options.gradient_checkpointing:
+        extra = {checkpointing: True, f"{checkpointing}_kwargs": {"use_reentrant": False}}
+    try:
+        return TrainingArguments(
+            output_dir=str(output_dir),
+            max_steps=options.steps,
+            per_device_train_batch_size=options.batch_size,
+            gradient_accumulation_steps=options.accumulation,
+            learning_rate=options.lr or 1e-3,
+            warmup_steps=round(options.warmup * options.steps),
+            lr_scheduler_type=options.scheduler,
+            optim=options.optimizer,
+            weight_decay=options.weight_decay,
+            max_grad_norm=options.max_grad_norm,
+            seed=options.seed,
+            bf16=options.bf16,
+            logging_steps=options.log_steps,
+            logging_first_step=True,
+            logging_nan_inf_filter=False,  # it writes the mean of earlier losses where one is NaN
+            save_strategy="steps" if options.save_steps else "no",
+            save_steps=options.save_steps or 1,
+            save_total_limit=2,
+            save_only_model=False,
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_num_workers=0,
+            dataloader_pin_memory=not on_cpu,
+            remove_unused_columns=False,
+            prediction_loss_only=True,
+            label_names=["labels"],
+            ddp_find_unused_parameters=True,
+            use_cpu=on_cpu,
+            **extra,
+        )
+    except ValueError as error:
+        raise UserError(f"train: {str(error).splitlines()[0]}") from None
+
+
 def last_checkpoint(output_dir: Path) -> tuple[Path, dict[str, Any]] | None:
     """Return the newest checkpoint that was sealed when it was whole and is as it was then, and its manifest."""
     found = {int(p.parent.name.rpartition("-")[2]): p.parent for p in output_dir.glob(f"checkpoint-*/{MANIFEST}")}
@@ -268,11 +318,34 @@ def last_checkpoint(output_dir: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training came to.
+
+    Attributes:
+        steps: optimiser steps in all, those before a resume included.
+        resumed_from: the step of the checkpoint that it went on from, 0 for none.
+        loss: mean training loss per target token, in nats, over the steps of this call; NaN if none was left.
+        skipped: steps that were left out because their loss or gradient was not finite.
+        seconds: wall time of the training, that before a resume included up to the checkpoint.
+        trainable: number of trainable parameters.
+        log: the log file.
+    """
+
+    steps: int
+    resumed_from: int
+    loss: float
+    seconds: float
+    trainable: int
+    log: Path
+    skipped: int = 0
+
+
 def train(
     model: nn.Module,
     dataset: Sequence[Any],
     collate: Collate,
-    options: TrainOptions,
+    options: TrainSection,
     output_dir: Path | str,
     *,
     pairs: Sequence[str] | None = None,
@@ -290,7 +363,8 @@ def train(
         model: the model to train.
         dataset: any sequence.
         collate: turns items of one pair into model inputs.
-        options: see `TrainOptions`.
+        options: how long and how fast, see `neuroglot.config.TrainSection`; `lr` is 1e-3 if unset, and what
+            only a method needs (`rank`, `mode` ...) is not looked at.
         output_dir: made if absent.
         pairs: the pair of each item; by default each item's `.pair`.
         mix: what an epoch is made of; by default every item once, in batches of items either with images or without.
@@ -302,7 +376,7 @@ def train(
     Raises:
         UserError: nothing to train on, nothing to train, an option that transformers does not know, or a dataset
             that holds a pair which the adapter does not know.
-        DivergedError: a loss, a gradient or what is trained is not finite; see `TrainOptions.non_finite`.
+        DivergedError: a loss, a gradient or what is trained is not finite; see `non_finite` of the options.
     """
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)

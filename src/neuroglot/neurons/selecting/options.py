@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from neuroglot.config import SelectSection
 from neuroglot.errors import UserError, nearest
 from neuroglot.models.families import PARTS
 from neuroglot.neurons.inventory import Layer, check_parts
@@ -15,61 +16,18 @@ from neuroglot.pair import Pair
 
 TRANSLATION = ("image_translation", "multimodal_translation", "text_translation")
 
-CHOICES = {
-    "ranking": ("relevance", "similarity"),
-    "normalise": ("pair", "none"),
-    "dispersion": ("cv", "variance"),
-    "contrast": ("none", "subtract", "auto"),
-    "neuron": ("rows", "ffn"),
-    "rank": ("per-layer", "per-part", "global"),
-    "cost": ("none", "weights"),
-    "budget_of": ("neurons", "weights"),
-    "sets": ("both", "agnostic", "specific"),
-}
-"""Option -> what it may say."""
-
 
 @dataclass(frozen=True)
 class Options:
-    """What may be set; a method's defaults differ from these where `neuroglot.neurons.PRESETS` says so.
+    """What a selection is made by: a preset's defaults, and on top what the user gave.
 
     Attributes:
         task: whose conditions are the pairs; by default the first translation task in the profile.
-        parts: the parts to choose from.
-        neuron: `rows` of matrices, or `ffn`: the units of feed-forward blocks, as rows and columns; by default what
-            was profiled, and rows where both were.
-        layers: share of the layers to keep, one number or one per part; 0 leaves a part out. All of them by default
-            where rows are ranked over layers.
-        ranking: of layers, `relevance` or `similarity`; similarity needs `similarities`.
-        similarities: layer -> pair -> R, from the probe.
-        budget: share of all neurons of the eligible parts, one number or one per part; None for all rows of the kept
-            layers.
-        budget_of: `neurons`, or `weights`: the share is that of the parts' weights.
-        rank: `per-layer` gives every kept layer the same share of its rows; `per-part` ranks the rows of a part, and
-            `global` those of all parts, over its layers, so that the best layers give most.
-        cost: in a ranking over layers, `weights` divides a row's importance by its number of weights.
-        specific: share of the chosen rows of a layer that is specific, at most; `auto` for those that the data show
-            to be (see `effect`); or pair -> share.
-        epsilon: instead of `specific`, the threshold of LLaVA-NeuMT's Eq. 8: chosen rows whose dispersion is at most
-            this are agnostic, and all others specific. In units of `dispersion`.
-        effect: with `auto`, what the lower bound of the coefficient of variation must reach. 0.2 is one of six pairs
-            that uses a neuron 1.6 times as much as the others do, or half of the pairs 1.5 times as much as the
-            other half: less is a preference and no specialisation.
-        specific_to: what a specific neuron is specific to, `pair`, `source` or `target`; one value or one per part.
-        share: None, or a neuron belongs to every pair (source, target) within this share of its best.
-        score: the score that importance is.
-        token_class: the tokens it was taken over.
-        normalise: `pair` or `none`, see `Profile.importance`.
-        dispersion: over pairs, `cv` (coefficient of variation) or `variance`.
-        floor: a specific neuron's best importance is at least this share of its layer's mean best. Without a floor
-            the coefficient of variation favours neurons that are nearly dead.
-        contrast: `subtract` takes the importance for reading and describing off that for translating, floored at 0;
-            `auto` does if such conditions were profiled; `none`. Layers are ranked without it.
-        keep: tasks that must not be forgotten: importance is divided by the root of that for them.
-        sets: of the neurons chosen, which are trained: the `agnostic` (of all pairs), the `specific`, or `both`. The
-            others stay frozen, and nothing takes their place.
-        like: of a control, the method whose layers and counts it takes over.
-        seed: of random choices.
+        similarities: layer -> pair -> R, from the probe; a ranking of layers by similarity needs them.
+        token_class: the tokens that importance was taken over.
+
+    What a recipe may say too is a field of `neuroglot.config.SelectSection`, which says what each means. A method's
+    defaults differ from these where `neuroglot.neurons.PRESETS` says so.
     """
 
     task: str | None = None
@@ -125,17 +83,13 @@ def resolve(profile: Profile, method: str, given: Mapping[str, Any]) -> Options:
     Raises:
         UserError: the first thing wrong with them.
     """
+    given = _checked(given)
     values = _defaults(method, given)
     if "neuron" not in given and profile.layers and all(layer.writes for layer in profile.layers):
         values["neuron"] = "ffn"  # nothing else was profiled
     options = Options(**values)
-    for name, allowed in CHOICES.items():
-        if getattr(options, name) not in allowed:
-            raise UserError(f"{name} must be one of {', '.join(allowed)}, got {getattr(options, name)!r}")
     _check_ranking(method, given, options)
     options = _with_parts(profile, method, given, options)
-    for name, low in (("share", "("), ("floor", "[")):
-        _check_share(name, getattr(options, name), low)
     if options.ranking == "similarity" and options.similarities is None:
         raise UserError(
             f"method {method} ranks layers by similarity, but no similarities were given; expected layer -> pair -> R "
@@ -143,6 +97,13 @@ def resolve(profile: Profile, method: str, given: Mapping[str, Any]) -> Options:
         )
     options = _with_task(profile, options)
     return replace(options, **_specific(profile, given, options))
+
+
+def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was given, each value by itself checked as those of a recipe are."""
+    own = {name: value for name, value in given.items() if name not in SelectSection.model_fields}
+    section = SelectSection(**{name: value for name, value in given.items() if name not in own})
+    return {name: getattr(section, name) for name in given if name not in own} | own
 
 
 def _defaults(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,18 +174,12 @@ def _with_parts(profile: Profile, method: str, given: Mapping[str, Any], options
         raise UserError(f"nothing to select from: parts {', '.join(parts) or 'none'} with layers {options.layers}")
     budget = options.budget
     if isinstance(budget, Mapping):
-        for part, share in budget.items():
-            if part not in PARTS:
-                raise UserError(f"budget names part {part!r}; {nearest(part, PARTS)}")
-            _check_share(f"budget.{part}", share, "(")
         absent = [part for part in eligible if part not in budget]
         if absent:
             raise UserError(
                 f"budget gives no share for the {absent[0]} part, got {dict(budget)}; expected one for each of "
                 f"{', '.join(eligible)}; leave a part out with layers or parts"
             )
-    else:
-        _check_share("budget", budget, "(")
     return replace(options, parts=eligible, layers=shares)
 
 
@@ -236,8 +191,7 @@ def _with_task(profile: Profile, options: Options) -> Options:
             f"the profile holds no condition of task {task or 'image_translation'!r}, only of {', '.join(tasks)}; "
             "profile the task or choose one of these"
         )
-    keep = (options.keep,) if isinstance(options.keep, str) else tuple(options.keep)
-    for kept in keep:
+    for kept in options.keep:
         if kept == task:
             raise UserError(f"keep names {kept}, which is the task to learn; name tasks that must not be forgotten")
         if kept not in tasks:
@@ -245,24 +199,20 @@ def _with_task(profile: Profile, options: Options) -> Options:
                 f"keep names {kept!r}, of which the profile holds no condition, only of {', '.join(tasks)}; "
                 "profile it too (profile.contrast in a recipe)"
             )
-    return replace(options, task=task, keep=keep)
+    return replace(options, task=task)
 
 
 def _specific(profile: Profile, given: Mapping[str, Any], options: Options) -> dict[str, Any]:
     """Return what to set of `specific` and `specific_to`, checked."""
     to = options.specific_to
     by_part = {part: to.get(part, "pair") for part in PARTS} if isinstance(to, Mapping) else dict.fromkeys(PARTS, to)
-    for part, side in by_part.items():
-        if side not in ("pair", "source", "target"):
-            raise UserError(f"specific_to.{part} must be pair, source or target, got {side!r}")
     specific = options.specific
     if isinstance(specific, Mapping):
         pairs = [str(condition.pair) for condition in profile.of_task(str(options.task))]
         specific = {str(Pair.parse(pair)): share for pair, share in specific.items()}
-        for pair, share in specific.items():
+        for pair in specific:
             if pair not in pairs:
                 raise UserError(f"specific names pair {pair}, which the profile lacks; {nearest(pair, pairs)}")
-            _check_share(f"specific.{pair}", share, "[")
         if sum(specific.values()) > 1 + 1e-9:
             raise UserError(f"specific gives pairs {sum(specific.values()):g} of the rows in all; expected 1 at most")
         if set(by_part.values()) != {"pair"} or options.share is not None:
@@ -274,28 +224,13 @@ def _specific(profile: Profile, given: Mapping[str, Any], options: Options) -> d
                 f"specific gives no share for {', '.join(absent)}; expected one for every pair; use 0 for a pair that "
                 "is to have no neurons of its own"
             )
-    elif isinstance(specific, str):
-        if specific != "auto":
-            raise UserError(f"specific must be a share in [0, 1], auto, or pair: share, got {specific!r}")
-    else:
-        _check_share("specific", specific, "[")
-    if options.epsilon is not None:
-        if "specific" in given:
-            raise UserError(
-                f"epsilon says which neurons are specific, and so does specific={specific}; leave one of them out"
-            )
-        if not options.epsilon >= 0:
-            raise UserError(f"epsilon must be 0 or more, got {options.epsilon!r}; it is a {options.dispersion}")
+    if options.epsilon is not None and "specific" in given:
+        raise UserError(
+            f"epsilon says which neurons are specific, and so does specific={specific}; leave one of them out"
+        )
     if "effect" in given and specific != "auto":
         raise UserError(f"effect is for specific=auto, got specific={specific}; leave one of them out")
-    if not options.effect >= 0:
-        raise UserError(f"effect must be 0 or more, got {options.effect!r}; it is a coefficient of variation")
     return {"specific": specific, "specific_to": by_part}
-
-
-def _check_share(name: str, value: Any, low: str) -> None:
-    if value is not None and not (0 < value <= 1 or (low == "[" and value == 0)):
-        raise UserError(f"{name} must be in {low}0, 1], got {value!r}; it is a share, 0.4 for 40 %")
 
 
 def parts_of(layers: Sequence[Layer]) -> dict[str, list[Layer]]:
