@@ -51,8 +51,7 @@ from neuroglot.file_format import TRAINING, Format, read_json, write_json, write
 from neuroglot.models.load import EMBEDDED, load_model, load_processor
 from neuroglot.pipeline.context import quiet
 from neuroglot.pipeline.evaluation import load_trained
-from neuroglot.pipeline.run import execute
-from neuroglot.pipeline.stages import stages
+from neuroglot.pipeline.run import execute, stages
 from neuroglot.synthetic.scenes import text_only_ceiling
 from neuroglot.systems import HFSystem, System, shuffled_image, without_image, without_text
 

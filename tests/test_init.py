@@ -18,8 +18,8 @@ from neuroglot.cli import main
 from neuroglot.config.load import load_recipe
 from neuroglot.errors import UserError
 from neuroglot.pipeline.context import Context
+from neuroglot.pipeline.run import stages
 from neuroglot.pipeline.scaffold import write_recipe
-from neuroglot.pipeline.stages import stages
 
 FIXTURES = Path(__file__).parent / "data" / "fixtures"
 

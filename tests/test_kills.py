@@ -22,6 +22,8 @@ from pathlib import Path
 
 import pytest
 
+from neuroglot.compare.workers import PRELOAD as PRELOADED
+
 KILLS = int(os.environ.get("NEUROGLOT_KILLS", "2"))
 SEED = int(os.environ.get("NEUROGLOT_SEED", random.SystemRandom().randrange(10**6)))
 
@@ -35,10 +37,7 @@ WAYS = {"SIGKILL": -signal.SIGKILL, "SIGTERM": 143, "SIGINT": 130, "disk full": 
 EQUAL = ("profile.safetensors", "selection.safetensors", "adapter/adapter_model.safetensors",
          "adapter/adapter_config.json", "adapter/neuroglot.json", "train_log.jsonl", "hypotheses.jsonl")  # fmt: skip
 
-PRELOAD = ["neuroglot.pipeline.run",
-           "neuroglot.training", "neuroglot.tuner", "neuroglot.systems", "neuroglot.report.page",
-           "neuroglot.evaluation", "neuroglot.compare.preload", "transformers.models.llava.modeling_llava",
-           "transformers.models.clip.modeling_clip", "transformers.models.llama.modeling_llama"]  # fmt: skip
+PRELOAD = ["neuroglot.pipeline.run", *PRELOADED]
 
 pytestmark = pytest.mark.slow
 

@@ -25,8 +25,7 @@ from neuroglot.config.load import load_recipe
 from neuroglot.errors import UserError
 from neuroglot.file_format import fresh
 from neuroglot.neurons import Profile
-from neuroglot.pipeline.run import execute
-from neuroglot.pipeline.stages import METHODS_OWN, stages
+from neuroglot.pipeline.run import METHODS_OWN, execute, stages
 from neuroglot.selection import Selection
 
 SETTINGS = ["name=smoke", "data.pairs=[en-de, en-fr]", "train.weight_decay=0.1", "train.optimizer=adamw_torch_fused"]

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-
 # ---- Safe text, tables and JSON -------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from neuroglot.data.example import Example
 from neuroglot.data.image import open_image
 from neuroglot.errors import UserError
 from neuroglot.models.load import load_processor
-from neuroglot.validation.lengths import Lengths
+from neuroglot.validation.texts import Lengths
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 

@@ -98,7 +98,7 @@ def test_embedded_signs_that_are_kept_elsewhere_are_not_replayed():
 def test_a_run_replays_nothing_of_its_retention_sources(tmp_path):
     from neuroglot.config.load import load_recipe
     from neuroglot.pipeline.context import Context
-    from neuroglot.pipeline.stages import stages
+    from neuroglot.pipeline.run import stages
 
     texts = [{"source": f"Kept {k}", "target": f"Ziel {k}", "source_lang": "en", "target_lang": "de", "item": f"t{k}"}
              for k in range(6)]  # fmt: skip

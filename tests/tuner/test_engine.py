@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from neuroglot.errors import UserError
 from neuroglot.selection import Selection
 from neuroglot.tuner import NeuroglotConfig, active_pair, modes, park
-from neuroglot.tuner.forward import unit_gradients
+from neuroglot.tuner.layer import unit_gradients
 
 ONE = ("en-de",)
 OWN = frozenset(ONE)

@@ -19,13 +19,13 @@ from typing import Annotated, Any
 
 import typer
 
+from neuroglot.cli import data, export, neurons, results, run  # noqa: F401
 from neuroglot.cli.app import app
 from neuroglot.errors import UserError, ran_out, visible
 from neuroglot.printing import OneLine
 
 # isort: off
 # in the order of the help
-from neuroglot.cli import run, data, results, neurons, export  # noqa: F401
 # isort: on
 
 REFUSED, DEFECT, INTERRUPTED, TERMINATED = 2, 70, 130, 143

@@ -14,7 +14,6 @@ from neuroglot.printing import plain, print_json, print_line
 if TYPE_CHECKING:
     from rich.console import Console
 
-
 # ---- inspect --------------------------------------------------------------------------------------------------------
 
 _HELP = "Where the {} part is, if the table does not know: a module prefix; may be given again."

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from neuroglot.compare.cells import SAID, mean_of, read_losses
 from neuroglot.compare.grid import Contender
 from neuroglot.compare.runner import Grid, Outcome, cell_folder
+from neuroglot.compare.workers import SAID, mean_of, read_losses
 from neuroglot.errors import UserError
 from neuroglot.evaluation import metrics
 from neuroglot.evaluation.bootstrap import Array, Draws, Row, reason, resample

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from neuroglot.compare.cells import mean_of, read_losses
 from neuroglot.compare.grid import (
     Cell,
     Contender,
@@ -25,13 +24,12 @@ from neuroglot.compare.grid import (
     recorded,
     variants,
 )
-from neuroglot.compare.workers import Task, drain
+from neuroglot.compare.workers import Task, drain, mean_of, read_losses
 from neuroglot.config import BASELINES, METHODS, Recipe
 from neuroglot.errors import UserError
 from neuroglot.pipeline.context import Context, Track, quiet
 from neuroglot.pipeline.folder import locked, release
-from neuroglot.pipeline.run import execute
-from neuroglot.pipeline.stages import Stage, stages
+from neuroglot.pipeline.run import Stage, execute, stages
 
 SWEPT = 3.5
 """Cells of a sweep, for the estimate; it is three or a few more."""

@@ -10,7 +10,6 @@ from neuroglot.printing import plain, plain_table
 if TYPE_CHECKING:
     from rich.console import Console
 
-
 # ---- Comparison -----------------------------------------------------------------------------------------------------
 
 LABELS = {

@@ -26,7 +26,6 @@ from neuroglot.synthetic.style import style_texts
 if TYPE_CHECKING:
     from neuroglot.data.readers import Layout
 
-
 # ---- What all sections share ----------------------------------------------------------------------------------------
 
 PartName = Literal["vision", "connector", "language"]

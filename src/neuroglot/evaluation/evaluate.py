@@ -21,7 +21,6 @@ from neuroglot.file_format import SCORES, read_json, write_json, write_text
 if TYPE_CHECKING:
     from neuroglot.systems.base import System
 
-
 # ---- Partial results: an interrupted evaluation resumes -------------------------------------------------------------
 # Notable: work is done and written in portions, and a portion is whole or it is done again. A portion is a function of
 # the examples alone, so that what comes after a cut is computed in the same batches as without one, and is the same

@@ -21,7 +21,6 @@ from neuroglot.printing import plain
 if TYPE_CHECKING:
     from rich.console import Console
 
-
 # ---- Scoring --------------------------------------------------------------------------------------------------------
 # Notable: whoever made the outputs, they go through the same functions as those of a run; nothing is scored twice in
 # two ways.

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from neuroglot.config import ModelSection
     from neuroglot.data.example import ImageSource
 
-
 # ---- Classic baselines ----------------------------------------------------------------------------------------------
 
 HOME = "classic"

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from neuroglot.selection import Selection
     from neuroglot.training.callbacks import LookFunction
 
-
 # ---- profile and probe ----------------------------------------------------------------------------------------------
 
 ANSWER_TOKENS = 48

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 # ---- SVG ------------------------------------------------------------------------------------------------------------
 # Notable: matplotlib draws (plotly's script alone would be 4 MB of a page that should open anywhere and print well),
 # text as paths, so that a figure looks the same on every machine. Colours are placeholders that end as CSS variables,

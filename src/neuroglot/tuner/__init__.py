@@ -9,10 +9,9 @@ from neuroglot.tuner.config import NEUROGLOT, NeuroglotConfig
 from neuroglot.tuner.export import export_lora
 from neuroglot.tuner.grow import drop_pairs, grow, keep_pairs, without_trained
 from neuroglot.tuner.layer import NeuroglotLinear
-from neuroglot.tuner.model import NeuroglotModel
+from neuroglot.tuner.model import NeuroglotModel, modes, park, refresh, selection_of, trained_entries
 from neuroglot.tuner.prompt import PROMPT, PromptConfig, PromptModel
 from neuroglot.tuner.routing import active_pair, has_router
-from neuroglot.tuner.state import modes, park, refresh, selection_of, trained_entries
 from neuroglot.tuner.vectors import VECTORS, VectorsConfig, VectorsModel
 
 # PEFT dispatches by look-up in these three dictionaries; its own register function accepts only members of its enum.

@@ -1,19 +1,241 @@
-"""The wrapped layers: y = x W^T + b, with deltas on the chosen rows (or columns) of W."""
+"""The wrapped layers: y = x W^T + b, with deltas on the chosen rows (or columns) of W, computed in one of two ways."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn.modules import module as global_hooks
 from transformers.pytorch_utils import Conv1D
 
 from neuroglot.errors import UserError
 from neuroglot.tuner.deltas import Route
-from neuroglot.tuner.forward import added_units, sliced_linear
 from neuroglot.tuner.weight import WeightLayer, why_not_sliced
+
+if TYPE_CHECKING:
+    from neuroglot.tuner.deltas import Route, UnitLayer
+
+
+# ---- Sliced ---------------------------------------------------------------------------------------------------------
+# Shape suffixes: K units of an adapter in a layer, k of them trained now; T tokens; I inputs, O outputs; w the width
+# of a unit (I for an output row, O for an input column); r a rank.
+#
+# A full Linear costs three matmuls a step (forward, dX, dW). Here it is 2 + k/O: the weight holds the current units,
+# so the forward is the base's own, and dW is taken of the k trained units alone. What is kept for backward is the
+# input x (of columns only its slice x[:, columns]), and nothing where no unit trains.
+
+Tensor = torch.Tensor
+
+
+class _SlicedLinear(torch.autograd.Function):
+    """The base layer's output with an adapter's units in its weight; differentiable in x and in the trained units.
+
+    With `adapter` None it is the base's own output. That goes this way too, because another adapter's units may be
+    in the weight by the time that its backward runs: both directions put into the weight what they need.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: WeightLayer, adapter: str | None, route: Route | None,
+                *parameters: Tensor) -> Tensor:  # fmt: skip
+        layer.hold(adapter)
+        ctx.layer, ctx.adapter, ctx.route, ctx.dtype = layer, adapter, route, x.dtype
+        if adapter is not None and route is not None and any(ctx.needs_input_grad[4:]):
+            outputs = layer.units_are_outputs(adapter)
+            ctx.save_for_backward(x if outputs else picked(x, route.own))
+        return layer.call_base(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        layer, grad = ctx.layer, grads[0]
+        saved = ctx.saved_tensors  # under checkpointing this runs the layer's forward again, so it comes first
+        dx = None
+        if ctx.needs_input_grad[0]:
+            layer.hold(ctx.adapter, write=False)
+            dx = (grad @ layer.outputs_first.to(grad.dtype)).to(ctx.dtype)
+        if not saved:
+            return dx, *[None] * (len(ctx.needs_input_grad) - 1)
+        return dx, None, None, None, *_gradients(layer, ctx.adapter, ctx.route, saved[0], grad)
+
+
+def _gradients(layer: WeightLayer, adapter: str, route: Route, kept: Tensor, grad: Tensor) -> list[Tensor]:
+    """Return the gradients of the trained groups' parameters, in the order of `UnitLayer.parameters_of`.
+
+    Of output units dU = dY[:, units]^T x, of columns dU = x[:, columns]^T dY: left^T right in both.
+    """
+    kept = kept.to(grad.dtype)  # under autocast the gradient is narrower than the input
+    outputs = layer.units_are_outputs(adapter)
+    left, right = (picked(grad, route.own), kept) if outputs else (kept, grad)
+    deltas, biases = [], []
+    for share in route.shares:
+        own, other = left[..., share.start : share.stop], right
+        if share.samples is not None:
+            own, other = own.index_select(0, share.samples), other.index_select(0, share.samples)
+        own_Tk, other_Tw = own.reshape(-1, own.shape[-1]), other.reshape(-1, other.shape[-1])
+        factors = [layer.delta(adapter, group) for group in share.groups]
+        sizes = [layer.group_size(adapter, group) for group in share.groups]
+        if all(len(delta) == 1 for delta in factors):  # one matmul for all of them
+            found: Sequence[Tensor] = (own_Tk.T @ other_Tw).split(sizes)
+        else:
+            each = zip(own_Tk.split(sizes, dim=1), factors, strict=True)
+            found = [gradient for group_Tk, delta in each for gradient in unit_gradients(group_Tk, other_Tw, delta)]
+        dtype = factors[0][0].dtype
+        deltas += [gradient.to(dtype) for gradient in found]
+        if layer.trains_bias(adapter):
+            biases += own_Tk.sum(0, dtype=dtype).split(sizes)
+    return deltas + biases
+
+
+def picked(x: Tensor, units: Tensor) -> Tensor:
+    """Return x[..., units]; through two dimensions, where index_select on the last one is several times faster."""
+    return x.reshape(-1, x.shape[-1]).index_select(-1, units).view(*x.shape[:-1], len(units))
+
+
+def unit_gradients(left_Tk: Tensor, right_Tw: Tensor, delta: Sequence[Tensor]) -> list[Tensor]:
+    """Return the gradient of a group's delta, given as (dense,) or as factors (up [k, r], down [r, w]).
+
+    With U = up down, dU = left^T right gives d up = dU down^T and d down = up^T dU. Multiplying the other way round,
+    d up = left^T (right down^T) and d down = (left up)^T right, never forms dU: 4 T r (k + w) operations against
+    2 T k w + 4 k r w.
+    """
+    if len(delta) == 1:
+        return [left_Tk.T @ right_Tw]
+    up, down = (factor.detach().to(left_Tk.dtype) for factor in delta)
+    tokens, (k, r), w = len(left_Tk), up.shape, down.shape[1]
+    if 2 * tokens * r * (k + w) < tokens * k * w + 2 * k * r * w:
+        return [left_Tk.T @ (right_Tw @ down.T), (left_Tk @ up).T @ right_Tw]
+    dense = left_Tk.T @ right_Tw
+    return [dense @ down.T, up.T @ dense]
+
+
+def sliced_linear(
+    x: Tensor, layer: WeightLayer, adapter: str | None, route: Route | None, parameters: Sequence[Tensor]
+) -> Tensor:
+    """Map x [..., I] to [..., O] through a layer whose dense weight holds an adapter's units.
+
+    Args:
+        x: the input.
+        layer: neither its weight nor its bias receives a gradient.
+        adapter: whose units; None for the base as it is.
+        route: how its units are split.
+        parameters: the trained groups' deltas (or factors), then their bias deltas, in the order of the route.
+    """
+    return _SlicedLinear.apply(x, layer, adapter, route, *parameters)
+
+
+# ---- Additive -------------------------------------------------------------------------------------------------------
+# Where the weight cannot be written this is all there is. In a batch of several pairs a group's delta takes part as a
+# parameter for its own samples and as a constant for the others.
+
+
+def added_units(out: Tensor, x: Tensor, layer: UnitLayer, adapter: str, route: Route) -> Tensor:
+    """Add an adapter's units to the base's output.
+
+    Args:
+        out: [..., O] the base's output.
+        x: [..., I] the layer's input.
+        layer: the wrapped layer.
+        adapter: whose units.
+        route: how they are split.
+    """
+    pieces = []
+    for share in route.shares:
+        units = route.units[share.start : share.stop]
+
+        def piece(x: Tensor, detach: bool, groups: tuple[str, ...] = share.groups, units: Tensor = units) -> Tensor:
+            return _product(x, layer, adapter, groups, units, detach)
+
+        pieces.append(piece(x, False) if share.samples is None else _by_samples(x, share.samples, piece))
+    if route.frozen:
+        pieces.append(_product(x, layer, adapter, route.frozen, route.others, detach=True))
+    if layer.units_are_outputs(adapter):
+        found = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
+        return out.index_add(-1, route.units, found.to(out.dtype))
+    for found in pieces:
+        out = out + found.to(out.dtype)
+    return out
+
+
+def _product(x: Tensor, layer: UnitLayer, adapter: str, groups: Sequence[str], units: Tensor, detach: bool) -> Tensor:
+    """Return x U^T + d [..., k] of output units, x[..., units] U [..., O] of columns."""
+    outputs = layer.units_are_outputs(adapter)
+    deltas = [layer.delta(adapter, group) for group in groups]
+    biases = [bias for group in groups if (bias := layer.bias_delta(adapter, group)) is not None]
+    if not detach:
+        return _trained(x, deltas, biases, units, outputs)
+    # each by itself: compiled code gives a parameter that it detaches later a gradient of zeros
+    deltas = [tuple(factor.detach() for factor in delta) for delta in deltas]
+    return _constant(x, deltas, [bias.detach() for bias in biases], units, outputs)
+
+
+def _trained(
+    x: Tensor, deltas: Sequence[Sequence[Tensor]], biases: list[Tensor], units: Tensor, outputs: bool
+) -> Tensor:
+    """Return the product of groups that train; dense ones take one matmul together, low-rank ones one each."""
+    if all(len(delta) == 1 for delta in deltas):
+        deltas = [(deltas[0][0] if len(deltas) == 1 else torch.cat([delta[0] for delta in deltas]),)]
+    if not outputs:
+        slices = picked(x, units).split([delta[0].shape[0] for delta in deltas], dim=-1)
+        return sum(
+            (unit_product(own, delta, False) for own, delta in zip(slices, deltas, strict=True)), start=x.new_zeros(())
+        )
+    products = [unit_product(x, delta, True) for delta in deltas]
+    product = products[0] if len(products) == 1 else torch.cat(products, dim=-1)
+    return product + torch.cat(biases).to(product.dtype) if biases else product
+
+
+def _constant(
+    x: Tensor, deltas: Sequence[Sequence[Tensor]], biases: list[Tensor], units: Tensor, outputs: bool
+) -> Tensor:
+    """Return the same of groups that do not train, in at most two matmuls for all of them.
+
+    They are those of a LoRA that holds these groups, in its order and with its zeros: matmuls round by the shape of
+    what they are given, and an exported adapter should answer as this one does, to the bit.
+    """
+    bias = torch.cat(biases).to(x.dtype) if biases else None
+    last_Rw = torch.cat([delta[-1] for delta in deltas]).to(x.dtype)
+    first_KR = None
+    if any(len(delta) > 1 for delta in deltas):
+        ones = (torch.eye(len(delta[0]), dtype=x.dtype, device=x.device) for delta in deltas)
+        first_KR = torch.block_diag(
+            *[d[0].to(x.dtype) if len(d) > 1 else one for d, one in zip(deltas, ones, strict=True)]
+        )
+    if outputs:
+        product = F.linear(x, last_Rw)
+        if first_KR is not None:
+            return F.linear(product, first_KR, bias)
+        return product if bias is None else product + bias.to(product.dtype)
+    if first_KR is None:
+        slices = picked(x, units)
+    else:
+        scattered = first_KR.new_zeros(x.shape[-1], first_KR.shape[1]).index_copy_(0, units, first_KR)
+        slices = F.linear(x, scattered.t().contiguous())
+    return F.linear(slices, last_Rw.t().contiguous())
+
+
+def unit_product(x: Tensor, delta: Sequence[Tensor], outputs: bool) -> Tensor:
+    """Multiply an input with a group's delta: [..., k] for output units; [..., O] for columns, x being their slice."""
+    factors = [factor.to(x.dtype) for factor in delta]
+    if outputs:  # x U^T = (x down^T) up^T
+        return F.linear(x, factors[0]) if len(factors) == 1 else F.linear(F.linear(x, factors[1]), factors[0])
+    product = x @ factors[0]  # x U = (x up) down
+    return product if len(factors) == 1 else product @ factors[1]
+
+
+def _by_samples(x: Tensor, samples: Tensor, piece: Callable[[Tensor, bool], Tensor]) -> Tensor:
+    """Return the piece with gradients for some entries of the first axis only."""
+    others = (
+        torch.ones(x.shape[0], dtype=torch.bool, device=x.device).index_fill(0, samples, False).nonzero().flatten()
+    )
+    mine, rest = piece(x.index_select(0, samples), False), piece(x.index_select(0, others), True)
+    whole = mine.new_empty(x.shape[0], *mine.shape[1:])
+    return whole.index_copy(0, samples, mine).index_copy(0, others, rest)
+
 
 # ---- Base modules with hooks or another forward ---------------------------------------------------------------------
 
@@ -87,7 +309,7 @@ def check_base(name: str, layer: nn.Module, weight: str = "weight") -> None:
 
 
 # ---- Wrapped layers -------------------------------------------------------------------------------------------------
-# Two ways of computing it. `sliced`: the weight itself holds base + deltas and `sliced.py` does the arithmetic.
+# Two ways of computing it. `sliced`: the weight itself holds base + deltas and one matmul computes it.
 # `additive`: the base's output plus the units' own product, for weights that cannot be written (quantised, sharded),
 # for several adapters at once, and under `torch.compile`, which does not follow what is written behind autograd's
 # back.

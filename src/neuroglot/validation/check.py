@@ -31,8 +31,7 @@ from neuroglot.validation.findings import (
     splits,
 )
 from neuroglot.validation.images import Look, Looks
-from neuroglot.validation.lengths import Histogram, Lengths
-from neuroglot.validation.texts import Swaps, faults, judged
+from neuroglot.validation.texts import Histogram, Lengths, Swaps, faults, judged
 
 if TYPE_CHECKING:
     from neuroglot.data.batch import Batcher

@@ -22,12 +22,11 @@ from neuroglot.data.example import Example
 from neuroglot.file_format import write_text
 from neuroglot.report.figures import INK, MUTED, SYSTEMS, WIDE, Draw, both
 from neuroglot.validation.check import Report
-from neuroglot.validation.lengths import Histogram
+from neuroglot.validation.texts import Histogram
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
 
 # ---- Batch preview --------------------------------------------------------------------------------------------------
 # B batch, L tokens. Nothing is computed a second time from the examples: tokens, labels and pixels are those of the
