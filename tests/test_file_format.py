@@ -188,3 +188,18 @@ def test_an_exception_leaves_the_old_file_and_nothing_beside_it(tmp_path):
         part.mkdir()
         (part / "b").write_text("new")
     assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == ["a", "a/b"]
+
+
+def test_one_variable_moves_every_cache(tmp_path, monkeypatch):
+    """Stores of records, answers of endpoints and the corpora of smoke scale."""
+    from neuroglot.config.smoke import corpus_in
+    from neuroglot.file_format import cache_folder
+    from neuroglot.systems.endpoint import Endpoint
+
+    monkeypatch.setenv("NEUROGLOT_CACHE", str(tmp_path / "own"))
+    assert cache_folder("records") == tmp_path / "own" / "records"
+    assert corpus_in("iwslt").parent == tmp_path / "own" / "smoke"
+    assert Endpoint("gpt", "http://127.0.0.1:9/v1", "stub").cache.folder == tmp_path / "own" / "answers"
+    monkeypatch.delenv("NEUROGLOT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "users"))
+    assert cache_folder("records") == tmp_path / "users" / "neuroglot" / "records"

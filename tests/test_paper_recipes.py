@@ -39,7 +39,7 @@ def in_turn():
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch):
     """A cache of the tests' own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("NEUROGLOT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -98,7 +98,7 @@ def test_the_little_corpus_is_read_as_the_published_one_would_be(name, layout, t
 
 
 def test_a_corpus_is_made_once_and_nothing_unfinished_is_left(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("NEUROGLOT_CACHE", str(tmp_path))
     first = corpus_in("iwslt")
     stamps = {p: p.stat().st_mtime_ns for p in first.rglob("*")}
     assert len(stamps) == 12

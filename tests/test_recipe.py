@@ -16,7 +16,7 @@ from neuroglot.neurons.selecting.select import METHODS as SELECTIONS
 
 
 def test_every_shipped_recipe_parses_and_says_how_it_is_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where little corpora are made for smoke scale
+    monkeypatch.setenv("NEUROGLOT_CACHE", str(tmp_path))  # where little corpora are made for smoke scale
     assert "quickstart" in shipped()
     for name, path in shipped().items():
         for scale in ("full", "smoke"):

@@ -129,6 +129,16 @@ def given_path(path: Path | str, folder: Path | str = "") -> Path:
 # ---- files that are there whole or not at all -------------------------------------------------------------------
 
 
+def cache_folder(kind: str) -> Path:
+    """Return the folder of what can be made again (`records`, `answers`, `smoke`).
+
+    It lies in `NEUROGLOT_CACHE`, or else in `neuroglot` in the user's cache folder.
+    """
+    own = os.environ.get("NEUROGLOT_CACHE")
+    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return (Path(own) if own else users / "neuroglot") / kind
+
+
 @contextmanager
 def fresh(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path`, and put what was written there in its place at the end.

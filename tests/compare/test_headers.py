@@ -33,7 +33,7 @@ def commands():
 
 @pytest.mark.parametrize("words", commands())
 def test_a_command_in_a_header_is_accepted(words, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("NEUROGLOT_CACHE", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()  # the reader's own too
     verb, *arguments = words

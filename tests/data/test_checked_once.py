@@ -65,7 +65,7 @@ def test_what_may_change_the_answer_asks_again(tmp_path, change):
     if change == "source":
         write(path, "eins", "zwei", "drei", "vier")
     if change == "damage":
-        (kept,) = (tmp_path / "cache").glob("*.checked")
+        (kept,) = (tmp_path / "cache" / "records").glob("*.checked")
         kept.write_text(kept.read_text()[:-9])
     limits = ["model", 41] if change == "limits" else LIMITS
     found, _ = look(path, tmp_path, again, limits, 2 if change == "most" else 1)

@@ -74,7 +74,7 @@ def cache(tmp_path, monkeypatch):
     """The folder of large stores, which everything now is."""
     monkeypatch.setenv("NEUROGLOT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("neuroglot.data.store.IN_MEMORY", 1000)
-    return tmp_path / "cache"
+    return tmp_path / "cache" / "records"
 
 
 def test_what_is_large_is_kept_and_read_once(tmp_path, cache):
@@ -127,7 +127,7 @@ def test_a_record_that_is_damaged_is_said(tmp_path, cache):
     raw[20:21] = b"X"
     file.write_bytes(raw)
     store = open_store("a", [1], lambda: read_records(path))
-    with pytest.raises(UserError, match="a store of records in .*cache is damaged; delete it and run again"):
+    with pytest.raises(UserError, match="a store of records in .*records is damaged; delete it and run again"):
         store[0]
     assert store[1][0] == 2
 
@@ -143,7 +143,7 @@ def test_nothing_half_written_stays(tmp_path, cache, monkeypatch):
     blocked = tmp_path / "blocked"
     blocked.write_text("a file")
     monkeypatch.setenv("NEUROGLOT_CACHE", str(blocked))
-    with pytest.raises(UserError, match="cannot be kept in .*blocked: .*; make room there, or name another"):
+    with pytest.raises(UserError, match="cannot be kept in .*blocked.*: .*; make room there, or name another"):
         open_store("a", [1], lambda: read_records(tmp_path / "data.jsonl"))
 
 

@@ -41,7 +41,7 @@ def in_a_folder_of_its_own(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzz")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("XDG_CACHE_HOME", str(folder))
+        patch.setenv("NEUROGLOT_CACHE", str(folder))
         yield folder
 
 

@@ -7,7 +7,6 @@ the published ones, so that `--scale smoke` goes the whole way from the files on
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neuroglot.errors import UserError, nearest
+from neuroglot.file_format import cache_folder
 
 if TYPE_CHECKING:
     from neuroglot.synthetic.signs import Sign
@@ -34,15 +34,14 @@ Splits = dict[str, list["Sign"]]
 
 
 def corpus_in(layout: str) -> Path:
-    """Return a folder that holds a little corpus in a layout; made at the first call, in the user's cache.
+    """Return a folder that holds a little corpus in a layout; made at the first call, in the cache.
 
     Raises:
         UserError: a layout that is not known.
     """
     if layout not in WRITERS:
         raise UserError(f"smoke.layout {layout!r} is not known; {nearest(layout, WRITERS)}")
-    base = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(base) if base else Path.home() / ".cache") / "neuroglot" / "smoke" / f"{layout}-{EDITION}"
+    folder = cache_folder("smoke") / f"{layout}-{EDITION}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{layout}-"))

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from neuroglot.data.example import Example, ImageSource, RenderSpec
 from neuroglot.data.paths import plain
 from neuroglot.errors import UserError
-from neuroglot.file_format import Format, with_checksum
+from neuroglot.file_format import Format, cache_folder, with_checksum
 
 # ---- Keys: 64 bits for an item, an image or a text ------------------------------------------------------------------
 
@@ -175,7 +175,7 @@ class Store:
         start = int(self.index["end"][place - 1]) if place else 0
         raw = self._read(start, int(self.index["end"][place]) - start)
         if zlib.crc32(raw) != self.index["check"][place]:
-            raise UserError(f"a store of records in {cache_folder()} is damaged; delete it and run again")
+            raise UserError(f"a store of records in {cache_folder('records')} is damaged; delete it and run again")
         return int(self.index["line"][place]), decoded(raw)
 
     def __iter__(self) -> Iterator[tuple[int, Example | UserError]]:
@@ -194,12 +194,6 @@ class Store:
     def good(self) -> NDArray[np.int64]:
         """The places of records that hold an example."""
         return np.flatnonzero(self.index["kind"] != BAD)
-
-
-def cache_folder() -> Path:
-    """Return where stores are kept: `NEUROGLOT_CACHE`, or `neuroglot` in the user's cache folder."""
-    own = os.environ.get("NEUROGLOT_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neuroglot"
 
 
 # ---- Writing a store ------------------------------------------------------------------------------------------------
@@ -376,7 +370,8 @@ def open_store(name: str, identity: Any, records: Callable[[], Iterable[tuple[in
     Raises:
         UserError: whatever reading raises; or the cache cannot be written.
     """
-    cached = cache_folder() / f"{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:24]}.store"
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+    cached = cache_folder("records") / f"{digest[:24]}.store"
     whole = json.loads(json.dumps(identity))
     found = _open(cached, whole)
     return _made(cached, whole, records) if found is None else found

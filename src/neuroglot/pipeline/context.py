@@ -32,9 +32,9 @@ from neuroglot.data.example import Example
 from neuroglot.data.paths import lies_in, shortened, stamp
 from neuroglot.data.readers import Bad, Layout, allow, check_records, read_source
 from neuroglot.data.readers.checked import Fits, Size
-from neuroglot.data.store import Store, View, cache_folder, open_store
+from neuroglot.data.store import Store, View, open_store
 from neuroglot.errors import UserError
-from neuroglot.file_format import Format, read_json, remove, write_json, write_text
+from neuroglot.file_format import Format, cache_folder, read_json, remove, write_json, write_text
 from neuroglot.finite import check_weights
 from neuroglot.models.load import model_identity
 from neuroglot.pair import Pair
@@ -124,7 +124,7 @@ class Data:
             UserError: more are bad.
         """
         asked = json.dumps([os.path.abspath(self.path), repr(self._layout), limits, most])
-        known = cache_folder() / f"{hashlib.sha256(asked.encode()).hexdigest()[:24]}.checked"
+        known = cache_folder("records") / f"{hashlib.sha256(asked.encode()).hexdigest()[:24]}.checked"
         found = self._known(known)
         if found is None:
             found = self._look(fits, most, track)

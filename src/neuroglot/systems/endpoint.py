@@ -22,6 +22,7 @@ from neuroglot.data.example import Example, ImageSource, filled, instruction, sh
 from neuroglot.data.image import open_image
 from neuroglot.data.pixels import Budget
 from neuroglot.errors import UserError
+from neuroglot.file_format import cache_folder
 from neuroglot.pair import Pair
 from neuroglot.systems.chat import (
     Client,
@@ -38,12 +39,6 @@ from neuroglot.systems.chat import (
 # ---- The cache of answers -------------------------------------------------------------------------------------------
 # One file an answer, named by the hash of the request, put in its place whole: a run can be killed at any moment, and
 # several may share a folder. The images of a request are kept as their hashes, the key never.
-
-
-def default_folder() -> Path:
-    """Return where answers are kept if the recipe does not say: in the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "neuroglot" / "answers"
 
 
 def key_of(request: Mapping[str, Any]) -> str:
@@ -177,7 +172,7 @@ class Endpoint:
         self.client = Client(
             url, key, RateLimit(requests_per_minute, tokens_per_minute), self.bill, patience or Patience()
         )
-        self.cache = AnswerCache(cache or default_folder())
+        self.cache = AnswerCache(cache or cache_folder("answers"))
 
     def check(self, pair: Pair) -> None:
         """Nothing is known before it is asked."""
