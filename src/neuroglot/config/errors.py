@@ -36,7 +36,9 @@ def error_message(model: type[BaseModel], error: ValidationError, tree: dict[str
     value: Any = tree
     keys = [section] if section else []
     for key in first["loc"]:  # pydantic's path also names the alternatives of a type
-        if isinstance(value, dict | list) and (key in value if isinstance(value, dict) else isinstance(key, int)):
+        if isinstance(value, dict | list | tuple) and (
+            key in value if isinstance(value, dict) else isinstance(key, int)
+        ):
             value = value[key]  # type: ignore[index]
             keys.append(str(key))
     place = ".".join(keys)
