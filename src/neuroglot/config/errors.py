@@ -36,10 +36,8 @@ def error_message(model: type[BaseModel], error: ValidationError, tree: dict[str
     value: Any = tree
     keys = [section] if section else []
     for key in first["loc"]:  # pydantic's path also names the alternatives of a type
-        if isinstance(value, dict | list | tuple) and (
-            key in value if isinstance(value, dict) else isinstance(key, int)
-        ):
-            value = value[key]  # type: ignore[index]
+        if key in value if isinstance(value, dict) else isinstance(value, list | tuple) and isinstance(key, int):
+            value = value[key]
             keys.append(str(key))
     place = ".".join(keys)
     if first["type"] == "extra_forbidden":
