@@ -290,7 +290,7 @@ def _digest(path: Path, size: int, changed: int, node: int) -> str:
 
 def write_manifest(folder: Path, kind: Format, facts: Mapping[str, Any]) -> None:
     """Put a manifest into a folder: facts, and the SHA-256 of every file except the card that people edit."""
-    files = {name: found for name, found in digests(folder).items() if name not in (MANIFEST, "README.md")}
+    files = {name: result for name, result in digests(folder).items() if name not in (MANIFEST, "README.md")}
     write_json(folder / MANIFEST, kind, {**facts, "files": files})
 
 
@@ -301,11 +301,11 @@ def read_manifest(folder: Path, kind: Format) -> dict[str, Any]:
         UserError: there is no manifest, it is of another kind or version, or a file is missing or was changed.
     """
     manifest = read_json(folder / MANIFEST, kind)
-    found = digests(folder)
+    result = digests(folder)
     if not isinstance(manifest.get("files"), dict):
         raise kind.damaged(folder / MANIFEST, "it does not list the files")
     for name, wanted in manifest["files"].items():
-        if found.get(name) != wanted:
-            what = "is missing" if name not in found else "is damaged or was changed since"
+        if result.get(name) != wanted:
+            what = "is missing" if name not in result else "is damaged or was changed since"
             raise UserError(f"{folder / name} {what}: {folder / MANIFEST} says otherwise; {kind.again}")
     return manifest

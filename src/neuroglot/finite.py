@@ -65,12 +65,12 @@ def origin(model: nn.Module, inputs: Mapping[str, Any], run: Callable[[], Any]) 
     wrong = unusable(tensors)
     if wrong:
         return f"they come in with the input {wrong}"
-    found: list[str] = []
+    result: list[str] = []
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if not found and any(_broken(x) for x in _tensors(output)):
-                found.append(name)
+            if not result and any(_broken(x) for x in _tensors(output)):
+                result.append(name)
 
         return hook
 
@@ -81,7 +81,7 @@ def origin(model: nn.Module, inputs: Mapping[str, Any], run: Callable[[], Any]) 
     finally:
         for handle in handles:
             handle.remove()
-    return f"they arise first in what {found[0]} puts out" if found else "every module puts out finite numbers"
+    return f"they arise first in what {result[0]} puts out" if result else "every module puts out finite numbers"
 
 
 def check_weights(model: nn.Module, name: str) -> None:
@@ -94,10 +94,10 @@ def check_weights(model: nn.Module, name: str) -> None:
     Raises:
         UserError: the first such weight.
     """
-    found = unusable(dict(model.named_parameters()))
-    if found:
+    result = unusable(dict(model.named_parameters()))
+    if result:
         raise UserError(
-            f"model {name} has a weight that cannot be computed with: {found}; the checkpoint is damaged or was saved "
+            f"model {name} has a weight that cannot be computed with: {result}; the checkpoint is damaged or was saved "
             "from a training that diverged; get it again, or take another"
         )
 

@@ -145,9 +145,9 @@ def script_of(code: str) -> str:
     # Babel's table is newer and four times as long as the one behind langcodes' own `maximize`.
     likely = get_global("likely_subtags")
     for language in (tag, tag.prefer_macrolanguage()):
-        found = likely.get(f"{language.language}_{tag.territory}") or likely.get(str(language.language))
-        if found:
-            return next(part for part in found.split("_") if len(part) == 4)
+        result = likely.get(f"{language.language}_{tag.territory}") or likely.get(str(language.language))
+        if result:
+            return next(part for part in result.split("_") if len(part) == 4)
     return ""
 
 

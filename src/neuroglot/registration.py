@@ -16,7 +16,7 @@ class _AfterPeft:
         if name != "peft":
             return None
         others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
-        spec = next((found for found in others if found is not None), None)
+        spec = next((result for result in others if result is not None), None)
         loader: Any = getattr(spec, "loader", None)
         if not hasattr(loader, "exec_module"):
             return spec

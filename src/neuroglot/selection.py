@@ -153,7 +153,7 @@ def indices(value: Any, place: str = "rows") -> torch.Tensor:
         UserError: it is something else, or a range ends before it begins.
     """
     parts: list[Any] = value if isinstance(value, list) else str(value).split(",") if value != "" else []
-    found = []
+    result = []
     for part in parts:
         match = re.fullmatch(r"(\d{1,8})(?:-(\d{1,8}))?", str(part).strip())  # no layer has 100 million rows
         if match is None:
@@ -161,8 +161,8 @@ def indices(value: Any, place: str = "rows") -> torch.Tensor:
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise UserError(f"{place}: range {part} ends before it begins; expected the lower number first")
-        found.append(torch.arange(first, last + 1))
-    return torch.cat(found).sort().values if found else torch.empty(0, dtype=torch.long)
+        result.append(torch.arange(first, last + 1))
+    return torch.cat(result).sort().values if result else torch.empty(0, dtype=torch.long)
 
 
 def _of(kind: type, content: dict[str, Any], key: str) -> Any:

@@ -88,17 +88,17 @@ def ablated(
         UserError: a mean is asked of a bare matrix, of which no module yields the output.
     """
     with ExitStack() as stack:
-        for place, index in units.items():
+        for position, index in units.items():
             if not len(index):
                 continue
-            if place.side == "matrix":
+            if position.side == "matrix":
                 if means is not None:
-                    raise UserError(f"{place.module} is a bare matrix, whose units have no mean; use --ablate zero")
-                stack.enter_context(_zeroed(model.get_parameter(place.module), place.axis, index))
+                    raise UserError(f"{position.module} is a bare matrix, whose units have no mean; use --ablate zero")
+                stack.enter_context(_zeroed(model.get_parameter(position.module), position.axis, index))
                 continue
-            module = model.get_submodule(place.module)
-            value = None if means is None else means[place][index]
-            if place.side == "outputs":
+            module = model.get_submodule(position.module)
+            value = None if means is None else means[position][index]
+            if position.side == "outputs":
                 stack.callback(module.register_forward_hook(_output_hook(index, value)).remove)
             else:
                 stack.callback(module.register_forward_pre_hook(_input_hook(index, value)).remove)
@@ -190,9 +190,9 @@ class Losses:
 
     def nats(self) -> Array:
         """Return the nats of each target: (items, pairs), 0 where an item lacks a pair."""
-        found = self.spread(self._system.nll(self.examples))
+        result = self.spread(self._system.nll(self.examples))
         self._progress(len(self.examples))
-        return found
+        return result
 
     def spread(self, values: Sequence[float]) -> Array:
         """Return values of the examples by item and pair."""
@@ -254,12 +254,12 @@ def matrix(
         draws: random groups for each group.
     """
     own, random = [], []
-    for place, (_, units) in enumerate(groups.values()):
+    for position, (_, units) in enumerate(groups.values()):
         with silence(units):
             own.append(losses.nats() - base)
         drawn = []
         for draw in range(draws):
-            with silence(drawn_like(units, pool, seed=1000 * draw + place)):
+            with silence(drawn_like(units, pool, seed=1000 * draw + position)):
                 drawn.append(losses.nats() - base)
         random.append(drawn)
     a, r = np.stack(own), np.stack([np.stack(drawn) for drawn in random])  # (G, I, K), (G, R, I, K)
@@ -304,10 +304,10 @@ def _statistics(losses: Losses, a: Array, r: Array, masks: Array) -> Found:
     """Return diagonal minus off-diagonal of the groups, of random groups, and their difference, with intervals."""
     rng = np.random.default_rng(0)
     own, chance, mean_own, mean_chance = [], [], [], []
-    for place, weights in enumerate(resamples(len(losses.items), RESAMPLES)):
+    for index, weights in enumerate(resamples(len(losses.items), RESAMPLES)):
         x = losses.per_character(a, weights)  # (G, K)
         y = losses.per_character(r, weights)  # (G, R, K)
-        drawn = rng.integers(0, r.shape[1], r.shape[1]) if place else np.arange(r.shape[1])
+        drawn = rng.integers(0, r.shape[1], r.shape[1]) if index else np.arange(r.shape[1])
         own.append(diagonal(x, masks))
         chance.append(float(diagonal(y[:, drawn].mean(1), masks)))
         mean_own.append(x.mean(1))
@@ -315,7 +315,7 @@ def _statistics(losses: Losses, a: Array, r: Array, masks: Array) -> Found:
     each = [
         float(diagonal(losses.per_character(r[:, d], np.ones(len(losses.items))), masks)) for d in range(r.shape[1])
     ]
-    found: Found = {"own_highest": None}
+    result: Found = {"own_highest": None}
     ones = np.ones(len(losses.items))
     x = losses.per_character(a, ones)
     specific = masks.any(1) & ~masks.all(1)
@@ -324,7 +324,7 @@ def _statistics(losses: Losses, a: Array, r: Array, masks: Array) -> Found:
         # Fragile pairs lose most whatever is silenced, so a pair's loss is held against its mean over groups.
         relative = x[specific] - x[specific].mean(0)
         best = relative.argmax(1)
-        found = {
+        result = {
             "own_highest": int(sum(masks[specific][g, k] for g, k in enumerate(best))),
             "specific_groups": int(specific.sum()),
             "diagonal": spanned(o),
@@ -333,10 +333,10 @@ def _statistics(losses: Losses, a: Array, r: Array, masks: Array) -> Found:
             "diagonal_beyond_random": spanned(o - c),
         }
     mo, mc = np.stack(mean_own), np.stack(mean_chance)  # (draws, G)
-    found["harm"] = [spanned(mo[:, g]) for g in range(mo.shape[1])]
-    found["harm_random"] = [spanned(mc[:, g]) for g in range(mc.shape[1])]
-    found["harm_beyond_random"] = [spanned(mo[:, g] - mc[:, g]) for g in range(mo.shape[1])]
-    return found
+    result["harm"] = [spanned(mo[:, g]) for g in range(mo.shape[1])]
+    result["harm_random"] = [spanned(mc[:, g]) for g in range(mc.shape[1])]
+    result["harm_beyond_random"] = [spanned(mo[:, g] - mc[:, g]) for g in range(mo.shape[1])]
+    return result
 
 
 # ---- Ablation in the trained model: what one group learned is removed -----------------------------------------------
@@ -363,8 +363,8 @@ def measure_trained(setting: Setting, groups: Groups) -> Found:
 
     losses = Losses(setting, model)
     whole = losses.nats()
-    found = matrix(losses, whole, groups, restored, trained, draws_of(setting))
-    return {"base": losses.per_character(whole, np.ones(len(losses.items))).tolist(), **found}
+    result = matrix(losses, whole, groups, restored, trained, draws_of(setting))
+    return {"base": losses.per_character(whole, np.ones(len(losses.items))).tolist(), **result}
 
 
 Held = tuple[Tensor, Tensor | None]
@@ -458,8 +458,8 @@ def measure(setting: Setting) -> Found:
         return lambda units: ablated(model, {places[name]: index for name, index in units.items()}, means)
 
     base = losses.nats()
-    pool = {name: torch.arange(size_of(model, place)) for name, place in chosen.items()}
-    found: Found = {
+    pool = {name: torch.arange(size_of(model, position)) for name, position in chosen.items()}
+    result: Found = {
         "ablate": setting.ablate,
         "pairs": losses.pairs,
         "items": len(losses.items),
@@ -470,8 +470,8 @@ def measure(setting: Setting) -> Found:
         "interval": "95 % bootstrap interval over held-out items; of differences to random groups over draws as well",
     }
     if setting.context.path("adapter").is_dir():
-        found["trained"] = measure_trained(setting, groups)
-    return found
+        result["trained"] = measure_trained(setting, groups)
+    return result
 
 
 def groups_of(setting: Setting) -> Groups:
@@ -480,7 +480,7 @@ def groups_of(setting: Setting) -> Groups:
     for module, group, index in setting.selection:
         units.setdefault(group, {})[module] = index
     agnostic = setting.selection.agnostic
-    places = {pair: place for place, pair in enumerate(setting.context.corpus.pairs)}
+    places = {pair: position for position, pair in enumerate(setting.context.corpus.pairs)}
     order = sorted(units, key=lambda group: (group == agnostic, sorted(places.get(p, len(places)) for p in group)))
     single = len(agnostic) == 1  # then the one group is specific and agnostic at once
     return {AGNOSTIC if g == agnostic and not single else group_name(g): (g, units[g]) for g in order}
@@ -490,12 +490,12 @@ def _means(setting: Setting, places: Sequence[Place]) -> dict[Place, Tensor]:
     from neuroglot.models.families import family_of
 
     family = family_of(setting.model)
-    parts = {place: family.part_of(place.module) or "language" for place in places}
+    parts = {position: family.part_of(position.module) or "language" for position in places}
     examples = list(items_in_turn(setting.context.corpus.profile, setting.items))
     batches = setting.context.batcher.batches(examples, setting.recipe.profile.batch_size)
-    found = mean_units(setting.model, parts, batches)
+    result = mean_units(setting.model, parts, batches)
     setting.progress(len(examples))
-    return found
+    return result
 
 
 def ranked_for(setting: Setting, pair: int) -> dict[str, Tensor]:
@@ -527,7 +527,7 @@ def doses(losses: Losses, base: Array, setting: Setting, silence: Silence) -> Fo
     if len(pairs) < 2:
         return None
     layers = [layer for layer in setting.profile.layers if layer.part in setting.parts]
-    ranked = {pair: ranked_for(setting, place) for place, pair in enumerate(pairs)}
+    ranked = {pair: ranked_for(setting, index) for index, pair in enumerate(pairs)}
     pool = {layer.name: torch.arange(layer.neurons) for layer in layers}
     total = sum(layer.neurons for layer in layers)
     masks = np.array([[other == pair for other in losses.pairs] for pair in pairs if pair in losses.pairs])
@@ -547,9 +547,9 @@ def doses(losses: Losses, base: Array, setting: Setting, silence: Silence) -> Fo
         a, r = np.stack(own), np.stack(drawn)
         rng = np.random.default_rng(0)
         values: dict[str, list[float]] = {name: [] for name in ("own", "others", "random", "gap", "beyond")}
-        for place, weights in enumerate(resamples(len(losses.items), RESAMPLES)):
+        for index, weights in enumerate(resamples(len(losses.items), RESAMPLES)):
             x, y = losses.per_character(a, weights), losses.per_character(r, weights)
-            chosen = rng.integers(0, len(r), len(r)) if place else np.arange(len(r))
+            chosen = rng.integers(0, len(r), len(r)) if index else np.arange(len(r))
             inside = float((x * masks).sum() / masks.sum())
             outside = float((x * ~masks).sum() / (~masks).sum())
             random = float(y[chosen].mean())
@@ -656,13 +656,13 @@ def figures_of(found: Found) -> list[Figure]:
         part = found.get(key)
         if part and "skipped" not in part:
             # The agnostic group, many times as large, would leave the others one colour.
-            rows = [place for place, name in enumerate(part["names"]) if name != AGNOSTIC]
+            rows = [index for index, name in enumerate(part["names"]) if name != AGNOSTIC]
             if len(rows) < 2:
                 continue
-            names = [part["names"][place] for place in rows]
+            names = [part["names"][index] for index in rows]
             alt = f"Heat map of {len(rows)} groups by {len(found['pairs'])} pairs, {title}, beside random groups."
             panels = {
-                f"{label} · {title}": _relative([part[kind][place] for place in rows])
+                f"{label} · {title}": _relative([part[kind][index] for index in rows])
                 for label, kind in (("groups", "matrix"), ("random groups of their size", "random"))
             }
             unit = "nats a character added, less the pair's mean over groups"

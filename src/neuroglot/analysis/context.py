@@ -140,12 +140,12 @@ class Setting:
         from neuroglot.neurons.inventory import fingerprint
 
         path = self.context.path("profile.safetensors")
-        found = Profile.load(path)
+        result = Profile.load(path)
         names = {name for name, _ in self.model.named_modules()} | {name for name, _ in self.model.named_parameters()}
-        same = all(layer.name in names for layer in found.layers)
-        own = fingerprint(self.model, found.layers) if same else fingerprint(self.model, inventory(self.model))
-        made_for(path, found.fingerprint, own, PROFILE.again)
-        return found
+        same = all(layer.name in names for layer in result.layers)
+        own = fingerprint(self.model, result.layers) if same else fingerprint(self.model, inventory(self.model))
+        made_for(path, result.fingerprint, own, PROFILE.again)
+        return result
 
     @cached_property
     def selection(self) -> Selection:
@@ -227,13 +227,13 @@ def check(folder: Path, recipe: Recipe, items: int | None, seeds: int, ablate: s
     for name, kind in (("profile.safetensors", PROFILE), ("selection.safetensors", SELECTION)):
         if not (folder / name).exists():
             raise kind.missing(folder / name)
-    found = recipe.profile.items if items is None else items
-    for option, value in (("--items", found), ("--seeds", seeds)):
+    result = recipe.profile.items if items is None else items
+    for option, value in (("--items", result), ("--seeds", seeds)):
         if value < FEWEST:
             raise UserError(f"{option} must be {FEWEST} or more, got {value}; of fewer nothing can be said on spread")
     if ablate not in ABLATE:
         raise UserError(f"--ablate must be zero or mean, got {ablate!r}")
-    return found
+    return result
 
 
 def text_pairs(profile: Profile, task: str) -> list[str]:

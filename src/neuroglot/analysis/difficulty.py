@@ -35,13 +35,13 @@ def _measure(setting: Setting) -> Found:
     members = [np.flatnonzero(records.items == item) for item in items]
 
     def figure(without: int | None) -> dict[str, float]:
-        taken = [place for place in range(len(items)) if place != without]
-        rows = np.concatenate([members[place] for place in taken])
-        blocks = np.concatenate([np.full(len(members[place]), place) for place in taken])
+        taken = [index for index in range(len(items)) if index != without]
+        rows = np.concatenate([members[index] for index in taken])
+        blocks = np.concatenate([np.full(len(members[index]), index) for index in taken])
         return remaining(relative[rows], records, rows, blocks if records.parallel else np.zeros_like(blocks), parts)
 
-    whole, left_out = figure(None), [figure(place) for place in range(len(items))]
-    found = {name: jackknife(whole, left_out, name) for name in whole}
+    whole, left_out = figure(None), [figure(index) for index in range(len(items))]
+    result = {name: jackknife(whole, left_out, name) for name in whole}
     by_pair = {
         pair: {
             "length": float(records.lengths[records.pairs == pair].mean()),
@@ -54,7 +54,7 @@ def _measure(setting: Setting) -> Found:
         "neurons": {part: int((parts == part).sum()) for part in dict.fromkeys(parts.tolist())},
         "parallel": records.parallel,
         "pairs": by_pair,
-        "figures": found,
+        "figures": result,
         "interval": "95 % jackknife interval over items",
     }
 
@@ -79,26 +79,26 @@ def remaining(
     y, own_pairs = demeaned(shares, blocks), demeaned(dummies, blocks)
     spread, noise = pair_spread(y, own_pairs, None, blocks)
     total = np.square(demeaned(shares, np.zeros_like(blocks))).sum(0) / len(rows)
-    found = {}
+    result = {}
     with np.errstate(invalid="ignore", divide="ignore"):
         for part in dict.fromkeys(parts.tolist()):
             own = parts == part
             signal = float((spread - noise)[own].sum())
-            found[f"{part}/pairs"] = float(spread[own].sum() / total[own].sum())
-            found[f"{part}/pairs beyond noise"] = signal / float(total[own].sum())
+            result[f"{part}/pairs"] = float(spread[own].sum() / total[own].sum())
+            result[f"{part}/pairs beyond noise"] = signal / float(total[own].sum())
             for title, used in COVARIATES.items():
                 taken = demeaned(np.concatenate([columns[name] for name in used], axis=1), blocks)
                 left, error = pair_spread(y, own_pairs, taken, blocks)
-                found[f"{part}/{title}"] = float((left - error)[own].sum()) / signal if signal > 0 else float("nan")
-    return found
+                result[f"{part}/{title}"] = float((left - error)[own].sum()) / signal if signal > 0 else float("nan")
+    return result
 
 
 def demeaned(x: Array, blocks: np.ndarray) -> Array:
     """Take the mean over each block off; least squares on what is left is that with a constant for each block."""
-    _, place, count = np.unique(blocks, return_inverse=True, return_counts=True)
+    _, index, count = np.unique(blocks, return_inverse=True, return_counts=True)
     sums = np.zeros((len(count), x.shape[1]))
-    np.add.at(sums, place, x)
-    return np.asarray(x - (sums / count[:, None])[place])
+    np.add.at(sums, index, x)
+    return np.asarray(x - (sums / count[:, None])[index])
 
 
 def pair_spread(y: Array, pairs: Array, covariates: Array | None, blocks: np.ndarray) -> tuple[Array, Array]:

@@ -115,10 +115,10 @@ def heat(
         figure = _figure(width, tall + 0.6 if wide else count * tall + 0.6)
         shape = (1, count) if wide else (count, 1)
         grid = figure.add_gridspec(shape[0] + 1, shape[1], height_ratios=[*[1.0] * shape[0], 0.21 / max(3, len(rows))])
-        for place, (title, matrix) in enumerate(matrices.items()):
-            axis = figure.add_subplot(grid[(0, place) if wide else (place, 0)])
+        for index, (title, matrix) in enumerate(matrices.items()):
+            axis = figure.add_subplot(grid[(0, index) if wide else (index, 0)])
             _cells(axis, matrix, scale, numbers)
-            axis.set_yticks(np.arange(len(rows)) + 0.5, rows if place == 0 or not wide else [])
+            axis.set_yticks(np.arange(len(rows)) + 0.5, rows if index == 0 or not wide else [])
             rotated = max(map(len, columns)) * len(columns) * 0.075 > 0.75 * width / shape[1]
             axis.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=90 if rotated else 0)
             axis.tick_params(length=0)
@@ -154,9 +154,9 @@ def _cells(axis: Axes, matrix: np.ndarray, scale: float, numbers: bool) -> None:
 def _key(axis: Axes, unit: str, scale: float) -> None:
     from matplotlib.patches import Rectangle
 
-    for place in range(STEPS):
-        face = DIVERGING[STEPS - 1 - place]
-        axis.add_patch(Rectangle((place, 0), 1, 1, facecolor=face, edgecolor=PAPER, linewidth=0.6))
+    for index in range(STEPS):
+        face = DIVERGING[STEPS - 1 - index]
+        axis.add_patch(Rectangle((index, 0), 1, 1, facecolor=face, edgecolor=PAPER, linewidth=0.6))
     axis.set_xlim(-STEPS, 2 * STEPS)
     axis.set_ylim(0, 1)
     axis.set_xticks([0.5, STEPS / 2, STEPS - 0.5], [f"−{scale:.2g}", "0", f"+{scale:.2g}"])
@@ -180,10 +180,10 @@ def dots(rows: Sequence[tuple[str, Interval, str]], unit: str, marks: Sequence[f
         figure = _figure(width, 0.7 + 0.24 * len(rows))
         axis = figure.subplots()
         ends = []
-        for place, (_, interval, colour) in enumerate(rows):
+        for index, (_, interval, colour) in enumerate(rows):
             mean, low, high = (_value(interval, name) for name in ("mean", "low", "high"))
-            axis.plot([low, high], [place, place], color=_colour(colour), linewidth=2.2, alpha=0.55)
-            axis.plot(mean, place, "o", ms=6, color=_colour(colour))
+            axis.plot([low, high], [index, index], color=_colour(colour), linewidth=2.2, alpha=0.55)
+            axis.plot(mean, index, "o", ms=6, color=_colour(colour))
             ends += [low, high]
         for mark in marks:
             axis.axvline(mark, color=MUTED, linewidth=0.8, linestyle=":")

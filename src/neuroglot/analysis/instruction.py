@@ -96,20 +96,20 @@ def contrasts(profile: Profile, setting: Setting, tasks: Sequence[str]) -> dict[
     own = [profile.conditions.index(condition) for condition in profile.of_task(setting.task)]
     importance = profile.importance(setting.score, setting.token_class) if len(own) > 1 else {}
     sizes = {layer.name: layer.neurons for layer in profile.layers}
-    found: dict[str, float] = {}
+    result: dict[str, float] = {}
     for part, names in _by_part(profile).items():
         quota = quotas_of(setting.selection, names)
         for task, y in zip(tasks, others, strict=True):
-            found[f"{part}/{task}/rank"] = spearman(joined(x, names), joined(y, names))
-            found[f"{part}/{task}/top"], found[f"{part}/{task}/chosen"] = shared(x, y, quota, setting.selection)
+            result[f"{part}/{task}/rank"] = spearman(joined(x, names), joined(y, names))
+            result[f"{part}/{task}/top"], result[f"{part}/{task}/chosen"] = shared(x, y, quota, setting.selection)
         if len(own) > 1:
             pairs = np.concatenate([importance[name][own].numpy() for name in names], axis=1)  # (K, N)
             rest = (pairs.sum(0) - pairs) / (len(own) - 1)
-            found[f"{part}/pairs/rank"] = float(np.mean([spearman(a, b) for a, b in zip(pairs, rest, strict=True)]))
+            result[f"{part}/pairs/rank"] = float(np.mean([spearman(a, b) for a, b in zip(pairs, rest, strict=True)]))
         total = sum(quota.values())
         # Of q random neurons out of N, q / N are among the top q.
-        found[f"{part}/chance"] = sum(q * q / sizes[name] for name, q in quota.items()) / total if total else np.nan
-    return found
+        result[f"{part}/chance"] = sum(q * q / sizes[name] for name, q in quota.items()) / total if total else np.nan
+    return result
 
 
 def _by_part(profile: Profile) -> dict[str, list[str]]:

@@ -110,29 +110,29 @@ def _similarity(setting: Setting, estimator: str, seed: int) -> Ranking:
     loaded = ("processor", "skeleton", "batcher", "data", "examples", "corpus")
     other.__dict__.update({n: setting.context.__dict__[n] for n in loaded if n in setting.context.__dict__})
     try:
-        found = probed(other, other.model(), seed).similarity
+        result = probed(other, other.model(), seed).similarity
     finally:
         remove(other.path(".probe"))
     setting.progress(section.steps * section.batch_size + 2 * _compared(setting))
-    return {name: 1 - value for name, value in mean_similarity(found).items()}
+    return {name: 1 - value for name, value in mean_similarity(result).items()}
 
 
 def _agreement(rankings: dict[str, list[Ranking]], names: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
     """Return part -> `method, method` -> Kendall's tau and Spearman's rho, with intervals."""
-    found: dict[str, dict[str, Any]] = {}
+    result: dict[str, dict[str, Any]] = {}
     for part, members in names.items():
-        found[part] = {}
+        result[part] = {}
         for a, b in [(m, m) for m in rankings] + list(combinations(rankings, 2)):
             if a == b:
                 runs = list(combinations(rankings[a], 2))
             else:
                 runs = [(x, y) for x in rankings[a] for y in rankings[b]]
             both = [tuple(np.asarray([run[name] for name in members]) for run in pair) for pair in runs]
-            found[part][f"{a}, {b}"] = {
+            result[part][f"{a}, {b}"] = {
                 "tau": mean_interval([kendall(*pair) for pair in both]),
                 "rho": mean_interval([spearman(*pair) for pair in both]),
             }
-    return found
+    return result
 
 
 def _sentence(found: Found) -> str:

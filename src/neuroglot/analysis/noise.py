@@ -39,8 +39,8 @@ def _work(setting: Setting) -> Work:
 def sizes(chunks: int) -> list[int]:
     """Return numbers of chunks to compare, doubling, the last one half of all."""
     half = chunks // 2
-    found = [1 << power for power in range(half.bit_length()) if 1 << power <= half]
-    return [*found, half] if found and found[-1] * 1.3 < half else found
+    result = [1 << power for power in range(half.bit_length()) if 1 << power <= half]
+    return [*result, half] if result and result[-1] * 1.3 < half else result
 
 
 def _measure(setting: Setting) -> Found:
@@ -80,14 +80,14 @@ def compare(one: Profile, other: Profile, setting: Setting) -> dict[str, float]:
     """Return how alike two profiles are, and the selections made from them."""
     conditions = one.of_task(setting.task)
     x, y = (p.importance(setting.score, setting.token_class, conditions) for p in (one, other))
-    found: dict[str, float] = {}
+    result: dict[str, float] = {}
     for part in dict.fromkeys(layer.part for layer in one.layers):
         names = [layer.name for layer in one.layers if layer.part == part]
         a, b = (np.concatenate([values[name].numpy() for name in names], axis=1) for values in (x, y))
-        found[f"importance/{part}"] = spearman(a.mean(0), b.mean(0))
+        result[f"importance/{part}"] = spearman(a.mean(0), b.mean(0))
         if len(conditions) > 1:
-            found[f"pattern/{part}"] = spearman(pattern(a).ravel(), pattern(b).ravel())
-    return found | compare_sets(setting.choose(one), setting.choose(other), one)
+            result[f"pattern/{part}"] = spearman(pattern(a).ravel(), pattern(b).ravel())
+    return result | compare_sets(setting.choose(one), setting.choose(other), one)
 
 
 def pattern(importance: np.ndarray) -> np.ndarray:
@@ -102,7 +102,7 @@ def compare_sets(one: Selection, other: Selection, profile: Profile) -> dict[str
     kept, kept_chance, every, every_chance, own, own_chance = (list[tuple[float, float]]() for _ in range(6))
     for part in dict.fromkeys(layer.part for layer in profile.layers):
         names = [layer.name for layer in profile.layers if layer.part == part]
-        a, b = ({place for place, name in enumerate(names) if name in s.rows} for s in (one, other))
+        a, b = ({position for position, name in enumerate(names) if name in s.rows} for s in (one, other))
         kept.append(overlap(a, b))
         kept_chance.append(chance_overlap(len(a), len(b), len(names)))
     for module in {**one.rows, **other.rows}:

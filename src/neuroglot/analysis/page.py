@@ -37,10 +37,10 @@ def write(folder: Path, content: Mapping[str, Any]) -> Path:
 
 
 def _section(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    kind, found = KINDS[name], entry["found"]
-    skipped = "skipped" in found
-    tables: list[Table] = [] if skipped else kind.tables(found)
-    figures: list[Figure] = [] if skipped else kind.figures(found)
+    kind, result = KINDS[name], entry["found"]
+    skipped = "skipped" in result
+    tables: list[Table] = [] if skipped else kind.tables(result)
+    figures: list[Figure] = [] if skipped else kind.figures(result)
     return {
         "name": name,
         "title": kind.title,
@@ -48,7 +48,7 @@ def _section(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         "sentence": entry["sentence"],
         "seconds": entry["seconds"],
         "options": ", ".join(f"{name} {value}" for name, value in entry["options"].items()),
-        "interval": found.get("interval", ""),
+        "interval": result.get("interval", ""),
         "tables": tables,
         "figures": [{"name": f.name, "alt": f.alt, **both(f"analysis-{f.name}", f.draw)} for f in figures],
     }

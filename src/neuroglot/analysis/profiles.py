@@ -104,10 +104,10 @@ class Chunks:
             examples.sort(key=lambda e: tasks.index(e.task))
             batches = self.context.batcher.batches(examples, self.size, settings.instructions)
             began = time.perf_counter()
-            found = profile(model, batches, scores=self.scores, classes=(settings.tokens,))
+            result = profile(model, batches, scores=self.scores, classes=(settings.tokens,))
             write_text(files[number].with_suffix(".seconds"), f"{time.perf_counter() - began}")
             with fresh(files[number]) as part:
-                found.save(part)
+                result.save(part)
             self.progress(len(examples))
 
     def merged(self, model: Any, numbers: Iterable[int]) -> Profile:
@@ -186,9 +186,9 @@ class Records:
         chosen = draw_neurons([(layer.part, layer.name, layer.neurons) for layer in inventory(model)])
         shares, order = [], []
         for item, group in by_item.items():
-            found = profile(model, context.batcher.batches(group, 1), scores=(score,), classes=(tokens,))
-            importance = found.importance(score, tokens)
-            for row, condition in enumerate(found.conditions):
+            result = profile(model, context.batcher.batches(group, 1), scores=(score,), classes=(tokens,))
+            importance = result.importance(score, tokens)
+            for row, condition in enumerate(result.conditions):
                 values = [importance[name][row].numpy()[rows] for _, name, rows in chosen]
                 shares.append(np.concatenate(values))
                 order.append((item, str(condition.pair)))
@@ -225,7 +225,7 @@ def draw_neurons(
     if not layers:
         raise UserError("there are no layers to draw neurons from; profile a part of the model")
     rng = np.random.default_rng(seed)
-    found = []
+    result = []
     for part in dict.fromkeys(part for part, _, _ in layers):
         own = [(name, neurons) for p, name, neurons in layers if p == part]
         ends = np.cumsum([neurons for _, neurons in own])
@@ -233,5 +233,5 @@ def draw_neurons(
         for (name, neurons), end in zip(own, ends.tolist(), strict=True):
             rows = places[(places >= end - neurons) & (places < end)] - (end - neurons)
             if len(rows):
-                found.append((part, name, rows))
-    return found
+                result.append((part, name, rows))
+    return result

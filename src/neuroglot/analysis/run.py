@@ -86,15 +86,15 @@ def analyse(
             _foretell(wanted, setting, counter, track, say)
         for kind in wanted:
             began = time.perf_counter()
-            found = _plain(kind.measure(setting))
+            result = _plain(kind.measure(setting))
             seconds = round(time.perf_counter() - began, 1)
-            sentence = f"Nothing to show: {found['skipped']}." if "skipped" in found else kind.sentence(found)
+            sentence = f"Nothing to show: {result['skipped']}." if "skipped" in result else kind.sentence(result)
             done[kind.name] = {
                 "fingerprint": marks[kind.name],
                 "options": {name: asked[name] for name in kind.options},
                 "seconds": seconds,
                 "sentence": sentence,
-                "found": found,
+                "found": result,
             }
             content = _write(folder, {name: done[name] for name in KINDS if name in done}, setting)
             say(f"{kind.name}: {seconds:.0f} s. {sentence}")
@@ -135,14 +135,14 @@ def _done(
     except UserError as error:
         say(f"{error}; measured again")
         return {}
-    found = {}
+    result = {}
     for name, entry in kinds.items():
         if name in KINDS:
             other = only and name not in only
             mark = fingerprint(KINDS[name], context, entry["options"]) if other else marks[name]
             if entry["fingerprint"] == mark:
-                found[name] = entry
-    return found
+                result[name] = entry
+    return result
 
 
 def _write(folder: Path, kinds: Mapping[str, Any], setting: Setting) -> dict[str, Any]:

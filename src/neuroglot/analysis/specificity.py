@@ -34,9 +34,9 @@ def _measure(setting: Setting) -> Found:
     profile, task = setting.profile, setting.task
     if len(text_pairs(profile, task)) < 2:
         return {"skipped": "the run has one pair, and neurons cannot differ between pairs"}
-    found = specificity(profile, task, setting.score, setting.token_class)
-    parts = _by(profile, found, lambda layer: layer.part)
-    kinds = _by(profile, found, lambda layer: f"{layer.part} {layer.name.rpartition('.')[2]}")
+    result = specificity(profile, task, setting.score, setting.token_class)
+    parts = _by(profile, result, lambda layer: layer.part)
+    kinds = _by(profile, result, lambda layer: f"{layer.part} {layer.name.rpartition('.')[2]}")
     records = setting.records
     shares: dict[str, float] = {}
     null: list[dict[str, float]] = []
@@ -51,7 +51,7 @@ def _measure(setting: Setting) -> Found:
         "items": profile.moments(task, setting.score, setting.token_class)[2],
         "parts": parts,
         "kinds": kinds,
-        "histogram": _histogram(profile, found),
+        "histogram": _histogram(profile, result),
         "recorded": shares,
         "null": {"permutations": PERMUTATIONS, "q": _range(null), "p": _range(small)} if null else None,
         "interval": f"of the null check, smallest and largest of {PERMUTATIONS} permutations of labels within items",
@@ -108,8 +108,8 @@ def relabelled(records: Records, task: str, seed: int | None) -> Profile:
 
     The shares of an item stay together, so its mean over pairs, the block of the test, does not change.
     """
-    items = {item: place for place, item in enumerate(dict.fromkeys(records.items.tolist()))}
-    pairs = {pair: place for place, pair in enumerate(dict.fromkeys(records.pairs.tolist()))}
+    items = {item: index for index, item in enumerate(dict.fromkeys(records.items.tolist()))}
+    pairs = {pair: index for index, pair in enumerate(dict.fromkeys(records.pairs.tolist()))}
     table = np.zeros((len(items), len(pairs), records.shares.shape[1]))
     for share, item, pair in zip(records.shares, records.items.tolist(), records.pairs.tolist(), strict=True):
         table[items[item], pairs[pair]] = share
@@ -141,11 +141,11 @@ def _significant(records: Records, task: str, seed: int | None, raw: bool = Fals
     from neuroglot.neurons.selecting.statistics import specificity
 
     profile = relabelled(records, task, seed)
-    found = specificity(profile, task, "taylor_token")
+    result = specificity(profile, task, "taylor_token")
     return {
         part: float(
             np.concatenate(
-                [np.asarray(found[x.name].p if raw else found[x.name].q) for x in profile.layers if x.part == part]
+                [np.asarray(result[x.name].p if raw else result[x.name].q) for x in profile.layers if x.part == part]
             ).__le__(FDR).mean()
         )
         for part in dict.fromkeys(layer.part for layer in profile.layers)

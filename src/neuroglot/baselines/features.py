@@ -99,11 +99,11 @@ class TowerFeatures:
         missing = [key for key in fresh_ones if key not in self._known and key not in self._shards]
         for start in range(0, len(missing), SHARD):
             keys = missing[start : start + SHARD]
-            found = self._compute([fresh_ones[key] for key in keys])
+            result = self._compute([fresh_ones[key] for key in keys])
             if self.cache is None:
-                self._known.update(zip(keys, found, strict=True))
+                self._known.update(zip(keys, result, strict=True))
             else:
-                self._keep(keys, found)
+                self._keep(keys, result)
 
     def _compute(self, images: Sequence[ImageSource]) -> Tensor:
         if self._tower is None:
@@ -164,8 +164,8 @@ class TowerFeatures:
         path, row = self._shards[key]
         if path not in self._open:  # mapped, not read: only what is asked for comes into memory
             self._open[path] = safe_open(str(path), framework="pt").__enter__().get_slice("vectors")
-        found: Tensor = self._open[path][row]
-        return found
+        result: Tensor = self._open[path][row]
+        return result
 
 
 class _Tower:
@@ -247,10 +247,10 @@ def _vision_model(features: TowerFeatures) -> _Tower:
 
     name = features.tower or ""
     try:
-        place = resolve(name)
+        position = resolve(name)
         options = {"trust_remote_code": features.trust_remote_code}
-        model = AutoModel.from_pretrained(place, dtype=torch.float32, use_safetensors=True, **options).eval()
-        images = AutoImageProcessor.from_pretrained(place, **options)
+        model = AutoModel.from_pretrained(position, dtype=torch.float32, use_safetensors=True, **options).eval()
+        images = AutoImageProcessor.from_pretrained(position, **options)
     except Exception as error:  # of transformers, or of the model's own code
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{name} cannot be loaded as a vision model: {why}") from None
@@ -283,8 +283,8 @@ def _stamp(name: str) -> list[Any]:
     """What tells one model in a folder from another."""
     from neuroglot.models.load import resolve
 
-    place = Path(resolve(name))
-    if not place.is_dir():
+    path = Path(resolve(name))
+    if not path.is_dir():
         return []
-    kept = [p for p in sorted(place.iterdir()) if p.suffix in (".json", ".safetensors")]
+    kept = [p for p in sorted(path.iterdir()) if p.suffix in (".json", ".safetensors")]
     return [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in kept]

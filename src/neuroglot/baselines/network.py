@@ -224,8 +224,8 @@ class Network(nn.Module):
         language = embeds[:, 0]
         vision = Vision((vision.tokens - self.shift) * self.scale, vision.mask) if vision.mask.any() else vision
         states = encoder(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
-        found: tuple[Tensor, Tensor] = self.fusion(states, mask, vision, language)
-        return found
+        result: tuple[Tensor, Tensor] = self.fusion(states, mask, vision, language)
+        return result
 
     def forward(self, source_BL: Tensor, vision: Vision, target_BT: Tensor) -> Tensor:
         """Return the logits of every target token: (B, T, V); the target is padded with -100."""
@@ -245,7 +245,7 @@ class Network(nn.Module):
         """Return tokens, the start among them: (B, at most `most` + 1)."""
         states, mask = self.encode(source_BL, vision)
         translator: Any = self.translator
-        found: Tensor = translator.generate(
+        result: Tensor = translator.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
             attention_mask=mask,
             num_beams=beams,
@@ -254,12 +254,12 @@ class Network(nn.Module):
             # Greedy decoding has no use for it, and transformers says so.
             **({"length_penalty": length_penalty} if beams > 1 else {}),
         )
-        return found
+        return result
 
 
 def padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     """Return rows of tokens as one tensor, filled up on the right."""
-    found = torch.full((len(rows), max(map(len, rows))), value)
-    for place, row in enumerate(rows):
-        found[place, : len(row)] = torch.tensor(row)
-    return found
+    result = torch.full((len(rows), max(map(len, rows))), value)
+    for index, row in enumerate(rows):
+        result[index, : len(row)] = torch.tensor(row)
+    return result

@@ -134,12 +134,12 @@ class ClassicSystem:
         size, width = vectors.shape[1:]
         tokens = torch.zeros(count, most, size, width)
         mask = torch.zeros(count, most, size, dtype=torch.bool)
-        place = 0
+        index = 0
         for row, example in enumerate(examples):
             shown = len(example.images)
-            tokens[row, :shown] = vectors[place : place + shown]
+            tokens[row, :shown] = vectors[index : index + shown]
             mask[row, :shown] = True
-            place += shown
+            index += shown
         return Vision(tokens.flatten(1, 2).to(device), mask.flatten(1, 2).to(device))
 
     def _prepare(self, examples: Sequence[Example]) -> None:

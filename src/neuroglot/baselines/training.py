@@ -145,11 +145,11 @@ Row = tuple[list[int], list[int], Example]
 
 
 def _rows(system: ClassicSystem, examples: Sequence[Example]) -> list[Row]:
-    found = []
+    result = []
     for example in examples:
         system.inputs([replace(example, images=())])  # refuses what it cannot translate
-        found.append((system.vocabulary.source(example), system.vocabulary.target(example.target), example))
-    return found
+        result.append((system.vocabulary.source(example), system.vocabulary.target(example.target), example))
+    return result
 
 
 def _prepare(system: ClassicSystem, examples: Sequence[Example]) -> None:
@@ -182,15 +182,15 @@ def _step(
     optimiser.zero_grad()
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
-    found = float(loss.detach())
-    if not (math.isfinite(found) and math.isfinite(norm)):
+    result = float(loss.detach())
+    if not (math.isfinite(result) and math.isfinite(norm)):
         items = ", ".join(row[2].item for row in batch)
         raise DivergedError(
-            f"{system.kind} diverged at step {step + 1} (items {items}): the loss is {found}, its gradient's norm "
+            f"{system.kind} diverged at step {step + 1} (items {items}): the loss is {result}, its gradient's norm "
             f"{float(norm)}; lower train.lr ({settings.lr:g})"
         )
     optimiser.step()
-    return found
+    return result
 
 
 def _pace(step: int, settings: ClassicSettings) -> float:
@@ -206,20 +206,20 @@ def _order(rows: Sequence[Row], settings: ClassicSettings, epoch: int) -> list[l
     rng = random.Random(f"{settings.seed}:{epoch}")
     places = list(range(len(rows)))
     rng.shuffle(places)
-    size, found = settings.batch_size, []
+    size, result = settings.batch_size, []
     for start in range(0, len(places), POOL * size):
         pool = sorted(places[start : start + POOL * size], key=lambda place: len(rows[place][1]))
-        found += [pool[cut : cut + size] for cut in range(0, len(pool), size)]
-    rng.shuffle(found)
-    return found
+        result += [pool[cut : cut + size] for cut in range(0, len(pool), size)]
+    rng.shuffle(result)
+    return result
 
 
 def _look(state: dict[str, Any], system: ClassicSystem, dev: Sequence[Example], loss: float) -> None:
     """Note how good the system is on dev, and keep its weights if it was never better."""
-    found = dev_loss(system, dev) if dev else math.nan
-    state["log"].append({"step": state["step"], "loss": round(loss, 5), "dev_loss": _number(found)})
-    if not dev or found < state["lowest"]:
-        state["lowest"] = found if dev else math.inf
+    result = dev_loss(system, dev) if dev else math.nan
+    state["log"].append({"step": state["step"], "loss": round(loss, 5), "dev_loss": _number(result)})
+    if not dev or result < state["lowest"]:
+        state["lowest"] = result if dev else math.inf
         state["worse"], state["best_step"] = 0, state["step"]
         state["best"] = {name: tensor.clone() for name, tensor in system.network.state_dict().items()}
     else:
@@ -252,11 +252,11 @@ def _resumed(work: Path, mark: str, network: Network, optimiser: torch.optim.Opt
     start = {"step": 0, "worse": 0, "lowest": math.inf, "best_step": 0, "seconds": 0.0, "log": [],
              "best": {name: tensor.clone() for name, tensor in network.state_dict().items()}}  # fmt: skip
     try:
-        found = torch.load(work / STATE, map_location="cpu", weights_only=True)
+        result = torch.load(work / STATE, map_location="cpu", weights_only=True)
     except Exception:  # there is none, or it is damaged
         return start
-    if not isinstance(found, dict) or found.pop("mark", None) != mark:
+    if not isinstance(result, dict) or result.pop("mark", None) != mark:
         return start
-    network.load_state_dict(found.pop("network"))
-    optimiser.load_state_dict(found.pop("optimiser"))
-    return found
+    network.load_state_dict(result.pop("network"))
+    optimiser.load_state_dict(result.pop("optimiser"))
+    return result

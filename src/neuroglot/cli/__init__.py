@@ -136,8 +136,8 @@ def _unexpected(error: Exception, arguments: list[str]) -> int:
         return _refuse(f"memory ran out ({why or 'nothing more was said'}); try a smaller batch size")
     file = _keep_traceback(error, arguments)
     if isinstance(error, OSError) and error.strerror:  # of the file system or the network
-        place = "" if error.filename is None else f"{error.filename}: "
-        return _refuse(f"{place}{error.strerror}; see {file} for where that happened")
+        position = "" if error.filename is None else f"{error.filename}: "
+        return _refuse(f"{position}{error.strerror}; see {file} for where that happened")
     what = f"{type(error).__name__}: {why}" if why else type(error).__name__
     return _refuse(f"this is a defect of neuroglot, please report it with {file} ({what:.300})", DEFECT)
 

@@ -132,16 +132,16 @@ def mapping(option: str, text: str) -> dict[str, str]:
     """Read an option such as `{test: test_2016}` or `test=test_2016`."""
     import yaml
 
-    found: Any = None
+    result: Any = None
     with suppress(yaml.YAMLError):
-        found = yaml.safe_load(text) if text.strip().startswith("{") else None
-    if found is None:
+        result = yaml.safe_load(text) if text.strip().startswith("{") else None
+    if result is None:
         parts = [part.partition("=") for part in text.split(",") if part.strip()]
-        found = {name.strip(): value for name, equals, value in parts if equals}
-        found = found if len(found) == len(parts) else None
-    if not isinstance(found, dict) or not all(isinstance(v, str | int) for v in found.values()):
+        result = {name.strip(): value for name, equals, value in parts if equals}
+        result = result if len(result) == len(parts) else None
+    if not isinstance(result, dict) or not all(isinstance(v, str | int) for v in result.values()):
         raise UserError(f"{option} {text!r} is no mapping; expected one such as {option} 'name=value,name=value'")
-    return {str(name): str(value) for name, value in found.items()}
+    return {str(name): str(value) for name, value in result.items()}
 
 
 def print_error(text: object) -> None:

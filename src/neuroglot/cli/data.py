@@ -170,8 +170,8 @@ def _show(report: Report) -> None:
     def table(title: str, names: Sequence[str], rows: list[list[Any]]) -> None:
         console.print(plain(title), style="bold", soft_wrap=True)
         made = Table(box=None, pad_edge=False)
-        for place, name in enumerate(names):
-            number = rows and not isinstance(rows[0][place], str)
+        for index, name in enumerate(names):
+            number = rows and not isinstance(rows[0][index], str)
             made.add_column(plain(name), justify="right" if number else "left")
         for row in rows:
             cells = ("" if cell is None else f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row)

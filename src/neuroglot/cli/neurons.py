@@ -36,13 +36,13 @@ def inspect(
     from neuroglot.models.summary import inspect as look
 
     said = {"vision": vision, "connector": connector, "language": language}
-    found = look(model, trust_remote_code, {part: prefixes for part, prefixes in said.items() if prefixes})
+    result = look(model, trust_remote_code, {part: prefixes for part, prefixes in said.items() if prefixes})
     if as_json:
-        print_json(found)
+        print_json(result)
         return
     from rich.console import Console
 
-    _show(found, wide(Console()))
+    _show(result, wide(Console()))
 
 
 def _show(found: dict[str, Any], console: Console) -> None:
@@ -54,8 +54,8 @@ def _show(found: dict[str, Any], console: Console) -> None:
 
     def table(title: str, names: str, rows: list[list[Any]], numbers: int) -> None:
         made = Table(title=title, title_justify="left", box=None, pad_edge=False)
-        for place, name in enumerate(names.split(",")):
-            made.add_column(name, justify="right" if 0 < place <= numbers else "left")
+        for index, name in enumerate(names.split(",")):
+            made.add_column(name, justify="right" if 0 < index <= numbers else "left")
         for row in rows:
             made.add_row(*(plain(f"{cell:,}" if isinstance(cell, int) else cell) for cell in row))
         console.print("")

@@ -91,9 +91,9 @@ def analyse(
 
     kinds = [name.strip() for name in only.split(",") if name.strip()]
     with bars() as (track, say):
-        found = analyse_run(run, kinds, seeds, items, ablate, force, trust_remote_code, track, say)
+        result = analyse_run(run, kinds, seeds, items, ablate, force, trust_remote_code, track, say)
     if as_json:
-        print_json(found)
+        print_json(result)
         return
     print_line(f"The analysis on one page: {run / 'analysis.html'}")
 
@@ -150,10 +150,10 @@ def score(
         tokenise, resamples, seed, comet, comet_model or MODEL,
     )  # fmt: skip
     with bars() as (track, _):
-        found = score_outputs(hypotheses, references, options, track)
+        result = score_outputs(hypotheses, references, options, track)
     if as_json:
-        print_json(found)
+        print_json(result)
         return
     from rich.console import Console
 
-    show(found, wide(Console()))
+    show(result, wide(Console()))

@@ -119,13 +119,13 @@ def compare(
 
     with bars() as (track, say):
         names, swept = [name.strip() for name in methods.split(",") if name.strip()], sweep == "lr"
-        found = run_comparison(
+        result = run_comparison(
             loaded, runs, names, shares, seeds, swept, tried, jobs, retain, trust_remote_code, track, say
         )
     if as_json:
-        print_json(found)
+        print_json(result)
     else:
-        show_comparison(found, wide(Console()))
+        show_comparison(result, wide(Console()))
         print_line()
         print_line(f"The same in {runs / loaded.name / 'comparison.md'}, with a picture in comparison.svg")
 
@@ -163,11 +163,11 @@ def sweep(
     from neuroglot.compare.tables import show_ablation
 
     with bars() as (track, say):
-        found = run_sweep(loaded, runs, seeds, tried, jobs, retain, trust_remote_code, track, say)
+        result = run_sweep(loaded, runs, seeds, tried, jobs, retain, trust_remote_code, track, say)
     if as_json:
-        print_json(found)
+        print_json(result)
     else:
-        show_ablation(found, wide(Console()))
+        show_ablation(result, wide(Console()))
         print_line()
         print_line(f"The same in {runs / loaded.name / 'ablation.md'}, with a picture in ablation.svg")
 

@@ -60,11 +60,11 @@ def compare(
     grid = make_grid(recipe, methods, budgets, seeds, sweep, rates, retain)
     outcomes = run_grid(grid, runs, jobs, track, say, trust_remote_code)
     folder = runs / recipe.name
-    found = summarise(grid, folder, outcomes)
-    write_text(folder / "comparison.md", markdown(found))
+    result = summarise(grid, folder, outcomes)
+    write_text(folder / "comparison.md", markdown(result))
     with fresh(folder / "comparison.svg") as part:
-        draw(found, part)
-    return write_json(folder / "comparison.json", COMPARISON, found)
+        draw(result, part)
+    return write_json(folder / "comparison.json", COMPARISON, result)
 
 
 def sweep(
@@ -109,14 +109,14 @@ def sweep(
     folder, section = runs / recipe.name, recipe.sweep
     assert section is not None  # or make_sweep had refused
     assert grid.reference is not None
-    found = summarise(grid, folder, outcomes) | {
+    result = summarise(grid, folder, outcomes) | {
         "name": recipe.name,
         "label": section.label or section.over or "variant",
         "places": section.places,
         "changes": section.settings,
         "reference": grid.reference.name,
     }
-    write_text(folder / "ablation.md", ablation_markdown(found))
+    write_text(folder / "ablation.md", ablation_markdown(result))
     with fresh(folder / "ablation.svg") as part:
-        draw_ablation(found, part)
-    return write_json(folder / "ablation.json", ABLATION, found)
+        draw_ablation(result, part)
+    return write_json(folder / "ablation.json", ABLATION, result)

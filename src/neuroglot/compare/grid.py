@@ -96,32 +96,32 @@ def contenders(methods: Sequence[str], budgets: Sequence[float], systems: Iterab
         UserError: an unknown or repeated method, a budget outside (0, 1], or none where a method needs one.
     """
     untrained = (*BASELINES, *systems)
-    for place, method in enumerate(methods):
+    for index, method in enumerate(methods):
         if method not in (*untrained, *METHODS, *CLASSIC):
             known = (*untrained, *METHODS, *CLASSIC)
             raise UserError(f"method {method!r} is not known; {nearest(method, known)}")
-        if method in methods[:place]:
+        if method in methods[:index]:
             raise UserError(f"method {method} is named twice; name it once")
     for budget in budgets:
         if not 0 < budget <= 1:
             raise UserError(f"a budget must be in (0, 1], got {budget:g}; it is a share of neurons, 0.4 for 40 %")
-    found = []
+    result = []
     for method in sorted(methods, key=lambda m: m not in untrained):
         if method in (*untrained, *UNBUDGETED, *CLASSIC):
-            found.append(Contender(method))
+            result.append(Contender(method))
         elif not budgets:
             raise UserError(f"method {method} needs --budgets, such as 0.01,0.1")
         else:
-            found += [Contender(method, budget) for budget in budgets]
-    return found
+            result += [Contender(method, budget) for budget in budgets]
+    return result
 
 
 def variants(recipe: Recipe, sweep: SweepSection) -> list[Contender]:
     """Return the contenders of a sweep: what stands beside, then the variants in their order."""
-    found = [Contender(method) for method in sorted(sweep.beside, key=lambda m: m not in BASELINES)]
+    result = [Contender(method) for method in sorted(sweep.beside, key=lambda m: m not in BASELINES)]
     for name, changes in sweep.settings.items():
-        found.append(Contender(changes.get("method", recipe.method), None, name, frozen(changes)))
-    return found
+        result.append(Contender(changes.get("method", recipe.method), None, name, frozen(changes)))
+    return result
 
 
 def recipe_of(cell: Cell, recipe: Recipe, widths: Sequence[tuple[int, int]]) -> Recipe:
@@ -263,7 +263,7 @@ def best_of(tried: Mapping[int, float]) -> int:
 
 def finished(folder: Path) -> list[Path]:
     """Return the folders of cells that have a loss on dev."""
-    return [place.parent.parent for place in (folder / "cells").glob("*/.stages/develop.json")]
+    return [position.parent.parent for position in (folder / "cells").glob("*/.stages/develop.json")]
 
 
 def recorded(folder: Path) -> list[float]:

@@ -145,11 +145,11 @@ def _signatures(
     figures: Mapping[str, tuple[str, tuple[str, ...]]], rows: Sequence[Row], tokenise: Tokenise
 ) -> dict[str, str]:
     """Return how the figures of the test split can be computed again."""
-    found = {
+    result = {
         metric: metrics.signature_of(metric, rows, tokenise)
         for metric in dict.fromkeys(m for m, _ in figures.values())
     }
-    return {metric: text for metric, text in found.items() if text}
+    return {metric: text for metric, text in result.items() if text}
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
@@ -184,7 +184,7 @@ def compare_all(
 
     That is, in a grid of methods, chance and LoRA of its budget, and `full`; of variants, the reference alone.
     """
-    found: list[dict[str, Any]] = []
+    result: list[dict[str, Any]] = []
     chance = chance_of(values)
     for contender, own in values.items():
         if not contender.trained:
@@ -196,14 +196,14 @@ def compare_all(
             for name, draws in own.items():
                 if name in values[other]:
                     difference = draws - values[other][name]
-                    found.append({"figure": name, "of": contender.name, "to": other.name,
+                    result.append({"figure": name, "of": contender.name, "to": other.name,
                                   "difference": interval(difference), "p": p_value(difference, seeds)})  # fmt: skip
-    for name in {entry["figure"] for entry in found}:
-        family = [entry for entry in found if entry["figure"] == name]
+    for name in {entry["figure"] for entry in result}:
+        family = [entry for entry in result if entry["figure"] == name]
         for entry, kept in zip(family, holm([e["p"] for e in family]), strict=True):
             better = (entry["difference"]["mean"] < 0) == (name in LOWER_IS_BETTER)
             entry["survives"] = ("better" if better else "worse") if kept else None
-    return found
+    return result
 
 
 def chance_of(contenders: Iterable[Contender]) -> str:
@@ -231,12 +231,12 @@ def holm(ps: Sequence[float | None], level: float = LEVEL) -> list[bool]:
         >>> holm([0.01, 0.04, 0.03, None])
         [True, False, False, False]
     """
-    known = sorted((p, place) for place, p in enumerate(ps) if p is not None)
+    known = sorted((p, index) for index, p in enumerate(ps) if p is not None)
     rejected = [False] * len(ps)
-    for rank, (p, place) in enumerate(known):
+    for rank, (p, index) in enumerate(known):
         if p > level / (len(known) - rank):
             break
-        rejected[place] = True
+        rejected[index] = True
     return rejected
 
 
@@ -244,7 +244,7 @@ def wins(
     runs: Mapping[Contender, Sequence[Sequence[Row]]], figures: Mapping[str, Any], tokenise: Tokenise = None
 ) -> list[dict[str, Any]]:
     """Return in how many seeds a contender was ahead of the chance control of its budget and seed, per figure."""
-    found, chance = [], chance_of(runs)
+    result, chance = [], chance_of(runs)
     held = {c: Contender(chance, c.budget) for c in runs if c.method != chance and c.budget is not None}
     held = {contender: other for contender, other in held.items() if other in runs}
     needed = dict.fromkeys((*held, *held.values()))
@@ -254,15 +254,15 @@ def wins(
             pairs = [(a, b) for a, b in zip(at[contender], at[other], strict=True) if a is not None and b is not None]
             won = sum(a < b if name in LOWER_IS_BETTER else a > b for a, b in pairs)
             if pairs:
-                found.append({"of": contender.name, "than": chance, "figure": name, "won": won, "seeds": len(pairs)})
+                result.append({"of": contender.name, "than": chance, "figure": name, "won": won, "seeds": len(pairs)})
     order = [contender.name for contender in held]
-    return sorted(found, key=lambda entry: order.index(entry["of"]))
+    return sorted(result, key=lambda entry: order.index(entry["of"]))
 
 
 def _figure(rows: Sequence[Row], metric: str, splits: Sequence[str], tokenise: Tokenise) -> float | None:
     """Return a figure of one cell; None where it lacks it."""
-    found = resample([rows], metric, splits, Draws.make(rows, 1, draws=1), tokenise)
-    return None if found is None else float(found[0])
+    result = resample([rows], metric, splits, Draws.make(rows, 1, draws=1), tokenise)
+    return None if result is None else float(result[0])
 
 
 def matched(entries: Sequence[Mapping[str, Any]], base: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -271,7 +271,7 @@ def matched(entries: Sequence[Mapping[str, Any]], base: Mapping[str, Any] | None
     Each sweep, in order of its rates and begun by the untuned model (a rate of 0), is a line from worse to better
     quality; retention is read off it where it first reaches the quality of the least able contender's best rate.
     """
-    found = []
+    result = []
     for budget in sorted({e["budget"] for e in entries if e["budget"] is not None}):
         group = [e for e in entries if e["sweep"] and e["budget"] in (budget, None)]
         lines = {e["name"]: _line(e["sweep"], base) for e in group}
@@ -280,8 +280,8 @@ def matched(entries: Sequence[Mapping[str, Any]], base: Mapping[str, Any] | None
             continue
         level = max(min(quality for quality, _ in line) for line in lines.values())
         at = {name: _crossing(line, level) for name, line in lines.items()}
-        found.append({"budget": budget, "nll": level, "retention_nll": at})
-    return found
+        result.append({"budget": budget, "nll": level, "retention_nll": at})
+    return result
 
 
 def _line(sweep: Sequence[Mapping[str, Any]], base: Mapping[str, Any] | None) -> list[tuple[float, float]]:

@@ -130,12 +130,12 @@ def make_sweep(
         raise UserError(f"recipe {recipe.name} has no sweep section; give one that has, such as ablation-layers")
     seeds, rates = section.seeds if seeds is None else seeds, tuple(rates) or section.rates
     plain = make_grid(recipe.model_copy(update={"sweep": None}), section.beside, (), seeds, True, rates, retain)
-    found = tuple(variants(recipe, section))
-    for contender in found:
+    result = tuple(variants(recipe, section))
+    for contender in result:
         recipe_of(Cell(contender, 1e-3, 0), recipe, [(1, 1)])  # what is wrong with a variant is said now
     name = section.reference or next(iter(section.settings))
-    reference = next(contender for contender in found if contender.variant == name)
-    return replace(plain, contenders=found, reference=reference)
+    reference = next(contender for contender in result if contender.variant == name)
+    return replace(plain, contenders=result, reference=reference)
 
 
 def run_grid(
@@ -158,13 +158,13 @@ def run_grid(
         release()  # what the profile had of the accelerator's memory is the cells' now
         sweeps = _Sweeps(grid, folder, widths, Estimate(recorded(folder), jobs), say)
         sweeps.bar = track("cells", sweeps.planned)
-        found = sweeps.run(jobs, trust_remote_code)
-        for outcome in found:
+        result = sweeps.run(jobs, trust_remote_code)
+        for outcome in result:
             lost = [f"{lr:g}" for lr, losses in outcome.tried.items() if losses[grid.recipe.task] is None]
             if lost:
                 left_out = "" if outcome.chosen is not None else "; at every rate that was tried, so it has no figures"
                 say(f"{outcome.contender.name}: training diverged at the rate {', '.join(lost)}{left_out}")
-        return found
+        return result
 
 
 def _prepare(grid: Grid, runs: Path, track: Track, say: Callable[[str], None], trust: bool) -> None:
@@ -212,15 +212,15 @@ class _Sweeps:
     @property
     def planned(self) -> int:
         """About how many cells there will be, by what is known of the sweeps so far."""
-        found = 0.0
+        result = 0.0
         for contender in self.grid.contenders:
             if not contender.trained:
-                found += 1
+                result += 1
                 continue
             swept = (len(self.grid.rates) or SWEPT) if self.grid.sweep else 1
             known = len(self.wanted.get(contender, ()))
-            found += (known if contender in self.chosen else max(known, swept)) + self.grid.seeds - 1
-        return round(found)
+            result += (known if contender in self.chosen else max(known, swept)) + self.grid.seeds - 1
+        return round(result)
 
     def run(self, jobs: int, trust: bool) -> list[Outcome]:
         tasks = []
@@ -239,17 +239,17 @@ class _Sweeps:
         there = min(len(finished(self.folder)), self.planned)
         self.say(f"{self.planned} cells, {there} of them done; {self.estimate.left(self.planned - there)}")
         drain(tasks, self.folder, jobs, trust, self._follow)
-        found = []
+        result = []
         for contender in self.grid.contenders:
             tried = self.tried[contender]
-            found.append(Outcome(contender, {lr: tried[lr] for lr in sorted(tried)}, self.chosen[contender]))
-        return found
+            result.append(Outcome(contender, {lr: tried[lr] for lr in sorted(tried)}, self.chosen[contender]))
+        return result
 
     def _task(self, cell: Cell, examined: bool) -> Task:
         self.cells[cell.name] = cell
-        place = self.grid.contenders.index(cell.contender)
+        position = self.grid.contenders.index(cell.contender)
         recipe = recipe_of(cell, self.grid.recipe, self.widths)
-        task = Task((cell.seed or 0, int(examined), place, round(1e9 * (cell.rate or 0))), recipe,
+        task = Task((cell.seed or 0, int(examined), position, round(1e9 * (cell.rate or 0))), recipe,
                     cell.contender.method, examined)  # fmt: skip
         self.stamps[cell.name, examined] = self._stamp(task)
         return task
@@ -325,15 +325,15 @@ class _Sweeps:
     def _loss(self, losses: dict[str, float | None]) -> float:
         """Return what a rate is chosen by: the task's loss, infinite where too little is retained."""
         task, retain = self.grid.recipe.task, self.grid.retain
-        found = losses[task]
+        result = losses[task]
         spent = retain is not None and _kept(losses, task) > retain
-        return math.inf if found is None or spent else found
+        return math.inf if result is None or spent else result
 
 
 def _kept(losses: dict[str, float | None], task: str) -> float:
     """Return the mean loss on what should be kept."""
-    found = mean_of(losses, task)
-    return math.inf if found is None else found
+    result = mean_of(losses, task)
+    return math.inf if result is None else result
 
 
 def cell_folder(folder: Path, contender: Contender, lr: float | None, seed: int | None) -> Path:

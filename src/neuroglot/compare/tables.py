@@ -63,8 +63,8 @@ def won(comparison: Mapping[str, Any]) -> list[list[str]]:
 
 def against_lora(comparison: Mapping[str, Any]) -> list[list[str]]:
     """Return each contender's difference to LoRA of its budget, header first; only the header where there is none."""
-    found = {(c["of"], c["figure"]): c for c in comparison["comparisons"] if _of_lora(c)}
-    names = [n for n in LABELS if any(figure == n for _, figure in found)]
+    result = {(c["of"], c["figure"]): c for c in comparison["comparisons"] if _of_lora(c)}
+    names = [n for n in LABELS if any(figure == n for _, figure in result)]
     shares = _shares(comparison)
 
     def cell(own: Mapping[str, Any] | None, name: str) -> str:
@@ -73,10 +73,10 @@ def against_lora(comparison: Mapping[str, Any]) -> list[list[str]]:
         text = _with_interval(own["difference"], f"+.{3 if name in NLL else 1}f")
         return text + ({"better": "▲", "worse": "▼"}[own["survives"]] if own["survives"] else "")
 
-    systems = dict.fromkeys(of for of, _ in found)
+    systems = dict.fromkeys(of for of, _ in result)
     return [["less lora", "parameters", *(LABELS[name] for name in names)],
             *([system, f"× {shares[system]:.2f}" if system in shares else "",
-               *(cell(found.get((system, name)), name) for name in names)] for system in systems)]  # fmt: skip
+               *(cell(result.get((system, name)), name) for name in names)] for system in systems)]  # fmt: skip
 
 
 def lora_title(comparison: Mapping[str, Any]) -> str:
@@ -112,15 +112,15 @@ def _rate(entry: Mapping[str, Any]) -> str:
 
 
 def _figure(entry: Mapping[str, Any], name: str, comparisons: Sequence[Mapping[str, Any]]) -> str:
-    found = entry["figures"].get(name)
-    if found is None:
+    result = entry["figures"].get(name)
+    if result is None:
         return ""
     marks = "".join(
         MARKS["full" if c["to"] == "full" else "chance", c["survives"]]
         for c in comparisons
         if c["of"] == entry["name"] and c["figure"] == name and c["survives"] and not _of_lora(c)
     )
-    return _with_interval(found, f".{3 if name in NLL else 1}f") + marks
+    return _with_interval(result, f".{3 if name in NLL else 1}f") + marks
 
 
 def _with_interval(found: Mapping[str, float | None], digits: str) -> str:

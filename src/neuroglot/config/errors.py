@@ -39,17 +39,17 @@ def error_message(model: type[BaseModel], error: ValidationError, tree: dict[str
         if key in value if isinstance(value, dict) else isinstance(value, list | tuple) and isinstance(key, int):
             value = value[key]
             keys.append(str(key))
-    place = ".".join(keys)
+    position = ".".join(keys)
     if first["type"] == "extra_forbidden":
         known = _bare(_annotation(model, first["loc"][:-1])).model_fields
-        return f"unknown key {place}; {nearest(keys[-1], known)}"
+        return f"unknown key {position}; {nearest(keys[-1], known)}"
     if first["type"] == "missing":
         return f"{'.'.join([*keys, str(first['loc'][-1])])} is missing; it has no default"
     if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
         kinds = [member.model_fields["kind"].default for member in _members(_annotation(model, first["loc"]))]
-        found = first.get("ctx", {}).get("tag")
-        return f"{place}: {'a kind is missing' if found is None else f'kind {found!r} is not known'}; " + (
-            nearest(str(found), kinds)
+        result = first.get("ctx", {}).get("tag")
+        return f"{position}: {'a kind is missing' if result is None else f'kind {result!r} is not known'}; " + (
+            nearest(str(result), kinds)
         )
     if first["type"] == "value_error":  # one of ours, which says what it got
         message = first["msg"].removeprefix("Value error, ")
@@ -58,7 +58,7 @@ def error_message(model: type[BaseModel], error: ValidationError, tree: dict[str
         alike = [e for e in alike if e["type"].endswith("_than") or e["type"].endswith("_equal")] or alike  # that kind
         wanted = dict.fromkeys(_wanted(e) if len(alike) == 1 else _wanted(e).partition(", unable")[0] for e in alike)
         message = f"must be {' or '.join(wanted)}, got {first['input']!r}"
-    return f"{place}: {message}" if place else message
+    return f"{position}: {message}" if position else message
 
 
 def _wanted(error: ErrorDetails) -> str:

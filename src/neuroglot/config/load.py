@@ -103,8 +103,8 @@ def data_recipe(source: str, overrides: Sequence[str] | None = None) -> Recipe:
 
 def _override(tree: dict[str, Any], overrides: Sequence[str] | None) -> None:
     for override in overrides or []:
-        key, found, text = override.partition("=")
-        if not found or not all(key.split(".")):
+        key, result, text = override.partition("=")
+        if not result or not all(key.split(".")):
             raise UserError(f"override {override!r} is malformed; expected key.path=value such as train.steps=50")
         try:
             value = read_yaml(text)
@@ -156,9 +156,9 @@ def _anchor(tree: dict[str, Any], folder: Path) -> None:
             continue
         if section == "data" and inside[key].startswith("hf:"):
             continue
-        place = given_path(inside[key], folder)
-        if section != "model" or inside[key].startswith((".", "~")) or place.is_dir():
-            tree[section] = {**inside, key: str(place.resolve())}
+        position = given_path(inside[key], folder)
+        if section != "model" or inside[key].startswith((".", "~")) or position.is_dir():
+            tree[section] = {**inside, key: str(position.resolve())}
     data = tree.get("data")
     if isinstance(data, dict) and isinstance(data.get("render"), dict):
         photographs = given_path(str(data["render"].get("background", "")), folder)

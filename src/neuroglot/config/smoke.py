@@ -65,22 +65,22 @@ def write_corpus(layout: str, folder: Path) -> None:
 
 def _multi30k(folder: Path, splits: Splits) -> None:
     """M3-Multi30K: `train.en`, ..., the photographs' names in `image_splits/`, the photographs in `images/`."""
-    for split, found in splits.items():
+    for split, result in splits.items():
         stem = {"dev": "val", "test": "test_2016_flickr"}.get(split, split)
-        _texts(folder / "raw", {language: f"{stem}.{language}" for language in SIX}, found)
-        names = [f"{split}{number:04}.jpg" for number in range(len(found))]
+        _texts(folder / "raw", {language: f"{stem}.{language}" for language in SIX}, result)
+        names = [f"{split}{number:04}.jpg" for number in range(len(result))]
         _write(folder / "image_splits" / f"{stem}.txt", names)
-        _photographs(folder / "images", names, found, split)
+        _photographs(folder / "images", names, result, split)
 
 
 def _ambigcaps(folder: Path, splits: Splits) -> None:
     """M3-AmbigCaps: `train.en`, ..., and a folder a split with the photographs and `index.txt`, which names them."""
-    for split, found in splits.items():
+    for split, result in splits.items():
         stem = {"dev": "val"}.get(split, split)
-        _texts(folder, {language: f"{stem}.{language}" for language in SIX}, found)
-        names = [f"{number}.jpg" for number in range(len(found))]
+        _texts(folder, {language: f"{stem}.{language}" for language in SIX}, result)
+        names = [f"{number}.jpg" for number in range(len(result))]
         _write(folder / stem / "index.txt", names)
-        _photographs(folder / stem, names, found, split)
+        _photographs(folder / stem, names, result, split)
 
 
 def _mit10m(folder: Path, splits: Splits) -> None:

@@ -30,12 +30,12 @@ class _Loader(_PARSER):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """Return a mapping whose keys differ."""
-        found: dict[Any, Any] = super().construct_mapping(node, deep)
-        if len(found) < len(node.value):
+        result: dict[Any, Any] = super().construct_mapping(node, deep)
+        if len(result) < len(node.value):
             keys = [key.value for key, _ in node.value]
             twice = next((key for key in keys if keys.count(key) > 1), keys[0])
             raise UserError(f"key {twice!r} stands twice{_place(node.start_mark)}; a section names a key once")
-        return found
+        return result
 
     def construct_yaml_int(self, node: Any) -> int:
         """Return a whole number, in decimal digits."""

@@ -206,6 +206,6 @@ def _anchored(key: Any, value: Any, beside: Mapping[Any, Any], folder: Path) -> 
     models = key == "path" or (key == "model" and len(beside) == 1)
     if not models and key != "cache":
         return value
-    place = given_path(value, folder)
-    meant = key == "cache" or value.startswith((".", "~")) or place.is_dir()
-    return str(place.resolve()) if meant and value != "embedded" else value
+    position = given_path(value, folder)
+    meant = key == "cache" or value.startswith((".", "~")) or position.is_dir()
+    return str(position.resolve()) if meant and value != "embedded" else value

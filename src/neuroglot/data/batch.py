@@ -204,12 +204,12 @@ class Batcher:
         prompt = self._rendered(chat, add_generation_prompt=True)
         for parts in (True, False):
             try:
-                lead, found, rest = _after(prompt, self._rendered([*chat, _answer(_FOUND, parts)])).partition(_FOUND)
+                lead, result, rest = _after(prompt, self._rendered([*chat, _answer(_FOUND, parts)])).partition(_FOUND)
             except UserError:
                 if parts:
                     continue
                 raise
-            if found and "'type':" not in lead:
+            if result and "'type':" not in lead:
                 close, end = self._ending(rest)
                 return _Frame(lead, close, rest[len(close) :], end, parts)
         raise UserError(
@@ -226,10 +226,10 @@ class Batcher:
         stops = {int(token): self.tokenizer.convert_ids_to_tokens(token) for token in self._known_stops}
         special = {int(token): str(t) for token, t in self.tokenizer.added_tokens_decoder.items() if t.special}
         for known in (stops, special):
-            found = [(rest.find(text), -len(text), token) for token, text in known.items() if text and text in rest]
-            if found:
-                place, _, end = min(found)
-                return rest[:place], end
+            result = [(rest.find(text), -len(text), token) for token, text in known.items() if text and text in rest]
+            if result:
+                index, _, end = min(result)
+                return rest[:index], end
         return "", self._end_of_sequence()
 
     @property
@@ -401,8 +401,8 @@ class Batcher:
         begun = self._segments and not prompts[0].images
         texts = [self._begun(prompt.text) if begun else prompt.text for prompt in prompts]
         adds = not begun and self._adds(texts[0])
-        found: list[list[int]] = self.tokenizer(texts, add_special_tokens=adds)["input_ids"]
-        return found
+        result: list[list[int]] = self.tokenizer(texts, add_special_tokens=adds)["input_ids"]
+        return result
 
     def _shown(self, sizes: Sequence[tuple[int, int]]) -> int:
         """Return how many tokens images of some sizes take beyond those that stand for them in the prompt.
@@ -489,14 +489,14 @@ class Batcher:
             groups.setdefault((example.task, f"{item} ({copy + 1})" if copy else item), {})[pair] = example
         # A block is items of one task that exist in the same pairs.
         alike: dict[tuple[Any, ...], list[tuple[int, str, dict[str, Example]]]] = {}
-        for place, ((task, item), group) in enumerate(groups.items()):
+        for index, ((task, item), group) in enumerate(groups.items()):
             shown = tuple(len(group[pair].images) > 0 for pair in sorted(group))
-            alike.setdefault((task, tuple(sorted(group)), shown), []).append((place, item, group))
+            alike.setdefault((task, tuple(sorted(group)), shown), []).append((index, item, group))
         for (_, pairs, _), members in alike.items():
             for start in range(0, len(members), size):
                 places, items, block = zip(*members[start : start + size], strict=True)
                 for pair in pairs:
-                    inputs = self.encode([group[pair] for group in block], [place % paraphrases for place in places])
+                    inputs = self.encode([group[pair] for group in block], [index % paraphrases for index in places])
                     yield Batch(inputs, block[0][pair].condition, items)
 
 

@@ -113,10 +113,10 @@ def items_in_turn(examples: Sequence[Example], count: int) -> Sequence[Example]:
     turn = np.empty(len(order), np.intp)
     turn[order] = np.arange(len(order)) - np.searchsorted(group[order], group[order])
     chosen = np.argsort(first)[np.lexsort((begins[group], turn))[:count]]
-    place = np.full(len(first), len(first))
-    place[chosen] = np.arange(len(chosen))
-    rows = np.flatnonzero(place[number] < len(first))
-    return _taken(examples, rows[np.argsort(place[number[rows]], kind="stable")])
+    index = np.full(len(first), len(first))
+    index[chosen] = np.arange(len(chosen))
+    rows = np.flatnonzero(index[number] < len(first))
+    return _taken(examples, rows[np.argsort(index[number[rows]], kind="stable")])
 
 
 def items_of(examples: Sequence[Example]) -> dict[str, int]:
@@ -146,8 +146,8 @@ def _keys(examples: Sequence[Example]) -> tuple[NDArray[Any], NDArray[Any]]:
     numbers = [
         (kinds.setdefault(str(e.condition), len(kinds)), items.setdefault(e.item, len(items))) for e in examples
     ]
-    found = np.array(numbers, np.int64).reshape(-1, 2)
-    return found[:, 0], found[:, 1]
+    result = np.array(numbers, np.int64).reshape(-1, 2)
+    return result[:, 0], result[:, 1]
 
 
 def _taken(examples: Sequence[Example], rows: NDArray[np.intp]) -> Sequence[Example]:
@@ -194,9 +194,9 @@ def divided(examples: View, seed: int) -> NDArray[np.uint8]:
     names, first, number = np.unique(item, return_index=True, return_inverse=True)
     group = _groups(number, keys, free, len(examples))
     of_item = group[first]  # names are sorted, so that the first of a group has its smallest hash
-    found, draws, sizes = np.unique(of_item, return_index=True, return_counts=True)
+    result, draws, sizes = np.unique(of_item, return_index=True, return_counts=True)
     large = sizes > max(MANY, len(names) // 10)
-    mark = _marks(split, keys, group, free, len(found))
+    mark = _marks(split, keys, group, free, len(result))
     mark[(mark == 0) & large] = TRAIN
     trained = 0.8 - sizes[large].sum() / len(names)
     share = max(0.0, trained / (trained + 0.2)) if large.any() else 0.8
@@ -222,9 +222,9 @@ def _telling(examples: View) -> Iterator[tuple[NDArray[np.intp], NDArray[np.uint
     limit = max(MANY, len(np.unique(item)) // 2)
     text = examples.column("text")
     for rows, keys in (examples.images(), (every[text > 0], text[text > 0])):
-        found, number, counts = np.unique(keys, return_inverse=True, return_counts=True)
+        result, number, counts = np.unique(keys, return_inverse=True, return_counts=True)
         for at in np.flatnonzero(counts > limit):  # of several examples an item, perhaps
-            counts[at] = len(np.unique(item[rows[keys == found[at]]]))
+            counts[at] = len(np.unique(item[rows[keys == result[at]]]))
         kept = (counts <= limit)[number]
         yield rows[kept], keys[kept]
 
@@ -322,8 +322,8 @@ class Replayed(Sequence[Example]):
         if self._made is as_text:
             return [False] * len(self)
         if isinstance(self._examples, View):
-            found: list[bool] = (self._examples.column("image") > 0).tolist()
-            return found
+            result: list[bool] = (self._examples.column("image") > 0).tolist()
+            return result
         return [bool(example.images) for example in self._examples]
 
 
@@ -350,12 +350,14 @@ def embedded_replay(
     texts = [str(pair) for pair in pairs]
     if tested:
         known = [viewed(tested)]
-        made = {task: list(compress(found, untested(viewed(found), known))) for task, found in made.items()}
+        made = {task: list(compress(result, untested(viewed(result), known))) for task, result in made.items()}
     if made and not any(made.values()):
         raise UserError("data.replay: every embedded sign is tested by evaluate.retention; name fewer sources there, "
                         "or set data.replay to 0")  # fmt: skip
     return {
-        task: Replayed(found, _routes([str(e.pair) for e in found], texts)) for task, found in made.items() if found
+        task: Replayed(result, _routes([str(e.pair) for e in result], texts))
+        for task, result in made.items()
+        if result
     }
 
 
@@ -386,31 +388,31 @@ def file_replay(
         UserError: there is nothing to replay.
     """
     if len(others):
-        found = {}
+        result = {}
         free = others.where(untested(others, tested))
         for other in RETAINED:
             numbers = [number for number, kind in enumerate(free.store.kinds) if kind.task == other]
             part = free.where(np.isin(free.column("kind"), numbers))
             if len(part):
-                found[other] = Replayed(part, _routes(part.pairs, pairs))
+                result[other] = Replayed(part, _routes(part.pairs, pairs))
         why = "all its examples of other tasks are tested, or share an item, an image or a source text with what is"
     else:
         # Of what only reads or describes no translation is known.
         known = train.where(train.column("text") > 0) if task.endswith("translation") else train[:0]
         texts, known = len(known), known.where(untested(known, tested))
         read = _readings(known.where(known.column("image") > 0) if task == "image_translation" else known[:0])
-        found = {
+        result = {
             "ocr": Replayed(read, _routes([_reading(pair) for pair in read.pairs], pairs), _as_read),
             "text_translation": Replayed(known, known.pairs, as_text),
         }
-        found = {name: part for name, part in found.items() if len(part)}
+        result = {name: part for name, part in result.items() if len(part)}
         why = "it has no examples of other tasks, and its training items "
         why += "share what they show or say with what is tested" if texts else (
             "have no source text to transcribe or translate")  # fmt: skip
-    if not found:
+    if not result:
         raise UserError(f"data.replay: {path} holds nothing to replay: {why}; add some with \"split\": \"train\", or "
                         "set data.replay to 0")  # fmt: skip
-    return found
+    return result
 
 
 def _reading(pair: str) -> str:
@@ -550,14 +552,14 @@ def file_corpus(
     """
     kinds, code = examples.store.kinds, examples.column("kind")
     ours = examples.where(np.isin(code, [number for number, kind in enumerate(kinds) if kind.task == task]))
-    found = [kinds[number].pair for number in _in_order(ours.column("kind"))]
-    if not found:
+    result = [kinds[number].pair for number in _in_order(ours.column("kind"))]
+    if not result:
         tasks = ", ".join(sorted({kinds[number].task for number in _in_order(code)}))
         raise UserError(f"{path} has no {task} examples; it has {tasks}; set task: in the recipe or in the data")
     for pair in pairs:
-        if pair not in found:
-            raise UserError(f"{path} has no example of pair {pair}; it has {', '.join(found)}")
-    pairs = pairs or found
+        if pair not in result:
+            raise UserError(f"{path} has no example of pair {pair}; it has {', '.join(result)}")
+    pairs = pairs or result
     wanted = [number for number, kind in enumerate(kinds) if kind.task == task and kind.pair in pairs]
     ours = ours.where(np.isin(ours.column("kind"), wanted))
     split = divided(ours, seed)
@@ -613,13 +615,13 @@ def _by_task(examples: View, count: int) -> dict[str, View]:
     """Return the first items of each task that there is."""
     if not count:
         return {}
-    code, found = examples.column("kind"), {}
+    code, result = examples.column("kind"), {}
     for task in RETAINED:
         numbers = [number for number, kind in enumerate(examples.store.kinds) if kind.task == task]
         part = examples.where(np.isin(code, numbers))
         if len(part):
-            found[task] = part.first_items(count)
-    return found
+            result[task] = part.first_items(count)
+    return result
 
 
 def _can_write(sample: Sequence[Sign], pair: Pair) -> bool:
@@ -726,5 +728,5 @@ def load_corpus(
         scenes = partial(scene_examples, domains=domains) if domains else scene_examples
         made = sign_examples if source == "signs" else scenes
         return embedded_corpus(task, made, [Pair.parse(p) for p in pairs], sizes, seed, describes, replays, kept)
-    found = viewed(list(read_jsonl(source)) if examples is None else examples)
-    return file_corpus(Path(source), found, task, list(pairs), sizes, seed, describes, replays, kept)
+    result = viewed(list(read_jsonl(source)) if examples is None else examples)
+    return file_corpus(Path(source), result, task, list(pairs), sizes, seed, describes, replays, kept)

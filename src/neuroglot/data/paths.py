@@ -27,9 +27,9 @@ def located(path: Path) -> Path:
     """
     if os.path.isfile(path):
         return path
-    found, likely = _meant(path)
-    if found is not None and os.path.isfile(found):
-        return found
+    result, likely = _meant(path)
+    if result is not None and os.path.isfile(result):
+        return result
     hint = f"; did you mean {shortened(likely)}?" if likely is not None else ""
     try:
         os.stat(path)
@@ -62,9 +62,9 @@ def lies_in(path: Path, folder: Path) -> bool:
 
 def stamp(path: Path) -> tuple[int, int] | None:
     """Return size in bytes and time of change in nanoseconds of the file that a path means; None without one."""
-    for place in (lambda: path, lambda: meant(path)):
+    for position in (lambda: path, lambda: meant(path)):
         with suppress(OSError, ValueError):
-            status = place().stat()
+            status = position().stat()
             return status.st_size, status.st_mtime_ns
     return None
 

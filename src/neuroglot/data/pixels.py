@@ -157,8 +157,8 @@ def orientation(exif: bytes, info: Mapping[Any, Any]) -> int:
                     (value,) = struct.unpack_from(order + _UNSIGNED[kind], block, at + 8)
                     return value if 1 <= value <= 8 else 1
     xmp = info.get("xmp")
-    found = _XMP.search(xmp) if isinstance(xmp, bytes) else None
-    return int(found[1]) if found else 1
+    match = _XMP.search(xmp) if isinstance(xmp, bytes) else None
+    return int(match[1]) if match else 1
 
 
 def _fields(block: bytes | bytearray) -> Iterator[tuple[int, int, int, str]]:

@@ -179,7 +179,7 @@ class Store:
         return int(self.index["line"][place]), decoded(raw)
 
     def __iter__(self) -> Iterator[tuple[int, Example | UserError]]:
-        return (self[place] for place in range(len(self)))
+        return (self[index] for index in range(len(self)))
 
     def _read(self, start: int, size: int) -> bytes:
         if self._memory is not None:
@@ -232,10 +232,10 @@ class Writer:
             column.append(value)
 
     def index(self) -> NDArray[Any]:
-        found = np.zeros(len(self._columns["end"]), INDEX)
+        result = np.zeros(len(self._columns["end"]), INDEX)
         for name, column in self._columns.items():
-            found[name] = np.frombuffer(column, column.typecode) if len(column) else []
-        return found
+            result[name] = np.frombuffer(column, column.typecode) if len(column) else []
+        return result
 
     def further(self) -> NDArray[Any]:
         return np.frombuffer(self._further, FURTHER) if len(self._further) else np.empty(0, FURTHER)
@@ -373,8 +373,8 @@ def open_store(name: str, identity: Any, records: Callable[[], Iterable[tuple[in
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
     cached = cache_folder("records") / f"{digest[:24]}.store"
     whole = json.loads(json.dumps(identity))
-    found = _open(cached, whole)
-    return _made(cached, whole, records) if found is None else found
+    result = _open(cached, whole)
+    return _made(cached, whole, records) if result is None else result
 
 
 def _made(cached: Path, identity: Any, records: Callable[[], Iterable[tuple[int, Example | UserError]]]) -> Store:

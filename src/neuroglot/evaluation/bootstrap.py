@@ -96,8 +96,8 @@ def _nll(row: Row) -> list[float] | None:
 
 
 def _contrastive(row: Row) -> list[float] | None:
-    found = metrics.costs(row)
-    return None if found is None else [found[0] < min(found[1]), 1]
+    result = metrics.costs(row)
+    return None if result is None else [result[0] < min(result[1]), 1]
 
 
 def _comet(row: Row) -> list[float] | None:

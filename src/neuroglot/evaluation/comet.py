@@ -49,10 +49,10 @@ def python_of(place: Path | str) -> Path:
         raise UserError(f"COMET's environment {place} does not exist; make one: {INSTALL}")
     if place.is_dir():
         known = [place / "bin" / "python", place / "Scripts" / "python.exe"]
-        found = next((python for python in known if python.exists()), None)
-        if found is None:
+        result = next((python for python in known if python.exists()), None)
+        if result is None:
             raise UserError(f"{place} holds no bin/python; expected a virtual environment; make one: {INSTALL}")
-        return found
+        return result
     if not os.access(place, os.X_OK):
         raise UserError(f"{place} is not a program; expected a virtual environment, or its bin/python")
     return place

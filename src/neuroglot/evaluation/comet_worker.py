@@ -26,8 +26,8 @@ def main(model: str, source: str, target: str) -> int:
     checkpoint = model if os.path.exists(model) else download_model(model)
     if os.path.isdir(checkpoint):  # a folder as it is downloaded
         checkpoint = os.path.join(checkpoint, "checkpoints", "model.ckpt")
-    found = load_from_checkpoint(checkpoint).predict(triples, batch_size=8, gpus=_gpus())
-    answer = {"scores": [float(score) for score in found["scores"]], "version": _version()}
+    result = load_from_checkpoint(checkpoint).predict(triples, batch_size=8, gpus=_gpus())
+    answer = {"scores": [float(score) for score in result["scores"]], "version": _version()}
     with open(target, "w", encoding="utf-8") as file:
         json.dump(answer, file)
     return 0

@@ -46,12 +46,12 @@ def portions(examples: Sequence[Example], size: int) -> list[list[int]]:
         texts = [examples[i].target or examples[i].source or "" for i in members]
         return -len(examples[members[0]].images), -max(map(len, texts))
 
-    found: list[list[int]] = [[]]
+    result: list[list[int]] = [[]]
     for members in sorted(groups.values(), key=long):
-        if len(found[-1]) >= size:
-            found.append([])
-        found[-1] += members
-    return [portion for portion in found if portion]
+        if len(result[-1]) >= size:
+            result.append([])
+        result[-1] += members
+    return [portion for portion in result if portion]
 
 
 class Partial:
@@ -86,12 +86,12 @@ class Partial:
         self, system: str, split: str, examples: Sequence[Example], portion: Sequence[int]
     ) -> list[dict[str, Any]] | None:
         """Return the rows of a portion; None unless all of them are there and were made from the same."""
-        found = [self._rows.get((system, split, index)) for index in portion]
-        if any(k is None or k["of"] != self._of(examples[i]) for k, i in zip(found, portion, strict=True)):
+        result = [self._rows.get((system, split, index)) for index in portion]
+        if any(k is None or k["of"] != self._of(examples[i]) for k, i in zip(result, portion, strict=True)):
             return None
         self.reused += len(portion)
-        self.seconds[system] = self.seconds.get(system, 0.0) + sum(kept["seconds"] for kept in found if kept)
-        return [kept["row"] for kept in found if kept]
+        self.seconds[system] = self.seconds.get(system, 0.0) + sum(kept["seconds"] for kept in result if kept)
+        return [kept["row"] for kept in result if kept]
 
     def keep(self, rows: Sequence[Mapping[str, Any]], examples: Sequence[Example], seconds: float) -> None:
         """Append the rows of a portion, and make sure that they are on the disk."""
@@ -156,7 +156,7 @@ def evaluate(
     rows: list[dict[str, Any]] = []
     for done, (split, examples) in enumerate(splits.items(), start=1):
         examples = list(examples)  # of a store, each is read once
-        found: dict[int, dict[str, Any]] = {}
+        result: dict[int, dict[str, Any]] = {}
         for portion in portions(examples, size):
             own = partial.known(system.name, split, examples, portion) if partial is not None else None
             if own is None:
@@ -164,8 +164,8 @@ def evaluate(
                 own = _asked(system, split, examples, portion)
                 if partial is not None:
                     partial.keep(own, examples, time.perf_counter() - began)
-            found |= {row["index"]: row for row in own}
-        split_rows = [found[index] for index in range(len(examples))]
+            result |= {row["index"]: row for row in own}
+        split_rows = [result[index] for index in range(len(examples))]
         scores[split] = score_rows(split_rows, moses, tokenise)
         rows += split_rows
         if progress is not None:
@@ -192,33 +192,33 @@ def _asked(system: System, split: str, every: Sequence[Example], portion: Sequen
             "source": example.source,
             "reference": example.target,
             "hypothesis": hypothesis,
-            **({"transcription": read[place]} if read[place] is not None else {}),
-            "nll": _finite(nats[place]) if nats is not None else None,
-            **wrong.get(place, {}),
+            **({"transcription": read[position]} if read[position] is not None else {}),
+            "nll": _finite(nats[position]) if nats is not None else None,
+            **wrong.get(position, {}),
             **({"domain": example.meta["domain"]} if "domain" in example.meta else {}),
         }
-        for place, (index, example, hypothesis) in enumerate(zip(portion, examples, hypotheses, strict=True))
+        for position, (index, example, hypothesis) in enumerate(zip(portion, examples, hypotheses, strict=True))
     ]
 
 
 def _alternatives(system: System, examples: Sequence[Example]) -> dict[int, dict[str, Any]]:
     """Return the nats and tokens of each wrong alternative by the place of the example, where it has some."""
-    places = [place for place, example in enumerate(examples) for _ in example.alternatives]
+    places = [index for index, example in enumerate(examples) for _ in example.alternatives]
     wrong = [replace(example, target=text) for example in examples for text in example.alternatives]
     nats = system.nll(wrong) if wrong else None
     if nats is None:
         return {}
-    found: dict[int, dict[str, Any]] = {}
-    for place, value in zip(places, nats, strict=True):
-        found.setdefault(place, {"alternative_nll": []})["alternative_nll"].append(_finite(value))
+    result: dict[int, dict[str, Any]] = {}
+    for index, value in zip(places, nats, strict=True):
+        result.setdefault(index, {"alternative_nll": []})["alternative_nll"].append(_finite(value))
     count = getattr(system, "tokens", None)
-    counted = count([*(examples[place] for place in found), *wrong]) if count is not None else None
+    counted = count([*(examples[index] for index in result), *wrong]) if count is not None else None
     if counted is not None:
-        for place, own in zip(found, counted, strict=False):
-            found[place] |= {"tokens": own, "alternative_tokens": []}
-        for place, other in zip(places, counted[len(found) :], strict=True):
-            found[place]["alternative_tokens"].append(other)
-    return found
+        for index, own in zip(result, counted, strict=False):
+            result[index] |= {"tokens": own, "alternative_tokens": []}
+        for index, other in zip(places, counted[len(result) :], strict=True):
+            result[index]["alternative_tokens"].append(other)
+    return result
 
 
 def score_rows(
@@ -237,7 +237,7 @@ def score_rows(
     scores = {}
     for pair, members in sorted(by_pair.items()):
         nats: list[Any] = [row.get("nll") for row in members]
-        known = [found for found in map(metrics.costs, members) if found is not None]
+        known = [result for result in map(metrics.costs, members) if result is not None]
         ranked = len(known) == len(members)
         scores[pair] = metrics.score(
             [row["hypothesis"] for row in members],
@@ -317,8 +317,8 @@ def _ranking(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
     for row in rows:
         if row.get("alternative_nll"):
             by_pair.setdefault(row["pair"], []).append(row)
-    found = {pair: metrics.contrastive_signature(members) for pair, members in sorted(by_pair.items())}
-    return {"contrastive": found} if found else {}
+    result = {pair: metrics.contrastive_signature(members) for pair, members in sorted(by_pair.items())}
+    return {"contrastive": result} if result else {}
 
 
 def read_scores(path: Path | str) -> dict[str, Any]:

@@ -27,11 +27,11 @@ def read_texts(path: Path | str) -> list[str]:
         UserError: it is missing, empty or not UTF-8; the message says where.
     """
     raw = _bytes(Path(path))
-    found = []
+    result = []
     lines = raw.split(b"\n")
     for number, line in enumerate(lines[:-1] if lines[-1] == b"" else lines, start=1):
-        found.append(_decoded(line, path, number).removesuffix("\r"))
-    return found
+        result.append(_decoded(line, path, number).removesuffix("\r"))
+    return result
 
 
 def read_outputs(path: Path | str, field: str = "hypothesis") -> list[dict[str, Any]]:
@@ -97,11 +97,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     Raises:
         ValueError: a key occurs twice, and nobody knows which is meant.
     """
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} occurs twice")
-    return {name: _whole(value) for name, value in found.items()}
+    return {name: _whole(value) for name, value in result.items()}
 
 
 def _whole(value: Any) -> Any:

@@ -37,15 +37,15 @@ def read_retention(
         UserError: a source is missing or empty, two have one name, or a record that would be used cannot be: with its
             file and line.
     """
-    found: dict[str, Sequence[Example]] = {}
+    result: dict[str, Sequence[Example]] = {}
     for path in map(Path, paths):
         by_task: dict[str, list[tuple[str, Example]]] = {}
-        for place, example in _records(path, pairs, root):
+        for position, example in _records(path, pairs, root):
             if isinstance(example, UserError):
-                raise UserError(f"evaluate.retention: {place}: {example}")
+                raise UserError(f"evaluate.retention: {position}: {example}")
             tested = example.meta.get("split") in (None, "test")
             if tested and (path.is_file() or not pairs or str(example.pair) in pairs):
-                by_task.setdefault(example.task, []).append((place, example))
+                by_task.setdefault(example.task, []).append((position, example))
         if not by_task:
             raise UserError(
                 f"evaluate.retention: {path} holds no examples to test; expected one JSON object a line, or a corpus "
@@ -53,17 +53,17 @@ def read_retention(
             )
         for task, examples in by_task.items():
             name = f"{OWN}{path.stem}" + (f" {task}" if len(by_task) > 1 else "")
-            if name in found:
+            if name in result:
                 raise UserError(f"evaluate.retention has two sources called {path.stem}; rename one of them")
             chosen = set(list(dict.fromkeys(e.item for _, e in examples))[: items or None])
-            used = [(place, e) for place, e in examples if e.item in chosen]
-            for place, example in used:
+            used = [(position, e) for position, e in examples if e.item in chosen]
+            for position, example in used:
                 try:
                     fits(example)
                 except UserError as error:
-                    raise UserError(f"evaluate.retention: {place}: {error}") from None
-            found[name] = [e for _, e in used]
-    return found
+                    raise UserError(f"evaluate.retention: {position}: {error}") from None
+            result[name] = [e for _, e in used]
+    return result
 
 
 def identity(paths: Sequence[str]) -> Any:

@@ -122,8 +122,8 @@ def score_outputs(
         pairs = {}
         for pair, members in parts_of[system, split].items():
             counted = None if other is None else other if pair == "average" else _of_pair(other, pair)
-            found = _figures(members, counted, options, comet_signature)
-            pairs[pair] = {"n": len(members), "items": len(set(map(item_of, members))), "figures": found}
+            result = _figures(members, counted, options, comet_signature)
+            pairs[pair] = {"n": len(members), "items": len(set(map(item_of, members))), "figures": result}
             done += 1
             bar(done)
         results.append({"system": system, "split": split, "pairs": pairs})
@@ -143,44 +143,44 @@ def _figures(rows: list[Row], other: list[Row] | None, options: Options, comet_s
         wanted = [*wanted, "comet"]
     draws = Draws.make(rows, 1, options.resamples, options.seed)
     splits = list(draws.items)
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for name in wanted:
         drawn = resample([rows], name, splits, draws, options.tokenise)
         signature = comet_signature if name == "comet" else metrics.signature_of(name, rows, options.tokenise)
         if drawn is None:
             if why := reason(rows, name, splits, options.tokenise):
-                found[name] = {"value": None, "low": None, "high": None, "signature": signature, "reason": why}
+                result[name] = {"value": None, "low": None, "high": None, "signature": signature, "reason": why}
                 if other is not None:
-                    found[name] |= dict.fromkeys(COMPARED)
+                    result[name] |= dict.fromkeys(COMPARED)
                 continue
             why = "no reference has several lines" if "lines" in name else "not every segment has what it needs"
             raise UserError(f"the figure {name} cannot be computed: {why}; leave it out of --metrics")
         low, high = interval(drawn, sum(map(len, draws.items.values()))) or (None, None)
-        found[name] = {"value": float(drawn[0]), "low": low, "high": high, "signature": signature}
+        result[name] = {"value": float(drawn[0]), "low": low, "high": high, "signature": signature}
         if other is not None:
-            found[name] |= dict.fromkeys(COMPARED)
+            result[name] |= dict.fromkeys(COMPARED)
             if why := reason(other, name, splits, options.tokenise):
-                found[name]["reason"] = f"of the other: {why}"
+                result[name]["reason"] = f"of the other: {why}"
                 continue
             gap = paired_bootstrap(other, rows, name, options.resamples, seed=options.seed, tokenise=options.tokenise)
-            values = (found[name]["value"] - gap.value, gap.value, gap.low, gap.high, gap.p)
-            found[name] |= dict(zip(COMPARED, values, strict=True))
-    return found
+            values = (result[name]["value"] - gap.value, gap.value, gap.low, gap.high, gap.p)
+            result[name] |= dict(zip(COMPARED, values, strict=True))
+    return result
 
 
 def _usual(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the figures that apply to some rows."""
-    found = ["bleu", "chrf", "ter", "exact"]
+    result = ["bleu", "chrf", "ter", "exact"]
     by_pair: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_pair.setdefault(row["pair"], []).append(row)
     if all(any(has_lines(row["reference"]) for row in members) for members in by_pair.values()):
-        found += ["lines", "bleu_lines"]
+        result += ["lines", "bleu_lines"]
     if all(row.get("nll") is not None for row in rows):
-        found.append("nll")
+        result.append("nll")
     if all(metrics.costs(row) is not None for row in rows):
-        found.append("contrastive")
-    return found
+        result.append("contrastive")
+    return result
 
 
 def _read(path: Path) -> list[Row]:
@@ -262,31 +262,31 @@ def _others(
     systems = list(dict.fromkeys(system for system, _ in groups))
     if len(systems) > 1:
         raise UserError(f"{path} has {len(systems)} systems: {', '.join(systems)}; choose one with --system")
-    place = Path(options.against)
-    if place.is_file():
-        rows, own = _read(place), next(iter(groups.values()))
+    target = Path(options.against)
+    if target.is_file():
+        rows, own = _read(target), next(iter(groups.values()))
         if not references and len(groups) == 1 and len(rows) == len(own) and not any(map(_is_scored, rows)):
             rows = [
                 {**b, "nll": None, "system": None, "hypothesis": a["hypothesis"]}
                 for a, b in zip(rows, own, strict=True)
             ]
-        rows = _with_references(rows, place, references, options)
+        rows = _with_references(rows, target, references, options)
         names = list(dict.fromkeys(row.get("system") for row in rows))
         if len(names) > 1 and systems[0] not in names:
-            raise UserError(f"{place} has systems {', '.join(map(str, names))}; choose one with --system")
-        rows = _chosen(rows, options, place, systems[0] if len(names) > 1 else None)
+            raise UserError(f"{target} has systems {', '.join(map(str, names))}; choose one with --system")
+        rows = _chosen(rows, options, target, systems[0] if len(names) > 1 else None)
     elif options.against in {row.get("system") for row in every}:
-        place = path
+        target = path
         rows = _chosen(every, options, path, options.against)
     else:
         known = {str(row["system"]) for row in every if row.get("system")}
         hint = f"or a system of {path}; {nearest(options.against, known)}" if known else ""
         raise UserError(f"--against {options.against} does not exist; expected a file of outputs {hint}".strip())
-    found = {split: members for (_, split), members in _groups(rows, place).items()}
+    result = {split: members for (_, split), members in _groups(rows, target).items()}
     for _, split in groups:
-        if split not in found:
-            raise UserError(f"{place} has nothing of split {split}; choose another with --split")
-    return found
+        if split not in result:
+            raise UserError(f"{target} has nothing of split {split}; choose another with --split")
+    return result
 
 
 def _is_scored(row: Row) -> bool:
@@ -310,10 +310,10 @@ def _add_comet(groups: Sequence[list[Row]], options: Options) -> str:
         if not isinstance(row.get("source"), str):
             raise UserError("COMET needs what was translated; give the source texts with --source FILE")
     sources, said, wanted = ([str(row[field]) for row in rows] for field in ("source", "hypothesis", "reference"))
-    found = comet(options.comet or Path(), sources, said, wanted, options.comet_model)
-    for row, score in zip(rows, found.scores, strict=True):
+    result = comet(options.comet or Path(), sources, said, wanted, options.comet_model)
+    for row, score in zip(rows, result.scores, strict=True):
         row["comet"] = score
-    return found.signature
+    return result.signature
 
 
 # ---- Tables ---------------------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def retention(
     said: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         said.setdefault((row["system"], row["split"]), []).append(row)
-    found = []
+    result = []
     for split in scores[before]:
         if split not in scores[after]:
             continue
@@ -66,7 +66,7 @@ def retention(
             if old is None or new is None:  # no wrong readings, no likelihoods, or a figure that means nothing
                 continue
             gap = _difference(*texts, metric, resamples)
-            found.append(
+            result.append(
                 {
                     "split": split,
                     "metric": metric,
@@ -78,7 +78,7 @@ def retention(
                     "ratio": new / old if old else None,
                 }
             )
-    return found
+    return result
 
 
 @dataclass(frozen=True)

@@ -63,13 +63,13 @@ class Family:
             'connector'
         """
         name = module.removeprefix("model.")
-        found = [
+        result = [
             (len(prefix), part)
             for part in PARTS
             for prefix in self.prefixes(part)
             if name == prefix or name.startswith(prefix + ".")
         ]
-        return max(found)[1] if found else None
+        return max(result)[1] if result else None
 
 
 _TEXT_MODEL = ("text_model", "lm_head")
@@ -122,24 +122,24 @@ def set_parts(model: nn.Module, parts: Mapping[str, Sequence[str]]) -> Family:
     """
     names = {name.removeprefix("model.") for name in _linear_names(model)}
     modules = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}
-    found: dict[str, tuple[str, ...]] = {}
+    result: dict[str, tuple[str, ...]] = {}
     for part, prefixes in parts.items():
         if part not in PARTS:
             raise UserError(f"model.parts names part {part!r}; {nearest(part, PARTS)}")
-        found[part] = tuple(prefix.removeprefix("model.") for prefix in prefixes)
-        for prefix in found[part]:
+        result[part] = tuple(prefix.removeprefix("model.") for prefix in prefixes)
+        for prefix in result[part]:
             if prefix not in modules:
                 # the nearest of the names that are not blocks
                 near = nearest(prefix, [m for m in modules if m.count(".") < max(2, prefix.count(".") + 1)])
                 raise UserError(f"model.parts: {part} names {prefix!r}, where this model has no layer; {near}")
-            other = next((p for p in found if p != part and prefix in found[p]), None)
+            other = next((p for p in result if p != part and prefix in result[p]), None)
             if other is not None:
                 raise UserError(f"model.parts: {prefix!r} is given to {other} and to {part}; expected one part each")
-    known = FAMILIES.get(_type_of(model)) or _guess(model, _type_of(model), found)
-    claimed = {prefix for prefixes in found.values() for prefix in prefixes}
+    known = FAMILIES.get(_type_of(model)) or _guess(model, _type_of(model), result)
+    claimed = {prefix for prefixes in result.values() for prefix in prefixes}
     for part in PARTS:
-        found.setdefault(part, tuple(prefix for prefix in known.prefixes(part) if prefix not in claimed))
-    vision, connector, language = (found[part] for part in PARTS)
+        result.setdefault(part, tuple(prefix for prefix in known.prefixes(part) if prefix not in claimed))
+    vision, connector, language = (result[part] for part in PARTS)
     family = replace(known, vision=vision, connector=connector, language=language, guessed=False)
     model.neuroglot_family = family  # type: ignore[assignment]
     return family
@@ -165,7 +165,7 @@ _DEPTH = 3  # deeper names are blocks, where `projection` or `adapter` mean some
 def _guess(model: nn.Module, model_type: str, given: Mapping[str, Sequence[str]]) -> Family:
     """Return a family by the names of a model's modules; the parts in `given` need not be found."""
     names = {name.removeprefix("model.") for name in _linear_names(model)}
-    found: dict[str, list[str]] = {part: [] for part in PARTS}
+    result: dict[str, list[str]] = {part: [] for part in PARTS}
     for name in sorted(names):
         components = name.split(".")
         seen: set[str] = set()
@@ -176,9 +176,9 @@ def _guess(model: nn.Module, model_type: str, given: Mapping[str, Sequence[str]]
                 continue
             seen.add(part)
             prefix = ".".join(components[:depth])
-            if prefix not in found[part]:
-                found[part].append(prefix)
-    for part, prefixes in found.items():
+            if prefix not in result[part]:
+                result[part].append(prefix)
+    for part, prefixes in result.items():
         if not prefixes and part not in given:
             tops = sorted({".".join(name.split(".")[:2]) for name in names})
             raise UserError(
@@ -191,7 +191,7 @@ def _guess(model: nn.Module, model_type: str, given: Mapping[str, Sequence[str]]
     tower = getattr(config, "vision_config", None)
     # Whose tower names how many neighbours are merged gets patches and not images.
     rows: Literal["even", "packed"] = "packed" if hasattr(tower, "spatial_merge_size") else "even"
-    vision, connector, language = (tuple(found[part]) for part in PARTS)
+    vision, connector, language = (tuple(result[part]) for part in PARTS)
     return Family(model_type, vision, connector, language, token, rows, guessed=True)
 
 

@@ -163,13 +163,13 @@ def from_pretrained(kind: Any, what: str, model: str | Path, **options: Any) -> 
     """
     from transformers.utils import logging
 
-    place, shown = resolve(model), logging.is_progress_bar_enabled()
-    if not Path(place).is_dir() and not _hub_answers():
+    position, shown = resolve(model), logging.is_progress_bar_enabled()
+    if not Path(position).is_dir() and not _hub_answers():
         options["local_files_only"] = True  # asking for every file, and again, would take half a minute
     logging.disable_progress_bar()
     try:
         with _explained(model, what):
-            return kind.from_pretrained(place, **options)
+            return kind.from_pretrained(position, **options)
     finally:
         if shown:
             logging.enable_progress_bar()
@@ -212,11 +212,11 @@ WHOLE_FILE = 256 * 2**20
 
 def model_identity(model: str) -> Any:
     """Return what identifies a model: by content what is small, so that it is itself wherever it is installed."""
-    place = Path(resolve(model))
-    if not place.is_dir():
-        return str(place)
+    path = Path(resolve(model))
+    if not path.is_dir():
+        return str(path)
     kinds = (".json", ".jinja", ".safetensors", ".py")
-    return {p.name: _identity(p) for p in sorted(place.iterdir()) if p.suffix in kinds}
+    return {p.name: _identity(p) for p in sorted(path.iterdir()) if p.suffix in kinds}
 
 
 def _identity(path: Path) -> Any:

@@ -113,9 +113,9 @@ def _left_out(model: nn.Module, family: Family, layers: Sequence[Layer]) -> list
             inside.add(id(model.get_submodule(layer.name).bias))
     head = getattr(model, "get_output_embeddings", lambda: None)()
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    result: dict[tuple[str, str], dict[str, Any]] = {}
     if head is not None and id(head.weight) in embeddings:
-        found["language", "tied"] = {"example": "lm_head", "parameters": 0}
+        result["language", "tied"] = {"example": "lm_head", "parameters": 0}
     for module_name, module in model.named_modules():
         for key, parameter in module.named_parameters(recurse=False):
             name = f"{module_name}.{key}".lstrip(".")
@@ -124,10 +124,10 @@ def _left_out(model: nn.Module, family: Family, layers: Sequence[Layer]) -> list
             inside.add(id(parameter))
             part = family.part_of(name)
             reason = "nowhere" if part is None else _reason(model, module_name, module, parameter, head)
-            entry = found.setdefault((part or "", reason), {"example": name, "parameters": 0})
+            entry = result.setdefault((part or "", reason), {"example": name, "parameters": 0})
             entry["parameters"] += parameter.numel()
-    entries = [{"part": part, "reason": REASONS[reason], **entry} for (part, reason), entry in found.items()]
-    order = {part: place for place, part in enumerate((*PARTS, ""))}
+    entries = [{"part": part, "reason": REASONS[reason], **entry} for (part, reason), entry in result.items()]
+    order = {part: index for index, part in enumerate((*PARTS, ""))}
     return sorted(entries, key=lambda entry: (order[entry["part"]], -entry["parameters"]))
 
 

@@ -63,7 +63,7 @@ def feed_forwards(model: nn.Module, parts: Sequence[str] = PARTS) -> tuple[FeedF
     Raises:
         UserError: a part is not known.
     """
-    asked, family, found = check_parts(parts), family_of(model), []
+    asked, family, result = check_parts(parts), family_of(model), []
     for name, module in model.named_modules():
         part = family.part_of(name)
         if part not in asked or part is None:
@@ -79,20 +79,20 @@ def feed_forwards(model: nn.Module, parts: Sequence[str] = PARTS) -> tuple[FeedF
             if child != down and linear.out_features == units * (2 if child in FUSED else 1)
         )
         if reads:
-            found.append(FeedForward(name, part, units, reads, f"{name}.{down}"))
-    return tuple(found)
+            result.append(FeedForward(name, part, units, reads, f"{name}.{down}"))
+    return tuple(result)
 
 
 def ffn_layers(model: nn.Module, parts: Sequence[str] = PARTS) -> tuple[Layer, ...]:
     """Return the feed-forward blocks of a model's parts as layers whose neurons are their units."""
-    found = []
+    result = []
     for block in feed_forwards(model, parts):
         reads = [cast(nn.Linear, model.get_submodule(name)) for name in block.reads]
         writes = cast(nn.Linear, model.get_submodule(block.writes))
         held = sum(x.in_features * x.out_features // block.units for x in reads) + writes.out_features
         bias = any(x.bias is not None for x in reads)
-        found.append(Layer(block.name, block.part, block.units, held, bias, 0, block.reads, block.writes))
-    return tuple(found)
+        result.append(Layer(block.name, block.part, block.units, held, bias, 0, block.reads, block.writes))
+    return tuple(result)
 
 
 def ffn_selection(

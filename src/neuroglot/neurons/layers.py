@@ -212,13 +212,13 @@ class _Similarity:
         def of(name: str, pair: str) -> float:
             if (name, pair) not in self._sums:
                 return 1.0  # a layer of a reached part that no forward uses (a pooling head) has not adapted
-            found = 1 - float(self._sums[name, pair] / self._counts[name, pair])
-            if not math.isfinite(found):
+            results = 1 - float(self._sums[name, pair] / self._counts[name, pair])
+            if not math.isfinite(results):
                 raise UserError(
                     f"R of {name} for {pair} is not finite: before or after the probe the model puts out numbers "
                     "that are none; look at the model, or lower probe.lr"
                 )
-            return found
+            return results
 
         return {layer.name: {pair: of(layer.name, pair) for pair in self._pairs} for layer in layers}
 

@@ -101,8 +101,8 @@ class Data:
         """
         digest = hashlib.sha256()
         before = None
-        for place in np.flatnonzero(self.records.index["files"]):
-            _, example = self.records[int(place)]
+        for index in np.flatnonzero(self.records.index["files"]):
+            _, example = self.records[int(index)]
             images = [i for i in example.images if isinstance(i, Path)] if isinstance(example, Example) else []
             for image in images if images != before else ():  # what several languages share, looked at once
                 digest.update(json.dumps(_stamp(image)).encode())
@@ -125,11 +125,11 @@ class Data:
         """
         asked = json.dumps([os.path.abspath(self.path), repr(self._layout), limits, most])
         known = cache_folder("records") / f"{hashlib.sha256(asked.encode()).hexdigest()[:24]}.checked"
-        found = self._known(known)
-        if found is None:
-            found = self._look(fits, most, track)
-            self._keep(known, *found)
-        places, bad = found
+        result = self._known(known)
+        if result is None:
+            result = self._look(fits, most, track)
+            self._keep(known, *result)
+        places, bad = result
         self.found_bad, self.bad_count = bad, len(places)
         good = np.ones(len(self.records), bool)
         good[places] = False
@@ -143,11 +143,11 @@ class Data:
         """Return the places of all records that cannot be used, and what is wrong with those that are told."""
         places, bad = array("q"), list[Bad]()
         bar = track("checking", len(self.records))
-        for place, (_, found) in enumerate(check_records(self.records, fits, bar)):
-            if isinstance(found, Bad):
-                places.append(place)
+        for index, (_, result) in enumerate(check_records(self.records, fits, bar)):
+            if isinstance(result, Bad):
+                places.append(index)
                 if len(bad) < max(most + 1, LISTED):  # of a million nobody reads all
-                    bad.append(found)
+                    bad.append(result)
         return places.tolist(), bad
 
     def _known(self, file: Path) -> tuple[list[int], list[Bad]] | None:
@@ -505,5 +505,5 @@ def asked_model(settings: ModelSection, trust_remote_code: bool = False, folder:
     """
     from neuroglot.models.load import load_model
 
-    place, attention = folder or settings.path, settings.attn_implementation
-    return load_model(place, settings.dtype, trust_remote_code, settings.parts, attention)
+    position, attention = folder or settings.path, settings.attn_implementation
+    return load_model(position, settings.dtype, trust_remote_code, settings.parts, attention)

@@ -34,8 +34,8 @@ else:
 
 def sweep(folder: Path) -> None:
     """Remove the temporary files that a killed process left behind."""
-    for place in (folder, folder / ".stages"):
-        for path in place.glob(".*"):
+    for position in (folder, folder / ".stages"):
+        for path in position.glob(".*"):
             if path.suffix in (".part", ".tmp"):
                 remove(path)
 

@@ -60,7 +60,7 @@ def profile(context: Context) -> None:
     unfinished = context.path(".profile")  # which a run removes where it was of another recipe
     unfinished.mkdir(exist_ok=True)
     data = examples_digest(examples)
-    found = measure(
+    result = measure(
         context.model(),
         _counted(batches, context.track("profiling", len(examples))),
         scores=settings.scores,
@@ -69,7 +69,7 @@ def profile(context: Context) -> None:
         checkpoint=Checkpoint(unfinished / "sums.safetensors", settings.save_batches, data),
     )
     with fresh(context.path("profile.safetensors")) as part:
-        replace(found, data=data).save(part)
+        replace(result, data=data).save(part)
     remove(unfinished)
 
 
@@ -157,7 +157,7 @@ def probe(context: Context) -> None:
     quiet()
     model = context.model()
     made_from = {"model": fingerprint(model, inventory(model)), "data": examples_digest(context.corpus.train)}
-    found = probed(context, model, context.recipe.data.seed, context.recipe.needs_movement)
+    result = probed(context, model, context.recipe.data.seed, context.recipe.needs_movement)
     settings = context.recipe.probe
     write_json(
         context.path("layers.json"),
@@ -166,13 +166,13 @@ def probe(context: Context) -> None:
             "method": "similarity",
             "estimator": settings.estimator,
             "made_from": made_from,
-            "similarity": found.similarity,
-            "cost": {"steps": settings.steps, "seconds": found.seconds},
+            "similarity": result.similarity,
+            "cost": {"steps": settings.steps, "seconds": result.seconds},
         },
     )
     if context.recipe.needs_movement:
         with fresh(context.path(MOVED)) as part:
-            save_tensors(part, MOVEMENT, found.movement, {"made_from": made_from})
+            save_tensors(part, MOVEMENT, result.movement, {"made_from": made_from})
 
 
 @dataclass(frozen=True)
@@ -301,9 +301,9 @@ def select(context: Context) -> None:
     from neuroglot.neurons.profiling.scores import with_static
 
     if context.recipe.select.file is not None:
-        found = _given(context, Path(context.recipe.select.file))
+        result = _given(context, Path(context.recipe.select.file))
         with fresh(context.path("selection.safetensors")) as part:
-            found.save(part)
+            result.save(part)
         return
     file = context.path("profile.safetensors")
     measured = Profile.load(file)
@@ -321,10 +321,10 @@ def select(context: Context) -> None:
     if context.recipe.needs_movement:
         moved, _ = load_tensors(context.path(MOVED), MOVEMENT)
         measured = with_static(measured, movement=moved)
-    found = choose(measured, method=context.recipe.method, **select_options(context))
-    found = replace(found, meta={**found.meta, "profile": digests(file)})
+    result = choose(measured, method=context.recipe.method, **select_options(context))
+    result = replace(result, meta={**result.meta, "profile": digests(file)})
     with fresh(context.path("selection.safetensors")) as part:
-        found.save(part)
+        result.save(part)
 
 
 def _given(context: Context, file: Path) -> Selection:
@@ -337,18 +337,18 @@ def _given(context: Context, file: Path) -> Selection:
     from neuroglot.neurons.inventory import fingerprint
     from neuroglot.selection import Selection
 
-    found = Selection.load(file)
-    if found.meta.get("fingerprint") is not None:
+    result = Selection.load(file)
+    if result.meta.get("fingerprint") is not None:
         model = context.model()
         own = fingerprint(model, inventory(model))
-        made_for(f"selection {file}", found.meta["fingerprint"], own, "choose for this model, or name another file")
-    lacking = [pair for pair in context.recipe.data.pairs if pair not in found.pairs]
+        made_for(f"selection {file}", result.meta["fingerprint"], own, "choose for this model, or name another file")
+    lacking = [pair for pair in context.recipe.data.pairs if pair not in result.pairs]
     if lacking:
         raise UserError(
-            f"selection {file} is for the pairs {', '.join(found.pairs)}, and the recipe has {lacking[0]} too; "
+            f"selection {file} is for the pairs {', '.join(result.pairs)}, and the recipe has {lacking[0]} too; "
             "leave it out of data.pairs, or put it into the file's pairs and groups"
         )
-    return found
+    return result
 
 
 def select_options(context: Context) -> dict[str, Any]:

@@ -72,33 +72,33 @@ def stages(recipe: Recipe) -> list[Stage]:
     machine = ("train.optimizer", "train.bf16", "train.gradient_checkpointing")
     trained = trained_folder(recipe)
 
-    found: list[Stage] = []
+    result: list[Stage] = []
     if recipe.uses_neurons:
         if recipe.select.file is None:
             along = ("probe.steps", "probe.batch_size", "probe.lr", *machine)  # of the fine-tuning it is measured in
             own = ("profile", *(along if recipe.profile.importance_at == "during" else ()))
-            found.append(Stage("profile", (*learnt, *own), (), ("profile.safetensors",), profile))
+            result.append(Stage("profile", (*learnt, *own), (), ("profile.safetensors",), profile))
         if recipe.needs_probe:
             # only this estimator looks at the profile
             measured = ("profile.safetensors",) if recipe.probe.estimator == "neurons" else ()
             moved = ("select.score",) if recipe.needs_movement else ()
             made = ("layers.json", MOVED) if moved else ("layers.json",)
-            found.append(Stage("probe", (*learnt, "probe", *machine, *moved), measured, made, probe))
-        chosen_from = tuple(name for stage in found for name in stage.writes)
-        found.append(Stage("select", ("task", "method", "select"), chosen_from, ("selection.safetensors",), select))
+            result.append(Stage("probe", (*learnt, "probe", *machine, *moved), measured, made, probe))
+        chosen_from = tuple(name for stage in result for name in stage.writes)
+        result.append(Stage("select", ("task", "method", "select"), chosen_from, ("selection.safetensors",), select))
         if recipe.aligned:
             own = ("train.parameters", "train.rows", "train.mode", "profile")
-            found.append(Stage("align", (*learnt, *own), ("selection.safetensors",), (START,), align))
-    before = tuple(name for stage in found for name in stage.writes)
-    found += [
+            result.append(Stage("align", (*learnt, *own), ("selection.safetensors",), (START,), align))
+    before = tuple(name for stage in result for name in stage.writes)
+    result += [
         Stage("train", (*learnt, *mixed, "method", "train"), before[-1:],
               (trained, "training.json", "train_log.jsonl"), train,
               replaces=tuple(name for name in METHODS_OWN if name not in (*before, trained))),
         Stage("evaluate", (*tested, "method", *scored, "report", "systems"), (trained,),
               ("scores.json", "hypotheses.jsonl", "gallery.jsonl"), evaluate),
     ]  # fmt: skip
-    shown = tuple(name for stage in found for name in stage.writes if name != trained)
-    return [*found, Stage("report", tuple(Recipe.model_fields), shown, ("report.html",), report)]
+    shown = tuple(name for stage in result for name in stage.writes if name != trained)
+    return [*result, Stage("report", tuple(Recipe.model_fields), shown, ("report.html",), report)]
 
 
 # ---- What a stage depends on ----------------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ def _keep(recipe: Recipe, folder: Path) -> None:
 
 def _make(folder: Path) -> list[Path]:
     """Make a folder and return what was made for it: none, itself, or itself and folders above it."""
-    absent = [place for place in (folder, *folder.parents) if not place.exists()]
+    absent = [position for position in (folder, *folder.parents) if not position.exists()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):  # of an earlier run, or of one that began just now
@@ -336,9 +336,9 @@ def _rolled_back(folder: Path, made: Sequence[Path], every: Sequence[Stage]) -> 
     except UserError:
         if folder in made and not _done(folder, every) and not any(_left(stage.name, folder) for stage in every):
             shutil.rmtree(folder, ignore_errors=True)
-            for place in made[1:]:
+            for position in made[1:]:
                 with suppress(OSError):  # something else is in it by now
-                    place.rmdir()
+                    position.rmdir()
         elif before is not None and _done(folder, every) == done and recipe.read_text(encoding="utf-8") != before:
             write_text(recipe, before)
         raise

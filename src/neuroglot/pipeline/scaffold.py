@@ -116,8 +116,8 @@ def write_recipe(
     columns, splits = columns or {}, splits or {}
     how = Layout(layout, columns, tuple(pairs), splits, images and images.resolve(), task=task or TASKS[0])
     with _own_options():
-        found = _examples(data, how, model, trust_remote_code, max_bad, say)
-        return _write(model, data, out, trust_remote_code, how, found, _task(data, found, task), max_bad)
+        result = _examples(data, how, model, trust_remote_code, max_bad, say)
+        return _write(model, data, out, trust_remote_code, how, result, _task(data, result, task), max_bad)
 
 
 def _write(
@@ -225,10 +225,10 @@ def _task(data: Path, examples: View, wanted: str | None) -> str:
     """Return the task that can be trained, or the one that is wanted."""
     kinds = examples.store.kinds
     there = list(dict.fromkeys(kinds[kind].task for kind in examples.column("kind")))
-    found = next((task for task in ((wanted,) if wanted else TASKS) if task in there), None)
-    if found is None:
+    result = next((task for task in ((wanted,) if wanted else TASKS) if task in there), None)
+    if result is None:
         raise UserError(f"{data} has no {wanted or ' or '.join(TASKS)} examples; it has {', '.join(there)}")
-    return found
+    return result
 
 
 def _relative(data: Path, folder: Path) -> str:

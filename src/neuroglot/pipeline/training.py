@@ -48,7 +48,7 @@ def align(context: Context) -> None:
     weights = sum(layer.neurons * (layer.inputs + layer.bias) for layer in inventory(model))
     examples = context.first_items("profile.items", context.corpus.profile, settings.items)
     batches = list(context.batcher.batches(examples, settings.batch_size, settings.instructions))
-    found = aligned(
+    result = aligned(
         model,
         Selection.load(context.path("selection.safetensors")),
         batches,
@@ -57,9 +57,9 @@ def align(context: Context) -> None:
         recipe.train.mode,
         progress=context.track("aligning", len(batches)),
     )
-    place = context.path(START)
-    remove(place)
-    found.save(place)
+    position = context.path(START)
+    remove(position)
+    result.save(position)
 
 
 def train(context: Context) -> None:
@@ -173,8 +173,8 @@ def _look(context: Context) -> tuple[int, Callable[[Any], dict[str, Any]]] | Non
         rows = [
             {"pair": str(e.pair), "reference": e.target, "hypothesis": s} for e, s in zip(examples, said, strict=True)
         ]
-        found = score_rows(rows, tokenise=settings.tokenise)["average"]
-        return {name: found[name] for name in ("bleu", "chrf", "exact", "n")}
+        result = score_rows(rows, tokenise=settings.tokenise)["average"]
+        return {name: result[name] for name in ("bleu", "chrf", "exact", "n")}
 
     return settings.every, look
 
@@ -220,11 +220,11 @@ def _audit(context: Context, before: Any, tuned: Any, selection: Selection) -> d
     from neuroglot.training import audit
 
     tuned.base_model.merge_adapter()
-    found = audit(before, tuned, selection)
-    context.say(str(found))
-    if found.outside:
-        raise RuntimeError(f"weights outside the selection changed: {found}; this is a defect of neuroglot")
-    return {"selected": found.selected, "trained": found.trained, "outside": sorted(found.outside)}
+    result = audit(before, tuned, selection)
+    context.say(str(result))
+    if result.outside:
+        raise RuntimeError(f"weights outside the selection changed: {result}; this is a defect of neuroglot")
+    return {"selected": result.selected, "trained": result.trained, "outside": sorted(result.outside)}
 
 
 def _audit_names(context: Context, before: Any, tuned: Any) -> dict[str, Any]:
@@ -240,11 +240,11 @@ def _audit_names(context: Context, before: Any, tuned: Any) -> dict[str, Any]:
         before = {name: value.float() if value.is_floating_point() else value for name, value in before.items()}
     if context.recipe.method in ("bitfit", "norms"):
         tuned.base_model.merge_adapter()
-    found = audit_names(before, tuned, names)
-    context.say(str(found))
-    if found.outside:
-        raise RuntimeError(f"parameters that were not trained changed: {found}; this is a defect of neuroglot")
-    return {"selected": found.selected, "trained": found.trained, "outside": list(found.outside)}
+    result = audit_names(before, tuned, names)
+    context.say(str(result))
+    if result.outside:
+        raise RuntimeError(f"parameters that were not trained changed: {result}; this is a defect of neuroglot")
+    return {"selected": result.selected, "trained": result.trained, "outside": list(result.outside)}
 
 
 def _parts(

@@ -31,17 +31,17 @@ def image_files(places: Sequence[Path], say: Callable[[str], None] = lambda line
         UserError: nothing there, or a folder without images.
     """
     files: list[Path] = []
-    for place in places:
-        if not place.is_dir():
-            files.append(located(place))
+    for position in places:
+        if not position.is_dir():
+            files.append(located(position))
             continue
-        inside = sorted(p for p in place.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-        hidden = [p for p in inside if any(part.startswith(".") for part in p.relative_to(place).parts)]
+        inside = sorted(p for p in position.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        hidden = [p for p in inside if any(part.startswith(".") for part in p.relative_to(position).parts)]
         inside = sorted(set(inside) - set(hidden))
         if hidden:
-            say(f"left out: {len(hidden)} hidden file{'s' * (len(hidden) > 1)} of {place}, such as {hidden[0]}")
+            say(f"left out: {len(hidden)} hidden file{'s' * (len(hidden) > 1)} of {position}, such as {hidden[0]}")
         if not inside:
-            raise UserError(f"folder {place} holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
+            raise UserError(f"folder {position} holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
         files += inside
     return files
 
@@ -53,7 +53,7 @@ def readable_files(places: Sequence[Path], say: Callable[[str], None]) -> list[P
         UserError: as `image_files`, or an image that was named, or all of those in folders, cannot be read.
     """
     files, bad = [], []
-    named = {located(place) for place in places if not place.is_dir()}
+    named = {located(position) for position in places if not position.is_dir()}
     for file in image_files(places, say):
         try:
             open_image(file)

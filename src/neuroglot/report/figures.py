@@ -147,8 +147,8 @@ def score_bars(panels: Mapping[str, Mapping[str, Mapping[str, float]]], systems:
         axes = figure.subplots(*((1, count) if wide else (count, 1)), squeeze=False).flat
         for axis, (title, pairs) in zip(axes, panels.items(), strict=False):
             names = list(pairs)
-            for place, (system, colour) in enumerate(systems.items()):
-                offset = (place - (len(systems) - 1) / 2) * 0.84 / len(systems)
+            for index, (system, colour) in enumerate(systems.items()):
+                offset = (index - (len(systems) - 1) / 2) * 0.84 / len(systems)
                 for row, pair in enumerate(names):
                     if system not in pairs[pair]:
                         continue
@@ -173,11 +173,11 @@ def retention_dumbbells(rows: Sequence[Mapping[str, Any]]) -> Draw:
     def draw(width: float) -> Figure:
         figure = _figure(width, 0.55 + 0.27 * len(rows))
         axis = figure.subplots()
-        for place, row in enumerate(rows):
-            axis.plot([row["before"], row["after"]], [place, place], color=MUTED, linewidth=2.2, zorder=2)
-            axis.plot(row["before"], place, "o", ms=7, mfc=PAPER, mec=SYSTEMS["system-0"], mew=1.8, zorder=3)
-            axis.plot(row["after"], place, "D", ms=6, color=SYSTEMS["system-5"], zorder=4)
-            axis.text(103, place, row["note"], va="center")
+        for index, row in enumerate(rows):
+            axis.plot([row["before"], row["after"]], [index, index], color=MUTED, linewidth=2.2, zorder=2)
+            axis.plot(row["before"], index, "o", ms=7, mfc=PAPER, mec=SYSTEMS["system-0"], mew=1.8, zorder=3)
+            axis.plot(row["after"], index, "D", ms=6, color=SYSTEMS["system-5"], zorder=4)
+            axis.text(103, index, row["note"], va="center")
         _percent_rows(axis, [row["label"] for row in rows], 101.5)
         axis.set_xlabel("percent")
         return figure
@@ -206,15 +206,15 @@ def importance_map(view: ImportanceView) -> Draw:
         panels = [(logs, spread, SEQUENTIAL)] + ([(differs, limit, DIVERGING)] if several else [])
         for column, (matrix, scale, colours) in enumerate(panels):
             start = 0
-            for place, (part, size) in enumerate(zip(parts, sizes, strict=True)):
-                axis = figure.add_subplot(grid[place, column])
+            for index, (part, size) in enumerate(zip(parts, sizes, strict=True)):
+                axis = figure.add_subplot(grid[index, column])
                 members = view.rows[start : start + size]
                 _cells(axis, matrix[start : start + size], scale, colours)
                 start += size
                 labels = [f"{row.label} {'●' if row.kept else '○'}" for row in members]
                 axis.set_yticks(np.arange(size) + 0.5, labels if column == 0 else [], size="small")
                 axis.set_xticks(np.arange(len(view.pairs)) + 0.5, view.pairs, rotation=90 if crowded else 0)
-                axis.tick_params(length=0, labelbottom=place == len(parts) - 1)
+                axis.tick_params(length=0, labelbottom=index == len(parts) - 1)
                 if column == 0:
                     axis.set_title(part, loc="left")
             key = figure.add_subplot(grid[len(parts), column])
@@ -246,8 +246,8 @@ def _cells(axis: Axes, matrix: Any, scale: float, colours: Sequence[str]) -> Non
 def _key(axis: Axes, colours: Sequence[str], title: str, ends: tuple[str, str, str]) -> None:
     from matplotlib.patches import Rectangle
 
-    for place, colour in enumerate(colours):
-        axis.add_patch(Rectangle((place, 0), 1, 1, facecolor=colour, edgecolor=PAPER, linewidth=0.6))
+    for index, colour in enumerate(colours):
+        axis.add_patch(Rectangle((index, 0), 1, 1, facecolor=colour, edgecolor=PAPER, linewidth=0.6))
     axis.set_xlim(-1, STEPS + 1)
     axis.set_ylim(0, 1)
     axis.set_xticks([0.5, STEPS / 2, STEPS - 0.5], ends)

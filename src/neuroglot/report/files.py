@@ -133,12 +133,12 @@ class RunFiles:
     @cached_property
     def domains(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Domain -> system -> figures, averages over pairs on the headline's split; empty where none is named."""
-        found: dict[str, dict[str, dict[str, Any]]] = {}
+        result: dict[str, dict[str, dict[str, Any]]] = {}
         for system in self.order:
             own = (r for r in self.hypotheses if r["system"] == system and r["split"] == self.headline_split)
             for domain, figures in score_domains(own).items():
-                found.setdefault(domain, {})[system] = figures
-        return found
+                result.setdefault(domain, {})[system] = figures
+        return result
 
     @cached_property
     def difference(self) -> Difference | None:
@@ -149,10 +149,10 @@ class RunFiles:
                 rows[row["system"]].append(row)
         before, after = rows[BEFORE], rows[self.method or ""]
         try:
-            found = paired_bootstrap(before, after, self.figure)
+            result = paired_bootstrap(before, after, self.figure)
         except UserError:  # the two were scored on different items, or one is not in the file: no pairing, no interval
             return None
-        return None if found.low is None else found
+        return None if result.low is None else result
 
 
 def read_run(folder: Path | str) -> RunFiles:

@@ -142,13 +142,13 @@ def figures(run: RunFiles, split: str) -> list[tuple[str, str]]:
 def reasons(run: RunFiles, split: str) -> list[str]:
     """Return why figures of a split are left out, a sentence for each figure and reason."""
     labels = dict(FIGURES)
-    found: dict[str, dict[str, None]] = {}
+    result: dict[str, dict[str, None]] = {}
     for name in run.order:
         for pair, scored in run.systems[name].get(split, {}).items():
             for metric, why in scored.get("reasons", {}).items():
                 if pair != "average" and metric in labels:
-                    found.setdefault(f"No {labels[metric]}: {why}", dict.fromkeys([pair]))[pair] = None
-    return [f"{sentence} ({', '.join(pairs)})." for sentence, pairs in found.items()]
+                    result.setdefault(f"No {labels[metric]}: {why}", dict.fromkeys([pair]))[pair] = None
+    return [f"{sentence} ({', '.join(pairs)})." for sentence, pairs in result.items()]
 
 
 def score_rows(run: RunFiles, split: str) -> list[tuple[str, int | None, list[dict[str, float | None]]]]:
@@ -271,8 +271,8 @@ def _rich(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> An
     from rich.table import Table
 
     table = Table(title=plain(title), title_justify="left", title_style="bold", header_style="", pad_edge=False)
-    for place, head in enumerate(heads):
-        table.add_column(plain(head), justify="left" if place == 0 else "right", overflow="fold")
+    for index, head in enumerate(heads):
+        table.add_column(plain(head), justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         style = "bold" if row[0] in ("average", "all") else ""
         table.add_row(*map(plain, row), style=style)

@@ -125,12 +125,12 @@ def _photograph(rng: random.Random, size: tuple[int, int], folder: str) -> Image
 def _photographs(folder: str) -> tuple[str, ...]:
     """The image files of a folder and those below it, by name; hidden files are left out."""
     files = (p for p in Path(folder).rglob("[!.]*") if p.suffix.lower() in PHOTOGRAPHS and p.is_file())
-    found = tuple(sorted(map(str, files)))
-    if not found:
+    result = tuple(sorted(map(str, files)))
+    if not result:
         raise UserError(
             f"render style background: {folder} holds no photographs; expected {', '.join(PHOTOGRAPHS)} files"
         )
-    return found
+    return result
 
 
 @lru_cache(maxsize=32)
@@ -166,8 +166,8 @@ def _brightness(image: Image.Image) -> np.ndarray:
 
 def _ranked(values: np.ndarray, share: float) -> float:
     """Return the value below which a share of them lies."""
-    place = int(share * (len(values) - 1))
-    return float(np.partition(values, place)[place])
+    index = int(share * (len(values) - 1))
+    return float(np.partition(values, index)[index])
 
 
 def _whole(values: np.ndarray) -> np.ndarray:

@@ -86,11 +86,11 @@ def _system_fonts() -> dict[str, str]:
     for path in sorted(set(font_manager.findSystemFonts()) - listed):  # installed since matplotlib last looked
         with contextlib.suppress(Exception):  # it takes no bitmap fonts, and says so in many ways
             font_manager.fontManager.addfont(path)
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     for entry in sorted(font_manager.fontManager.ttflist, key=lambda e: (e.name, abs(int(e.weight) - 400), e.fname)):
         if entry.style == "normal" and Path(entry.fname).exists():
-            found.setdefault(entry.name, entry.fname)
-    return found
+            result.setdefault(entry.name, entry.fname)
+    return result
 
 
 @lru_cache(maxsize=4096)

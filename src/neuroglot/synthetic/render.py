@@ -157,8 +157,8 @@ class Rendered:
     @cached_property
     def characters(self) -> tuple[Character, ...]:
         """The characters in reading order; measured only when asked for, which takes as long as drawing them."""
-        found = characters(self.placed)
-        return tuple(self.effects.view.boxes(found) if self.effects.view else found)
+        result = characters(self.placed)
+        return tuple(self.effects.view.boxes(result) if self.effects.view else result)
 
 
 def render(
@@ -248,10 +248,10 @@ def _grid(style: Style) -> int:
 def _fitted(text: str, face: Face, size: int, style: Style, grid: int) -> tuple[int, list[str]]:
     """Return the largest size up to `size` in which a text fits an image, and its lines."""
     side, above = margins(style)
-    found = fit(text, face, size, style.width - 2 * side, style.height - 2 * above, grid)
-    if found is None:
+    result = fit(text, face, size, style.width - 2 * side, style.height - 2 * above, grid)
+    if result is None:
         raise UserError(
             f"a text of {len(text)} characters does not fit {style.width} x {style.height} pixels at {SMALLEST} "
             f"pixels a line: {text[:40]!r}; render it larger or shorten the text"
         )
-    return found
+    return result

@@ -159,19 +159,19 @@ class Ambiguity:
 @cache
 def ambiguities() -> tuple[Ambiguity, ...]:
     """Return every ambiguous word, domain by domain."""
-    found = [
+    result = [
         _ambiguity(word, "lexical", *((name, f"{word}:{name}", forms) for name, forms in readings.items()))
         for word, readings in _LEXICAL.items()
     ]
-    found += [
+    result += [
         _ambiguity(word, "gender", ("man", "person:man", man), ("woman", "person:woman", woman))
         for word, (man, woman) in _GENDER.items()
     ]
-    found += [
+    result += [
         _ambiguity(word, "number", ("one", f"{drawn}:one", one), ("several", f"{drawn}:several", several))
         for word, (drawn, one, several) in _NUMBER.items()
     ]
-    return (*found, *(_time(hour, minute) for hour in HOURS for minute in MINUTES))
+    return (*result, *(_time(hour, minute) for hour in HOURS for minute in MINUTES))
 
 
 def _ambiguity(word: str, domain: str, *readings: tuple[str, str, Forms], held_out: bool | None = None) -> Ambiguity:
@@ -364,7 +364,7 @@ def sentences(split: str, words: int, seed: int, domains: Sequence[str] = TURN) 
     pool = [sign for sign in signs(phrases, max(FEWEST_PHRASES, 2 * words), seed) if sign.template in PHRASES]
     turns = {domain: _in_turn(domain, split == "heldout", rng) for domain in TURN if domain in domains}
     seen: set[str] = set()
-    found: list[list[Sentence]] = []
+    result: list[list[Sentence]] = []
     for _, domain in zip(range(words), cycle(turns), strict=False):
         word = next(turns[domain])
         drawn = _timed(word, phrases, rng) if domain == "time" else _phrased(word, pool, rng)
@@ -374,8 +374,8 @@ def sentences(split: str, words: int, seed: int, domains: Sequence[str] = TURN) 
         if first is None or second is None:
             raise UserError(f"the embedded scenes hold fewer than {4 * words} {split} items; ask for fewer")
         seen |= {first.source, second.source}
-        found.append([first, second])
-    return [sentence for again in zip(*found, strict=True) for sentence in again]
+        result.append([first, second])
+    return [sentence for again in zip(*result, strict=True) for sentence in again]
 
 
 def _in_turn(domain: str, held_out: bool, rng: random.Random) -> Iterator[Ambiguity]:

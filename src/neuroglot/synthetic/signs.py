@@ -319,19 +319,19 @@ def signs(split: str, count: int, seed: int = 0) -> list[Sign]:
     if split not in SPLITS:
         raise UserError(f"split {split!r} is not known; {nearest(split, SPLITS)}")
     rng = random.Random(f"{split}:{seed}")
-    found: dict[str, Sign] = {}
+    result: dict[str, Sign] = {}
     for _ in range(400 * count + 10_000):
-        if len(found) == count:
-            return list(found.values())
+        if len(result) == count:
+            return list(result.values())
         sign = draw(rng)
         text = sign.text("en")
-        if text in found or not _fits(text) or sign.split != split or _ambiguous(sign):
+        if text in result or not _fits(text) or sign.split != split or _ambiguous(sign):
             continue
         if all(len(sign.text(language)) <= MAX_TARGET for language in LANGUAGES):
-            found[text] = sign
-    if len(found) == count:
-        return list(found.values())
-    raise UserError(f"the embedded corpus holds fewer than {count} {split} signs; got {len(found)}; ask for fewer")
+            result[text] = sign
+    if len(result) == count:
+        return list(result.values())
+    raise UserError(f"the embedded corpus holds fewer than {count} {split} signs; got {len(result)}; ask for fewer")
 
 
 def _fits(text: str) -> bool:

@@ -111,21 +111,21 @@ def style_texts(given: Mapping[str, Any]) -> dict[str, str]:
 
 @lru_cache(maxsize=256)
 def _parse(items: tuple[tuple[str, str], ...], width: int, height: int) -> Style:
-    found: dict[str, Any] = {"width": width, "height": height}
+    result: dict[str, Any] = {"width": width, "height": height}
     for key, value in items:
         if key not in STYLE_KEYS:
             raise UserError(f"render style {key!r} is not known; {nearest(key, STYLE_KEYS)}")
         if key in RANGES:
-            found[key] = _number(key, str(value))
+            result[key] = _number(key, str(value))
         elif key == "background":
-            found[key] = _background(str(value))
+            result[key] = _background(str(value))
         elif key == "plain":
             if value not in ("yes", "no"):
                 raise UserError(f"render style plain must be yes or no, got {value!r}")
-            found[key] = value == "yes"
+            result[key] = value == "yes"
         else:
-            found[key] = str(value)
-    style = Style(**found)
+            result[key] = str(value)
+    style = Style(**result)
     if style.align is not None and style.align not in ALIGNMENTS:
         raise UserError(
             f"render style align must be {', '.join(ALIGNMENTS)}, got {style.align!r}; leave it out to vary"

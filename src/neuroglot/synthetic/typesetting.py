@@ -257,7 +257,7 @@ def write(placed: Placed, image: Image.Image, ink: tuple[int, int, int] | int) -
 
 def characters(placed: Placed) -> list[Character]:
     """Return every visible character, in reading order."""
-    found = []
+    result = []
     for line in placed.lines:
         y = line.y - placed.leading // 2 + placed.leading / 2
         for character, (left, right) in zip(
@@ -265,8 +265,8 @@ def characters(placed: Placed) -> list[Character]:
         ):
             if not character.isspace():
                 wide = abs(right - left)
-                found.append(Character(character, line.x + (left + right) / 2, y, wide, float(placed.leading)))
-    return found
+                result.append(Character(character, line.x + (left + right) / 2, y, wide, float(placed.leading)))
+    return result
 
 
 def base_direction(text: str) -> str | None:

@@ -101,8 +101,8 @@ def unmarked(text: str, marks: Sequence[str]) -> str:
         >>> unmarked("Ex<p<pad>ad>it", ["<pad>"])
         'Exit'
     """
-    while found := [mark for mark in marks if mark in text]:
-        text = text.replace(max(found, key=len), "")
+    while result := [mark for mark in marks if mark in text]:
+        text = text.replace(max(result, key=len), "")
     return text
 
 

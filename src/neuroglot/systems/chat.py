@@ -103,8 +103,8 @@ def tokens_of(answer: Mapping[str, Any]) -> dict[str, int]:
     """Return the tokens that a reply says it took; 0 where it does not say."""
     usage = answer.get("usage") or {}
     names = {"input": "prompt_tokens", "output": "completion_tokens"}
-    found = {side: usage.get(name) if isinstance(usage, Mapping) else None for side, name in names.items()}
-    return {side: count if type(count) is int and 0 < count <= MOST_TOKENS else 0 for side, count in found.items()}
+    result = {side: usage.get(name) if isinstance(usage, Mapping) else None for side, name in names.items()}
+    return {side: count if type(count) is int and 0 < count <= MOST_TOKENS else 0 for side, count in result.items()}
 
 
 def text_of(answer: Mapping[str, Any]) -> tuple[str, str | None]:

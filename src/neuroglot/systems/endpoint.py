@@ -247,21 +247,21 @@ class Endpoint:
     def _ask(self, bodies: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any] | None]:
         """Send requests, several at a time; each answer is kept as soon as it is there."""
         self.client.stopping.clear()
-        found: dict[str, dict[str, Any] | None] = {}
+        result: dict[str, dict[str, Any] | None] = {}
 
         def ask(key: str, body: Mapping[str, Any]) -> None:
             guess = _guess(body)
             try:
                 answer = self.client.complete(body, guess)
             except GarbageError:
-                found[key] = None
+                result[key] = None
                 return
             except BaseException:
                 self.client.stopping.set()  # at once: the next request would not fare better, and might be paid for
                 raise
             self.client.pace.settle(guess, sum(tokens_of(answer).values()))
             self.cache.put(key, body, answer)
-            found[key] = answer
+            result[key] = answer
 
         pool = ThreadPoolExecutor(max(1, min(self.concurrency, len(bodies))), thread_name_prefix="endpoint")
         try:
@@ -273,7 +273,7 @@ class Endpoint:
         finally:  # what is under way is paid for: it is waited for and kept, what only waits is let go
             self.client.stopping.set()
             pool.shutdown(wait=True, cancel_futures=True)
-        return found
+        return result
 
 
 def data_url(image: Image.Image) -> str:

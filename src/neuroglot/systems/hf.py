@@ -161,19 +161,19 @@ class HFSystem:
             logits = self.model(**inputs, use_cache=False).logits[:, columns]
         wanted = labels[:, columns + 1]  # (B, T)
         # Sample by sample: the float32 copy of the logits is one sample's, at its own target positions.
-        found = [
+        result = [
             cross_entropy(row[own != -100].float(), own[own != -100], reduction="sum").item()
             for row, own in zip(logits, wanted, strict=True)
         ]
         # A likelihood may overflow; a model whose logits are none has nothing to say, and no score.
-        if not all(map(math.isfinite, found)) and not bool(logits.isfinite().all()):
+        if not all(map(math.isfinite, result)) and not bool(logits.isfinite().all()):
             where = origin(self.model, inputs, lambda: self.model(**inputs, use_cache=False))
-            first = next(example for example, nats in zip(examples, found, strict=True) if not math.isfinite(nats))
+            first = next(example for example, nats in zip(examples, result, strict=True) if not math.isfinite(nats))
             raise DivergedError(
                 f"{self.name} cannot be scored: its logits are not finite for {first.item or first.target[:40]!r} "
                 f"({first.condition}); {where}; train it with a lower rate, or look at the model"
             )
-        return found
+        return result
 
     def _keeps_some_logits(self) -> bool:
         inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model

@@ -284,13 +284,13 @@ class Seq2SeqTranslator(Translator):
     def _code(self, language: str, known: Mapping[str, str]) -> str:
         """Return the model's own code of a language."""
         given = self.codes.get(language)
-        found = given if given in known else None if given else spelling(language, known)
-        if found is None:
+        result = given if given in known else None if given else spelling(language, known)
+        if result is None:
             raise UserError(
                 f"{self.path} has no code for {language_name(language)} ({given or language}); "
                 f"{nearest(given or language, known)}; it can be given with codes: {{{language}: ...}}"
             )
-        return found
+        return result
 
     def _one_direction(self, tokenizer: Any, pair: Pair) -> None:
         """Refuse a direction that is plainly not the model's one; many do not say theirs, or name a family."""
@@ -490,10 +490,10 @@ class Apertium(Translator):
         mode, answers = self._mode(pair), list[str]()
         for start in range(0, len(texts), TOGETHER):
             part = [" ".join(text.split()) for text in texts[start : start + TOGETHER]]
-            found = _paragraphs(part, mode)
-            if len(found) != len(part):  # a rule that moved something across a paragraph
-                found = [" ".join(_paragraphs([text], mode)) for text in part]
-            answers += found
+            result = _paragraphs(part, mode)
+            if len(result) != len(part):  # a rule that moved something across a paragraph
+                result = [" ".join(_paragraphs([text], mode)) for text in part]
+            answers += result
         return answers
 
     def _mode(self, pair: Pair) -> str:

@@ -116,15 +116,15 @@ class _Page:
     def lines(self, members: list[int], axis: int = 1) -> list[list[int]]:
         """Group boxes into lines (axis 1), or into columns from right to left (axis 0)."""
         low, high = self.low[:, axis], self.high[:, axis]
-        found: list[list[int]] = []
+        result: list[list[int]] = []
         for index in sorted(members, key=lambda index: (low[index] + high[index]) / 2):
-            line = next((line for line in reversed(found) if _shared(index, line, low, high) >= OVERLAP), None)
+            line = next((line for line in reversed(result) if _shared(index, line, low, high) >= OVERLAP), None)
             if line is None:
-                found.append([index])
+                result.append([index])
             else:
                 line.append(index)
         along = (self.low + self.high)[:, 1 - axis] * (-1 if axis == 1 and self.right_to_left else 1)
-        ordered = [sorted(line, key=lambda index: float(along[index])) for line in found]
+        ordered = [sorted(line, key=lambda index: float(along[index])) for line in result]
         return ordered if axis == 1 else ordered[::-1]
 
     def _cut(self, members: list[int], axis: int, gap: float) -> list[list[int]]:
@@ -264,13 +264,13 @@ class RapidReader(Reader):
         """Return the text of an RGB image, line by line; empty where none was found."""
         if self._engine is None:
             self._engine = self._make()
-        found = self._engine(np.asarray(image)[:, :, ::-1])  # it takes BGR
-        if found.boxes is None or found.txts is None:
+        result = self._engine(np.asarray(image)[:, :, ::-1])  # it takes BGR
+        if result.boxes is None or result.txts is None:
             return ""
         written = script_of(language)
         gap = "" if written in ("Hans", "Hant", "Jpan") else " "
-        order = reading_order(found.boxes, written in RIGHT_TO_LEFT, written in VERTICAL)
-        lines = (gap.join(found.txts[index] for index in line) for line in order)
+        order = reading_order(result.boxes, written in RIGHT_TO_LEFT, written in VERTICAL)
+        lines = (gap.join(result.txts[index] for index in line) for line in order)
         return "\n".join(" ".join(line.split()) for line in lines)
 
 
@@ -338,11 +338,11 @@ class TesseractReader(Reader):
 
     def _data(self, language: str) -> str:
         name = CHINESE.get(script_of(language)) if language.partition("_")[0] == "zh" else None
-        found = name if name in self.installed else spelling(language, self.installed)
-        if found is None:
+        result = name if name in self.installed else spelling(language, self.installed)
+        if result is None:
             wanted = name or langcodes.Language.get(language).to_alpha3()
             raise UserError(
                 f"tesseract has no data for {language_name(language)} ({language}); it has "
                 f"{', '.join(self.installed)}; install {wanted}, a package such as tesseract-ocr-deu"
             )
-        return found
+        return result

@@ -90,15 +90,15 @@ def aligned(
     gradients = _gradients(model, selection, batches, progress)
     chosen = {(module, group): index.sort().values for module, group, index in selection}
     if rows < 1:
-        for place, gradient_kw in gradients.items():
+        for position, gradient_kw in gradients.items():
             largest = gradient_kw.norm(dim=1).topk(max(1, round(rows * len(gradient_kw)))).indices.sort().values
-            chosen[place], gradients[place] = chosen[place][largest.cpu()], gradient_kw[largest]
+            chosen[position], gradients[position] = chosen[position][largest.cpu()], gradient_kw[largest]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        found = {place: _directions(gradient) for place, gradient in gradients.items()}
+        result = {position: _directions(gradient) for position, gradient in gradients.items()}
     units: dict[str, dict[str, Units]] = {}
-    for (module, group), rank in allocate(found, parameters).items():
-        index, own = chosen[module, group].to(torch.int32), found[module, group]
+    for (module, group), rank in allocate(result, parameters).items():
+        index, own = chosen[module, group].to(torch.int32), result[module, group]
         down_rw = (own.vectors_rw[:rank] * LENGTH).contiguous()
         delta: tuple[Tensor, ...] = (down_rw.new_zeros(len(index), rank), down_rw)
         if rank * own.cost > own.parameters(rank):
@@ -124,16 +124,16 @@ def allocate(found: Mapping[Place, Directions], parameters: int) -> dict[Place, 
         UserError: they do not suffice for one rank anywhere.
     """
     offers = sorted(
-        ((float(value) ** 2 / one.cost, place) for place, one in found.items() for value in one.values if value > 0),
+        ((float(value) ** 2 / one.cost, index) for index, one in found.items() for value in one.values if value > 0),
         key=lambda offer: -offer[0],
     )
     ranks: dict[Place, int] = {}
     left = parameters
-    for _, place in offers:  # of a group in the order of its singular values
-        rank = ranks.get(place, 0)
-        price = found[place].parameters(rank + 1) - found[place].parameters(rank)
+    for _, index in offers:  # of a group in the order of its singular values
+        rank = ranks.get(index, 0)
+        price = found[index].parameters(rank + 1) - found[index].parameters(rank)
         if price <= left:
-            ranks[place] = rank + 1
+            ranks[index] = rank + 1
             left -= price
     if not ranks:
         least = min((one.parameters(1) for one in found.values()), default=0)
@@ -170,17 +170,17 @@ def _gradients(
                 progress(done)
         if not done:
             raise UserError("no batches to align the factors with; expected at least one; check the data's pairs")
-        found: dict[Place, Tensor] = {}
+        result: dict[Place, Tensor] = {}
         for layer in tuned.modules():
             if isinstance(layer, UnitLayer):
                 for text in layer.neuroglot_layout["default"].groups:
                     (delta,) = layer.delta("default", text)
                     gradient = torch.zeros_like(delta) if delta.grad is None else delta.grad.detach()
-                    found[layer.module_name, texts[text]] = gradient
-        wrong = unusable({f"{module}, group {group_name(group)}": x for (module, group), x in found.items()})
+                    result[layer.module_name, texts[text]] = gradient
+        wrong = unusable({f"{module}, group {group_name(group)}": x for (module, group), x in result.items()})
         if wrong:
             raise UserError(f"the factors cannot be aligned: the gradient of {wrong}; look at the model and the data")
-        return found
+        return result
     finally:
         tuned.unload()
 

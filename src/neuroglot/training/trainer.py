@@ -31,15 +31,15 @@ from neuroglot.tuner.deltas import UnitLayer
 
 def specific_parameters(model: nn.Module) -> set[int]:
     """Return the ids of the parameters whose group lacks one of its adapter's pairs or more."""
-    found: set[int] = set()
+    result: set[int] = set()
     for layer in model.modules():
         if isinstance(layer, UnitLayer):
             for adapter, layout in layer.neuroglot_layout.items():
                 for group in layout.groups:
                     if set(group.split(",")) != set(layout.pairs):
                         parameters = (*layer.delta(adapter, group), layer.bias_delta(adapter, group))
-                        found |= {id(parameter) for parameter in parameters if parameter is not None}
-    return found
+                        result |= {id(parameter) for parameter in parameters if parameter is not None}
+    return result
 
 
 def parameter_groups(model: nn.Module, lr: float, specific_lr: float | None = None) -> list[dict[str, Any]]:
@@ -219,12 +219,12 @@ class PairTrainer(Trainer):
 
         A text without an image leaves a vision part alone; its step then changes nothing, not even by momentum.
         """
-        found = super().compute_loss(model, inputs, *args, **kwargs)
-        loss = found[0] if isinstance(found, tuple) else found
+        result = super().compute_loss(model, inputs, *args, **kwargs)
+        loss = result[0] if isinstance(result, tuple) else result
         if not model.training or loss.requires_grad:
-            return found
+            return result
         loss = loss + torch.zeros_like(loss, requires_grad=True)
-        return (loss, *found[1:]) if isinstance(found, tuple) else loss
+        return (loss, *result[1:]) if isinstance(result, tuple) else loss
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load a checkpoint's weights, strictly.
@@ -309,10 +309,10 @@ def arguments(options: TrainSection, output_dir: Path) -> TrainingArguments:
 
 def last_checkpoint(output_dir: Path) -> tuple[Path, dict[str, Any]] | None:
     """Return the newest checkpoint that was sealed when it was whole and is as it was then, and its manifest."""
-    found = {int(p.parent.name.rpartition("-")[2]): p.parent for p in output_dir.glob(f"checkpoint-*/{MANIFEST}")}
-    for step in sorted(found, reverse=True):
+    result = {int(p.parent.name.rpartition("-")[2]): p.parent for p in output_dir.glob(f"checkpoint-*/{MANIFEST}")}
+    for step in sorted(result, reverse=True):
         try:
-            return found[step], read_manifest(found[step], CHECKPOINT)
+            return result[step], read_manifest(result[step], CHECKPOINT)
         except UserError as error:
             _log.warning("%s; the checkpoint before it is used", error)
     return None

@@ -41,7 +41,7 @@ def trained_names(model: nn.Module) -> set[str]:
 
 def layer_entries(model: nn.Module, layers: Sequence[str]) -> dict[str, int]:
     """Return layer -> how many numbers are trained in it: of its own or of factors beside it; left out where none."""
-    known, found = set(layers), Counter[str]()
+    known, result = set(layers), Counter[str]()
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -49,8 +49,8 @@ def layer_entries(model: nn.Module, layers: Sequence[str]) -> dict[str, int]:
         while owner and owner not in known:
             owner = owner.rpartition(".")[0]
         if owner:
-            found[owner] += parameter.numel()
-    return dict(found)
+            result[owner] += parameter.numel()
+    return dict(result)
 
 
 def trained_vectors(model: nn.Module) -> str:

@@ -119,14 +119,14 @@ def shapes_of(model: nn.Module, names: Collection[str]) -> dict[str, Shape]:
         UserError: the model has no such layer.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
-    found = {}
+    result = {}
     for name in names:
         module, weight = matrix_of(name, modules)
         outputs, inputs = shape_of(module, weight)
         bare = weight != "weight"
         kind = "matrix" if bare else "conv1d" if isinstance(module, Conv1D) else "linear"
-        found[name] = Shape(outputs, inputs, not bare and getattr(module, "bias", None) is not None, kind)
-    return found
+        result[name] = Shape(outputs, inputs, not bare and getattr(module, "bias", None) is not None, kind)
+    return result
 
 
 @dataclass(frozen=True)
@@ -236,16 +236,16 @@ class Adapter:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors under the names that PEFT reads."""
-        found = {}
+        result = {}
         for module, groups in self.units.items():
-            place = PREFIX + (module.rpartition(".")[0] if module in self.bare else module)
-            found[f"{place}.neuroglot_rows"] = torch.cat([units.rows for units in groups.values()]).contiguous()
+            index = PREFIX + (module.rpartition(".")[0] if module in self.bare else module)
+            result[f"{index}.neuroglot_rows"] = torch.cat([units.rows for units in groups.values()]).contiguous()
             for group, units in groups.items():
                 for kind, value in zip(_kinds(units.delta), units.delta, strict=True):
-                    found[f"{place}.neuroglot_{kind}.{KEY}{group}"] = value.contiguous()
+                    result[f"{index}.neuroglot_{kind}.{KEY}{group}"] = value.contiguous()
                 if units.bias is not None:
-                    found[f"{place}.neuroglot_bias.{KEY}{group}"] = units.bias.contiguous()
-        return found
+                    result[f"{index}.neuroglot_bias.{KEY}{group}"] = units.bias.contiguous()
+        return result
 
     def changed(self, units: Mapping[str, Mapping[str, Units]], pairs: Collection[str], **fields: Any) -> Adapter:
         """Return an adapter of other units for other pairs, and with other fields of the configuration."""
@@ -274,9 +274,9 @@ def check_free(folder: Path | str) -> Path:
     path = given_path(folder).absolute()
     if path.is_dir() and any(path.iterdir()):
         raise UserError(f"folder {folder} exists and is not empty; expected a new one; choose another, or remove it")
-    for place in (path, *path.parents):
-        if place.exists() and not place.is_dir():
-            raise UserError(f"{place} is a file; expected the name of a new folder; choose another than {folder}")
+    for position in (path, *path.parents):
+        if position.exists() and not position.is_dir():
+            raise UserError(f"{position} is a file; expected the name of a new folder; choose another than {folder}")
     return path
 
 
@@ -309,7 +309,7 @@ def _parse(
 ) -> tuple[dict[str, dict[str, Units]], frozenset[str]]:
     """Sort saved tensors by module and group."""
     rest, bare = dict(tensors), set()
-    found: dict[str, dict[str, Units]] = {}
+    result: dict[str, dict[str, Units]] = {}
 
     def take(name: str, *shape: int | None) -> Tensor:
         value = rest.pop(name, None)
@@ -323,22 +323,22 @@ def _parse(
         return value
 
     for module, groups in config.layout.items():
-        place = PREFIX + module
-        if f"{place}.neuroglot_rows" not in rest:
-            place = place.rpartition(".")[0]
+        position = PREFIX + module
+        if f"{position}.neuroglot_rows" not in rest:
+            position = position.rpartition(".")[0]
             bare.add(module)
         counts = list(groups.values())
-        rows = take(f"{place}.neuroglot_rows", sum(counts)).split(counts)
+        rows = take(f"{position}.neuroglot_rows", sum(counts)).split(counts)
         if rows[0].dtype != torch.int32 or min(int(own.min()) for own in rows) < 0:
             raise UserError(f"adapter {folder}: the rows of {module} must be int32 from 0 on; save it again")
-        biased = any(name.startswith(f"{place}.neuroglot_bias.") for name in rest)
-        found[module] = {}
+        biased = any(name.startswith(f"{position}.neuroglot_bias.") for name in rest)
+        result[module] = {}
         for (group, count), own in zip(groups.items(), rows, strict=True):
             rank = config.rank_of(module, group)
             wanted = {"delta": (count, None)} if rank is None else {"up": (count, rank), "down": (rank, None)}
-            delta = tuple(take(f"{place}.neuroglot_{kind}.{KEY}{group}", *shape) for kind, shape in wanted.items())
-            bias = take(f"{place}.neuroglot_bias.{KEY}{group}", count) if biased else None
-            found[module][group] = Units(own.clone(), delta, bias)
+            delta = tuple(take(f"{position}.neuroglot_{kind}.{KEY}{group}", *shape) for kind, shape in wanted.items())
+            bias = take(f"{position}.neuroglot_bias.{KEY}{group}", count) if biased else None
+            result[module][group] = Units(own.clone(), delta, bias)
     if rest:
         raise UserError(f"adapter {folder} holds a tensor that its {CONFIG} does not name: {min(rest)}; save it again")
-    return found, frozenset(bare)
+    return result, frozenset(bare)

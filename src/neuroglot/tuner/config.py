@@ -54,8 +54,8 @@ class StrictTuner(BaseTuner):
                 held = getattr(layer, name)
                 if dtype is None or adapter_name not in held:
                     continue
-                found = held[adapter_name]
-                for parameter in [found] if isinstance(found, nn.Parameter) else found.parameters():
+                result = held[adapter_name]
+                for parameter in [result] if isinstance(result, nn.Parameter) else result.parameters():
                     parameter.data = parameter.data.to(dtype)
 
     @contextmanager
@@ -288,16 +288,16 @@ class NeuroglotConfig(StrictConfig):
                 raise UserError(f"axes holds {module}: {axis!r}; expected a module of the layout and 0 or 1")
 
     def _checked_rows(self, rows: Mapping[str, Sequence[int] | torch.Tensor]) -> dict[str, torch.Tensor]:
-        found = {module: torch.as_tensor(index, dtype=torch.int32) for module, index in rows.items()}
-        if set(found) != set(self.layout):
-            raise UserError(f"rows and layout differ in {min(set(found) ^ set(self.layout))}; expected the same")
-        for module, index in found.items():
+        result = {module: torch.as_tensor(index, dtype=torch.int32) for module, index in rows.items()}
+        if set(result) != set(self.layout):
+            raise UserError(f"rows and layout differ in {min(set(result) ^ set(self.layout))}; expected the same")
+        for module, index in result.items():
             count = sum(self.layout[module].values())
             if index.dim() != 1 or len(index) != count:
                 raise UserError(f"rows: {module} has {index.numel()} indices, its layout {count}; expected as many")
             if len(index.unique()) != count:
                 raise UserError(f"rows: {module} has a row twice; expected each in one group at most; select again")
-        return found
+        return result
 
     @classmethod
     def from_selection(cls, selection: Selection, **kwargs: Any) -> NeuroglotConfig:
@@ -366,10 +366,10 @@ class NeuroglotConfig(StrictConfig):
         return f"{what} in {len(self.layout)} layers for the pairs {', '.join(self.pairs)}"
 
     def _ranks(self) -> str:
-        found = {self.rank_of(module, group) or 0 for module, groups in self.layout.items() for group in groups}
-        low = sorted(found - {0})
+        result = {self.rank_of(module, group) or 0 for module, groups in self.layout.items() for group in groups}
+        low = sorted(result - {0})
         text = f"of rank {low[0]}" + (f" to {low[-1]}" if len(low) > 1 else "") if low else "dense"
-        return f"{text}, or dense" if low and 0 in found else text
+        return f"{text}, or dense" if low and 0 in result else text
 
     def _facts(self) -> dict[str, Any]:
         sizes: dict[str, int] = {}
@@ -449,14 +449,14 @@ None is stated here. An adapter is of use only with its base model, whose licenc
 
 def _chosen(selection: Selection) -> dict[str, Any]:
     """Return what a selection's meta says of how it came about, for the JSON."""
-    meta, found = selection.meta, {}
+    meta, result = selection.meta, {}
     if "method" in meta:
-        found["method"] = meta["method"]
+        result["method"] = meta["method"]
     if (budget := (meta.get("options") or {}).get("budget")) is not None:
-        found["budget"] = budget
+        result["budget"] = budget
     if total := sum((meta.get("neurons") or {}).values()):
-        found["share"] = f"{len(selection):,} of {total:,} neurons of {', '.join(meta['neurons'])}"
-    return found
+        result["share"] = f"{len(selection):,} of {total:,} neurons of {', '.join(meta['neurons'])}"
+    return result
 
 
 def _own_lines(body: str) -> str:

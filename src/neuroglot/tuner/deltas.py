@@ -279,14 +279,14 @@ class UnitLayer(nn.Module, BaseTunerLayer):
 
     def bias_delta(self, adapter: str, group: str) -> torch.Tensor | None:
         """Return the delta [k] of a group's bias entries, None where it has none."""
-        found = cast(nn.ParameterDict, self.neuroglot_bias[adapter])
-        return found.get(KEY + group, None)
+        result = cast(nn.ParameterDict, self.neuroglot_bias[adapter])
+        return result.get(KEY + group, None)
 
     @torch.no_grad()
     def unit_deltas(self, adapter: str, groups: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the deltas [K, w] and bias deltas [K] or None of groups, multiplied out, one below the other."""
-        found = [self.delta(adapter, group) for group in groups]
-        dense = [delta[0].detach() if len(delta) == 1 else delta[0] @ delta[1] for delta in found]
+        result = [self.delta(adapter, group) for group in groups]
+        dense = [delta[0].detach() if len(delta) == 1 else delta[0] @ delta[1] for delta in result]
         biases = [bias.detach() for group in groups if (bias := self.bias_delta(adapter, group)) is not None]
         one = len(dense) == 1
         return dense[0] if one else torch.cat(dense), (biases[0] if one else torch.cat(biases)) if biases else None

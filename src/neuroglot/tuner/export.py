@@ -142,11 +142,11 @@ def _scattered(units: Units, size: int) -> Tensor:
 
 def _bias(adapter: Adapter, module: str, shape: Shape) -> Tensor:
     """Return [O]: a module's bias deltas at their places."""
-    found = next(iter(adapter.units[module].values())).delta[0].new_zeros(shape.outputs)
+    result = next(iter(adapter.units[module].values())).delta[0].new_zeros(shape.outputs)
     for units in adapter.units[module].values():
         if units.bias is not None:
-            found.index_copy_(0, units.rows.long(), units.bias)
-    return found
+            result.index_copy_(0, units.rows.long(), units.bias)
+    return result
 
 
 def _card(adapter: Adapter, config: LoraConfig) -> str:

@@ -138,23 +138,23 @@ def keep_pairs(adapter: Adapter, pairs: Collection[str]) -> Adapter:
     wanted = set(pairs)
     for pair in sorted(wanted - set(adapter.pairs)):
         raise UserError(f"the adapter has no pair {pair!r}; {nearest(pair, adapter.pairs)}")
-    found: dict[str, dict[str, list[Units]]] = {}
+    result: dict[str, dict[str, list[Units]]] = {}
     for module, group, units in adapter:
         left = wanted & set(group.split(","))
         if left:
-            found.setdefault(module, {}).setdefault(group_name(frozenset(left)), []).append(units)
-    if not found:
+            result.setdefault(module, {}).setdefault(group_name(frozenset(left)), []).append(units)
+    if not result:
         raise UserError(
             f"nothing of the adapter is left for pairs {', '.join(sorted(wanted)) or '(none)'}; its groups are "
             f"{' and '.join(adapter.groups)}; keep a pair that has rows"
         )
-    together = [own for groups in found.values() for own in groups.values() if len(own) > 1]
+    together = [own for groups in result.values() for own in groups.values() if len(own) > 1]
     rank = adapter.config.rank
     # groups too small for the rank are dense, but what they become part of need not be
     dense = any(len(units.delta) > 1 for own in together for units in own) or (
         rank is not None and any(sum(len(units.rows) for units in own) > rank for own in together)
     )
-    kept = {module: {group: _one(own, dense) for group, own in groups.items()} for module, groups in found.items()}
+    kept = {module: {group: _one(own, dense) for group, own in groups.items()} for module, groups in result.items()}
     return adapter.changed(kept, [pair for pair in adapter.pairs if pair in wanted], rank=None if dense else rank)
 
 

@@ -80,12 +80,12 @@ def _gradients(layer: WeightLayer, adapter: str, route: Route, kept: Tensor, gra
         factors = [layer.delta(adapter, group) for group in share.groups]
         sizes = [layer.group_size(adapter, group) for group in share.groups]
         if all(len(delta) == 1 for delta in factors):  # one matmul for all of them
-            found: Sequence[Tensor] = (own_Tk.T @ other_Tw).split(sizes)
+            result: Sequence[Tensor] = (own_Tk.T @ other_Tw).split(sizes)
         else:
             each = zip(own_Tk.split(sizes, dim=1), factors, strict=True)
-            found = [gradient for group_Tk, delta in each for gradient in unit_gradients(group_Tk, other_Tw, delta)]
+            result = [gradient for group_Tk, delta in each for gradient in unit_gradients(group_Tk, other_Tw, delta)]
         dtype = factors[0][0].dtype
-        deltas += [gradient.to(dtype) for gradient in found]
+        deltas += [gradient.to(dtype) for gradient in result]
         if layer.trains_bias(adapter):
             biases += own_Tk.sum(0, dtype=dtype).split(sizes)
     return deltas + biases
@@ -154,10 +154,10 @@ def added_units(out: Tensor, x: Tensor, layer: UnitLayer, adapter: str, route: R
     if route.frozen:
         pieces.append(_product(x, layer, adapter, route.frozen, route.others, detach=True))
     if layer.units_are_outputs(adapter):
-        found = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
-        return out.index_add(-1, route.units, found.to(out.dtype))
-    for found in pieces:
-        out = out + found.to(out.dtype)
+        result = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
+        return out.index_add(-1, route.units, result.to(out.dtype))
+    for result in pieces:
+        out = out + result.to(out.dtype)
     return out
 
 
@@ -269,8 +269,8 @@ def forward_name(layer: nn.Module) -> str:
 
 def has_own_forward(layer: nn.Module) -> bool:
     """Return whether someone has replaced the forward of this one module."""
-    found = vars(layer).get(forward_name(layer))
-    return found is not None and getattr(found, "__func__", None) is not type(layer).forward
+    result = vars(layer).get(forward_name(layer))
+    return result is not None and getattr(result, "__func__", None) is not type(layer).forward
 
 
 def check_base(name: str, layer: nn.Module, weight: str = "weight") -> None:
@@ -300,8 +300,8 @@ def check_base(name: str, layer: nn.Module, weight: str = "weight") -> None:
             f"{name}: its {weight} is computed in every forward (pruning, a parametrization, a norm); expected a "
             f"parameter; make it one with {cure}, or leave the layer out of the selection"
         )
-    found = layer._parameters[weight]
-    if found is not None and found.is_meta and "_hf_hook" in vars(layer):
+    result = layer._parameters[weight]
+    if result is not None and result.is_meta and "_hf_hook" in vars(layer):
         raise UserError(
             f"{name}: its {weight} is offloaded by accelerate, so rows cannot be kept in it; expected it on a device; "
             "load the base with a device_map that names no 'cpu' or 'disk', or leave the layer out of the selection"

@@ -53,7 +53,7 @@ def park(model: nn.Module) -> None:
 
 def modes(model: nn.Module, adapter: str = "default") -> str:
     """Say in one line how many layers compute an adapter which way, and why those that are not `sliced` are not."""
-    found: Counter[str] = Counter()
+    result: Counter[str] = Counter()
     sharded = is_sharded(model)
     for layer in layers_of(model):
         if adapter in layer.neuroglot_layout:
@@ -63,8 +63,8 @@ def modes(model: nn.Module, adapter: str = "default") -> str:
                 reason = "asked for"
             elif sharded or layer.router.sharded:  # a shard's type would be no explanation
                 reason = "its weight is sharded"
-            found["sliced" if reason is None else f"additive ({reason})"] += 1
-    return ", ".join(f"{count} layers {how}" for how, count in found.most_common()) or "no layers"
+            result["sliced" if reason is None else f"additive ({reason})"] += 1
+    return ", ".join(f"{count} layers {how}" for how, count in result.most_common()) or "no layers"
 
 
 def selection_of(model: nn.Module, adapter: str = "default") -> Selection:
@@ -93,12 +93,12 @@ def selection_of(model: nn.Module, adapter: str = "default") -> Selection:
 
 def trained_entries(model: nn.Module, adapter: str = "default") -> dict[str, int]:
     """Return how many numbers an adapter trains in each module: of deltas or their factors, and of biases."""
-    found = {}
+    result = {}
     for layer in layers_of(model):
         if adapter in layer.neuroglot_layout:
             held = (p for name in layer.adapter_layer_names for p in getattr(layer, name)[adapter].parameters())
-            found[layer.module_name] = sum(p.numel() for p in held)
-    return found
+            result[layer.module_name] = sum(p.numel() for p in held)
+    return result
 
 
 # ---- The tuner ------------------------------------------------------------------------------------------------------

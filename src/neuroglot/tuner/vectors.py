@@ -74,8 +74,8 @@ class VectorLayer(nn.Module, BaseTunerLayer):
 
     def update_layer(self, adapter: str, names: list[str]) -> None:
         """Add an adapter's deltas, of zero."""
-        found = {name: self.base_layer.get_parameter(name) for name in names}
-        deltas = {name: torch.zeros(p.shape, dtype=torch.float32, device=p.device) for name, p in found.items()}
+        result = {name: self.base_layer.get_parameter(name) for name in names}
+        deltas = {name: torch.zeros(p.shape, dtype=torch.float32, device=p.device) for name, p in result.items()}
         self.neuroglot_vectors[adapter] = nn.ParameterDict(deltas)
         self.set_adapter(self.active_adapters if self.neuroglot_vectors.keys() > {adapter} else [adapter])
 
@@ -138,9 +138,9 @@ class VectorsModel(ByName):
         modules = dict(model.named_modules())
         layout: dict[str, list[str]] = peft_config.layout  # type: ignore[attr-defined]
         for module, names in layout.items():
-            found = modules.get(module)
-            found = found.base_layer if isinstance(found, VectorLayer) else found
-            own = {} if found is None else dict(found.named_parameters(recurse=False))
+            result = modules.get(module)
+            result = result.base_layer if isinstance(result, VectorLayer) else result
+            own = {} if result is None else dict(result.named_parameters(recurse=False))
             for name in names:
                 if name not in own:
                     raise UserError(

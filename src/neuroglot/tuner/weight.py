@@ -296,12 +296,12 @@ class WeightLayer(UnitLayer):
             return
         self.hold(None)
         layout = self.neuroglot_layout[adapter]
-        found = self.unit_deltas(adapter, list(layout.groups))
+        result = self.unit_deltas(adapter, list(layout.groups))
         if why_not_sliced(self.base_layer, self.weight_name) is None:  # a half-precision weight may overflow
             units = self._indices(adapter).long()
             before = self._target(layout.axis).index_select(0, units)
-            found = _sums(before, found[0], None if found[1] is None else self.bias.data[units], found[1])
-        if not all(torch.isfinite(value).all() for value in found if value is not None):
+            result = _sums(before, result[0], None if result[1] is None else self.bias.data[units], result[1])
+        if not all(torch.isfinite(value).all() for value in result if value is not None):
             raise ValueError(f"{self.module_name}: merging adapter {adapter!r} gives NaN or infinity; nothing merged")
 
     def get_base_weight(self) -> torch.Tensor:

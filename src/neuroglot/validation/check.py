@@ -89,8 +89,8 @@ class Report:
         for row in self.counts:
             task = row["task"].replace("_", " ") + ("" if row["used"] else " (not the recipe's)")
             rows.setdefault((row["pair"], task), {})[row["split"]] = row["examples"]
-        splits = [split for split in SPLITS if any(split in found for found in rows.values())]
-        return ["pair", "task", *splits], [[*names, *map(found.get, splits)] for names, found in rows.items()]
+        splits = [split for split in SPLITS if any(split in result for result in rows.values())]
+        return ["pair", "task", *splits], [[*names, *map(result.get, splits)] for names, result in rows.items()]
 
     def facts(self) -> dict[str, Any]:
         """Return all of it as plain data."""
@@ -225,23 +225,25 @@ class _Pass:
     def _take(
         self, ordinal: int, record: Record, example: Example, looks: Mapping[ImageSource, Look | UserError]
     ) -> None:
-        found: list[Look] = []
+        result: list[Look] = []
         for image in example.images:
             look = looks[image]
             if isinstance(look, UserError):
                 self.tallies[_fault(image, look)].add(record.position, _name(image), str(look))
                 return
-            found.append(look)
+            result.append(look)
         empty = False
         for kind, why in faults(example):
             empty |= kind == "empty_target"
             self.tallies[kind].add(record.position, example.target, why)
-        content = found[0].content if len(found) == 1 else hash_text(repr([f.content for f in found])) if found else 0
-        seen = found[0].look if len(found) == 1 else 0
+        content = (
+            result[0].content if len(result) == 1 else hash_text(repr([f.content for f in result])) if result else 0
+        )
+        seen = result[0].look if len(result) == 1 else 0
         self.columns.add(ordinal, self._cell(example, record.split), example, content, seen)
         self.swaps.add(example)
         if not empty:
-            self.lengths.offer(record.position, example, [(f.width, f.height) for f in found])
+            self.lengths.offer(record.position, example, [(f.width, f.height) for f in result])
 
     def _cell(self, example: Example, split: str) -> int:
         key = (example.task, example.source_lang, example.target_lang, split)
@@ -253,16 +255,16 @@ class _Pass:
 
 def _with_texts(findings: Sequence[Finding], read: Read) -> list[Finding]:
     """Read again, as far as is needed, to say where the examples of findings are and what they hold."""
-    wanted = {place for f in findings for example in f.examples for place in example.values()}
-    found: dict[int, dict[str, Any]] = {}
+    wanted = {position for f in findings for example in f.examples for position in example.values()}
+    result: dict[int, dict[str, Any]] = {}
     for ordinal, record in enumerate(islice(read(), max(wanted) + 1) if wanted else ()):
         if ordinal in wanted and isinstance(record.content, Example):
             e = record.content
-            found[ordinal] = {"position": record.position, "split": record.split, "pair": str(e.pair)}
-            found[ordinal] |= {"text": (e.source or "")[:200], "target": e.target[:200]}
-            found[ordinal] |= {"image": _name(e.images[0])} if e.images else {}
+            result[ordinal] = {"position": record.position, "split": record.split, "pair": str(e.pair)}
+            result[ordinal] |= {"text": (e.source or "")[:200], "target": e.target[:200]}
+            result[ordinal] |= {"image": _name(e.images[0])} if e.images else {}
     return [
-        replace(f, examples=tuple({**found[e["ordinal"]], "like": found[e["earlier"]]} for e in f.examples))
+        replace(f, examples=tuple({**result[e["ordinal"]], "like": result[e["earlier"]]} for e in f.examples))
         for f in findings
     ]
 

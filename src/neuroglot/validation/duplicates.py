@@ -77,12 +77,12 @@ def repeated(keys: Keys, rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDAr
         rows: those that count, ascending.
     """
     order = rows[np.argsort(keys[rows], kind="stable")]
-    found = keys[order]
-    begins = np.concatenate([[True], found[1:] != found[:-1]]) if len(found) else np.empty(0, bool)
-    first = order[np.flatnonzero(begins)][np.cumsum(begins) - 1] if len(found) else order
+    result = keys[order]
+    begins = np.concatenate([[True], result[1:] != result[:-1]]) if len(result) else np.empty(0, bool)
+    first = order[np.flatnonzero(begins)][np.cumsum(begins) - 1] if len(result) else order
     later, earlier = order[~begins], first[~begins]
-    place = np.argsort(later)
-    return later[place], earlier[place]
+    index = np.argsort(later)
+    return later[index], earlier[index]
 
 
 def shared(keys: Keys, rows: NDArray[np.intp], others: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -91,9 +91,9 @@ def shared(keys: Keys, rows: NDArray[np.intp], others: NDArray[np.intp]) -> tupl
         return rows[:0], others[:0]
     order = others[np.argsort(keys[others], kind="stable")]
     known = keys[order]
-    place = np.searchsorted(known, keys[rows]).clip(max=len(known) - 1)
-    hit = known[place] == keys[rows]
-    return rows[hit], order[place[hit]]
+    index = np.searchsorted(known, keys[rows]).clip(max=len(known) - 1)
+    hit = known[index] == keys[rows]
+    return rows[hit], order[index[hit]]
 
 
 def alike(looks: Keys, rows: NDArray[np.intp], others: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -103,7 +103,7 @@ def alike(looks: Keys, rows: NDArray[np.intp], others: NDArray[np.intp]) -> tupl
     is compared.
     """
     rows, others = rows[looks[rows] != 0], others[looks[others] != 0]
-    found: dict[int, int] = {}
+    result: dict[int, int] = {}
     for quarter in range(4 if len(others) else 0):
         shift = np.uint64(16 * quarter)
         part = (looks >> shift) & np.uint64(0xFFFF)
@@ -112,9 +112,9 @@ def alike(looks: Keys, rows: NDArray[np.intp], others: NDArray[np.intp]) -> tupl
         for row, other in _candidates(part, known, order, rows):
             near = _bits(looks[row] ^ looks[other]) <= NEAR
             for a, b in zip(row[near].tolist(), other[near].tolist(), strict=True):
-                found.setdefault(a, b)
-    hits = np.array(sorted(found), dtype=np.intp)
-    return hits, np.array([found[row] for row in hits.tolist()], dtype=np.intp)
+                result.setdefault(a, b)
+    hits = np.array(sorted(result), dtype=np.intp)
+    return hits, np.array([result[row] for row in hits.tolist()], dtype=np.intp)
 
 
 def _candidates(

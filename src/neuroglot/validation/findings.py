@@ -292,14 +292,14 @@ def replayed(cells: Sequence[Cell], columns: Columns, plan: Plan) -> Iterator[Fi
         numbers = [number for number, c in enumerate(cells) if (c.task, c.split) == (task, "train")]
         others = [number for number, c in enumerate(cells) if c.task != task and c.split not in ("train", "")]
         trained, tested = rows_of(columns["cell"], numbers), rows_of(columns["cell"], others)
-        found: dict[int, int] = {}
+        result: dict[int, int] = {}
         for name in ("item", "source", "image"):
             key = columns[name]
             hits, first = shared(key, trained[key[trained] != 0], tested)
             for hit, other in zip(hits.tolist(), first.tolist(), strict=True):
-                found.setdefault(hit, other)
-        later = np.array(sorted(found), dtype=np.intp)
-        first = np.array([found[row] for row in later.tolist()], dtype=np.intp)
+                result.setdefault(hit, other)
+        later = np.array(sorted(result), dtype=np.intp)
+        first = np.array([result[row] for row in later.tolist()], dtype=np.intp)
         yield from _found("leaked_replay", later, first, len(trained), columns, where=f"{task}, replayed")
 
 
@@ -328,19 +328,19 @@ def _found(kind: str, later: Rows, first: Rows, total: int, columns: Columns, **
 
 def splits(table: Sequence[Mapping[str, Any]], plan: Plan) -> Iterator[Finding]:
     """Yield what a run would refuse for want of examples, and what it would have too few of."""
-    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    result: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in table:
         if row["task"] == plan.task:
-            found.setdefault(row["pair"], {})[row["split"]] = row
-    if not found:
+            result.setdefault(row["pair"], {})[row["split"]] = row
+    if not result:
         tasks = ", ".join(sorted({row["task"] for row in table})) or "nothing"
         yield finding("no_examples", 1, subject="tasks", where=plan.task, remark=f"the data have {tasks}")
         return
     for pair in plan.pairs:
-        if pair not in found:
-            yield finding("no_examples", 1, subject="pairs", where=pair, remark=nearest(pair, found))
+        if pair not in result:
+            yield finding("no_examples", 1, subject="pairs", where=pair, remark=nearest(pair, result))
     for split, few in (("train", FEW_TRAIN), ("test", FEW_TEST)):
-        rows = {pair: found[pair].get(split) for pair in plan.pairs or found if pair in found}
+        rows = {pair: result[pair].get(split) for pair in plan.pairs or result if pair in result}
         counted = {pair: row["examples"] if row else 0 for pair, row in rows.items()}
         lacking = {pair: n for pair, n in counted.items() if n < few and not (plan.made and n)}
         empty, small = [p for p, n in lacking.items() if not n], [f"{p} {n}" for p, n in lacking.items() if n]
@@ -349,7 +349,7 @@ def splits(table: Sequence[Mapping[str, Any]], plan: Plan) -> Iterator[Finding]:
         if small:
             remark = f"{few} would say something"
             yield finding("small_split", len(small), subject="pairs", where=f"{_some(small)}, {split}", remark=remark)
-    most = max((by_split["train"]["items"] for by_split in found.values() if "train" in by_split), default=0)
+    most = max((by_split["train"]["items"] for by_split in result.values() if "train" in by_split), default=0)
     if most > plan.train:
         remark = f"data.train is {plan.train:,}"
         yield finding("unused", most - plan.train, most, subject="training items of a pair", remark=remark)

@@ -53,22 +53,22 @@ class Looks:
 
     def at(self, images: Iterable[ImageSource]) -> dict[ImageSource, Look | UserError]:
         """Return what is known of each of some images, or what is wrong with it."""
-        found: dict[ImageSource, Look | UserError] = {}
+        result: dict[ImageSource, Look | UserError] = {}
         unseen: list[Path | bytes] = []
         for image in dict.fromkeys(images):
             if isinstance(image, RenderSpec):
-                found[image] = _spec(image)
-            elif isinstance(image, Path) and (place := self._places.get(hash_text(str(image)))) is not None:
-                found[image] = Look(*(self._kept[name][place] for name in Look._fields))
+                result[image] = _spec(image)
+            elif isinstance(image, Path) and (index := self._places.get(hash_text(str(image)))) is not None:
+                result[image] = Look(*(self._kept[name][index] for name in Look._fields))
             else:
                 unseen.append(image)
         for image, look in zip(unseen, self._pool.map(_look, unseen), strict=True):
-            found[image] = look
+            result[image] = look
             if isinstance(image, Path) and isinstance(look, Look):
                 self._places[hash_text(str(image))] = len(self._kept["content"])
                 for name, value in zip(Look._fields, look, strict=True):
                     self._kept[name].append(value)
-        return found
+        return result
 
 
 def _look(image: Path | bytes) -> Look | UserError:

@@ -294,11 +294,11 @@ def _png(pixels: Any) -> str:
 
 
 def _histograms(report: Report) -> dict[str, str] | None:
-    found = {name: report.lengths[name] for name in TITLES if name in report.lengths}
-    if not found:
+    result = {name: report.lengths[name] for name in TITLES if name in report.lengths}
+    if not result:
         return None
-    medians = "; ".join(f"{TITLES[name]}: median {h.quantile(0.5)}" for name, h in found.items())
-    return {"alt": f"Histograms. {medians}.", **both("lengths", _draw(found, report.context))}
+    medians = "; ".join(f"{TITLES[name]}: median {h.quantile(0.5)}" for name, h in result.items())
+    return {"alt": f"Histograms. {medians}.", **both("lengths", _draw(result, report.context))}
 
 
 def _draw(found: Mapping[str, Histogram], context: int) -> Draw:

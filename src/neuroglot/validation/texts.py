@@ -123,12 +123,12 @@ class Lengths:
         if not self.most:
             self._measure(position, example, sizes)
             return
-        place = len(self._kept) if len(self._kept) < self.most else self._rng.randrange(self.offered)
-        if place < self.most:
+        index = len(self._kept) if len(self._kept) < self.most else self._rng.randrange(self.offered)
+        if index < self.most:
             # What the image holds is of no more use, and may be megabytes; of the rest only what is asked.
             meta = {key: value for key, value in example.meta.items() if key == INSTRUCTION}
             entry = (position, replace(example, images=(Path(),) * len(sizes), meta=meta), sizes)
-            self._kept[place : place + 1] = [entry]
+            self._kept[index : index + 1] = [entry]
 
     def finish(self, progress: Callable[[str, int], None]) -> None:
         """Measure what was kept."""
@@ -213,9 +213,13 @@ def faults(example: Example) -> Iterator[tuple[str, str]]:
         yield "reasoning", thought[0]
     if "<image>" in target.lower() and "<image>" not in source.lower():
         yield "image_mark", ""
-    for text, place in ((target, "target"), (source, "source"), *((a, "wrong reading") for a in example.alternatives)):
+    for text, position in (
+        (target, "target"),
+        (source, "source"),
+        *((a, "wrong reading") for a in example.alternatives),
+    ):
         if not unicodedata.is_normalized("NFC", text):
-            yield "decomposed", f"in the {place}"
+            yield "decomposed", f"in the {position}"
             break
     readings = [unicodedata.normalize("NFC", text).strip() for text in (target, *example.alternatives)]
     if len(set(readings)) < len(readings):
@@ -312,11 +316,11 @@ def _strange_script(text: str, language: str) -> str:
     expected = scripts_of(language)
     if not expected or (text.isascii() and "Latn" in expected):
         return ""
-    found = {_script(c) for c in set(text)}
-    foreign = found - expected - {"Latn", *_NEUTRAL}
+    result = {_script(c) for c in set(text)}
+    foreign = result - expected - {"Latn", *_NEUTRAL}
     if foreign:
         return f"{', '.join(sorted(foreign))} in a text of {language}"
-    if "Latn" in found and "Latn" not in expected:
+    if "Latn" in result and "Latn" not in expected:
         letters = [s for s in map(_script, text) if s not in _NEUTRAL]
         own = sum(s in expected for s in letters)
         if len(letters) >= SHORT and own < len(letters) / 2:

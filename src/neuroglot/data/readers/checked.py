@@ -82,11 +82,11 @@ def _checked(
     try:
         if isinstance(record, UserError):
             raise record
-        found = [sizes[image] for image in record.images]
-        for size in found:
+        result = [sizes[image] for image in record.images]
+        for size in result:
             if isinstance(size, UserError):
                 raise size
-        fits(record, [size for size in found if not isinstance(size, UserError)])
+        fits(record, [size for size in result if not isinstance(size, UserError)])
     except UserError as error:
         return Bad(line, str(error))
     return record
@@ -127,10 +127,10 @@ def allow(path: Path, good: int, bad: Sequence[Bad], most: int, count: int | Non
         UserError: the first bad record, and how many there are.
     """
     counts = counted(path)
-    found = len(bad) if count is None else count
-    if found > most:
-        all_ = f"; {found} of {good + found} records are bad and data.max_bad allows {most}"
-        more = "" if (found, most) == (1, 0) else f"{all_}; this is the first"
+    result = len(bad) if count is None else count
+    if result > most:
+        all_ = f"; {result} of {good + result} records are bad and data.max_bad allows {most}"
+        more = "" if (result, most) == (1, 0) else f"{all_}; this is the first"
         raise UserError(f"{path} {counts} {bad[0].line}: {bad[0].reason}{more}")
     if not good:
         first = f"; {counts} {bad[0].line}: {bad[0].reason}" if bad else ""

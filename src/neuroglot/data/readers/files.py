@@ -109,8 +109,8 @@ def joined(parts: Iterable[Part], alone: bool = False) -> Iterator[Row]:
     for part in parts:
         for number, fields in part.rows:
             position = number if alone else position + 1
-            place = "" if alone else f"{part.name} {part.counts} {number}: "
-            yield Row(position, fields, part.folder, part.split, place)
+            location = "" if alone else f"{part.name} {part.counts} {number}: "
+            yield Row(position, fields, part.folder, part.split, location)
 
 
 def convert(rows: Iterable[Row], schema: Callable[[Row, Fields], Iterable[Example]]) -> Iterator[Record]:
@@ -124,11 +124,11 @@ def convert(rows: Iterable[Row], schema: Callable[[Row, Fields], Iterable[Exampl
         try:
             if isinstance(row.fields, UserError):
                 raise row.fields
-            found = list(schema(row, row.fields))
+            result = list(schema(row, row.fields))
         except UserError as error:
             yield row.position, UserError(f"{row.place}{error}")
         else:
-            yield from ((row.position, example) for example in found)
+            yield from ((row.position, example) for example in result)
 
 
 _UTF_16 = "is UTF-16; save it as UTF-8"
@@ -235,9 +235,9 @@ def _rows(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str] | User
             width = width or len(values)
             several = count > 1 or (delimiter == "\t" and values)
             if several and (len(values) != width or _swallows(values, delimiter)):
-                found = "several rows" if len(values) == width else f"a row of {len(values)} values, expected {width}"
+                result = "several rows" if len(values) == width else f"a row of {len(values)} values, expected {width}"
                 wrong = (
-                    f"the quotation mark that opens in line {number + 1} spans {found}, up to line {number + count}"
+                    f"the quotation mark that opens in line {number + 1} spans {result}, up to line {number + count}"
                 )
         except StopIteration:
             return
@@ -258,10 +258,10 @@ def _swallows(values: list[str], delimiter: str) -> bool:
 
     A row has a value for each column and, unlike a sentence, no space after a comma, and does not end in one.
     """
-    for place, value in enumerate(values):
+    for index, value in enumerate(values):
         parts = [part.split(delimiter) for part in _LINE_END.split(value)]
-        parts[0] = [*values[:place], *parts[0]]
-        parts[-1] = [*parts[-1], *values[place + 1 :]]
+        parts[0] = [*values[:index], *parts[0]]
+        parts[-1] = [*parts[-1], *values[index + 1 :]]
         if len(parts) > 1 and len(values) > 1 and all(_row_like(part, delimiter, len(values)) for part in parts):
             return True
     return False
@@ -348,11 +348,11 @@ def json_lines(path: Path) -> Iterator[Numbered]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
         names = [name for name, _ in pairs]
         raise _twice(next(name for name in names if names.count(name) > 1))
-    return found
+    return result
 
 
 def _twice(name: str) -> UserError:

@@ -110,10 +110,10 @@ def splits_of(names: Iterable[str], layout: Layout, where: Path | str) -> dict[s
             raise UserError(
                 f"{where} has no split {theirs!r}, which data.splits.{ours} names; {nearest(theirs, names)}"
             )
-    found = dict(layout.splits)
-    free = [name for name in names if name not in found.values()]
+    result = dict(layout.splits)
+    free = [name for name in names if name not in result.values()]
     for ours, usual in _USUAL.items():
-        if ours in found:
+        if ours in result:
             continue
         exact = [name for name in free if name.lower() in usual]
         near = exact or [name for name in free if re.split(r"[._-]", name.lower())[0] in usual]
@@ -123,12 +123,12 @@ def splits_of(names: Iterable[str], layout: Layout, where: Path | str) -> dict[s
                 f"such as {{{ours}: {near[0]}}}"
             )
         if near:
-            found[ours] = near[0]
+            result[ours] = near[0]
     # Three splits can share only one name.
     own: dict[str | None, str] = {
-        ours: found[ours] for ours in SPLITS if ours in found and not divided(found[ours], layout)
+        ours: result[ours] for ours in SPLITS if ours in result and not divided(result[ours], layout)
     }
-    own.update((None, theirs) for theirs in found.values() if divided(theirs, layout))
+    own.update((None, theirs) for theirs in result.values() if divided(theirs, layout))
     return own
 
 
@@ -186,28 +186,28 @@ def proposal(names: Iterable[str]) -> str:
         >>> proposal(["file", "english", "german"])
         ", such as data.columns='{image: file, source: english, target: german, source_lang: =en, target_lang: =de}'"
     """
-    found = _proposed(tuple(str(name) for name in names))
-    return f", such as data.columns={shlex.quote(found)}" if found else ""
+    result = _proposed(tuple(str(name) for name in names))
+    return f", such as data.columns={shlex.quote(result)}" if result else ""
 
 
 @lru_cache
 def _proposed(names: tuple[str, ...]) -> str:
     known = {name.strip().lower(): name for name in reversed(names)}
-    found = {}
+    result = {}
     for ours, usual in _USUAL_NAMES.items():
         theirs = next((known[name] for name in (ours, *usual) if name in known), None)
         if theirs is not None:
-            found[ours] = theirs
+            result[ours] = theirs
     languages = {code: name for name in reversed(names) if (code := _language(name))}
     if len(languages) > 1:
         source = "en" if "en" in languages else next(reversed(languages))
         target = next(code for code in reversed(languages) if code != source)
-        found |= {"source": languages[source], "target": languages[target]}
-        found |= {"source_lang": f"={source}", "target_lang": f"={target}"}
-    if "target" not in found:
+        result |= {"source": languages[source], "target": languages[target]}
+        result |= {"source_lang": f"={source}", "target_lang": f"={target}"}
+    if "target" not in result:
         return ""
     order = ("image", "source", "target", "source_lang", "target_lang")
-    return "{" + ", ".join(f"{ours}: {quoted(found[ours])}" for ours in order if ours in found) + "}"
+    return "{" + ", ".join(f"{ours}: {quoted(result[ours])}" for ours in order if ours in result) + "}"
 
 
 def quoted(text: str) -> str:

@@ -48,10 +48,10 @@ def lines(path: Path) -> Iterator[Line]:
         if isinstance(line, str) and tagged and _TAG.match(line):
             continue  # the two languages need not have as many of them
         if isinstance(line, str) and segments:
-            found = _SEGMENT.findall(line)
-            if len(found) != len(_OPENS.findall(line)):
+            result = _SEGMENT.findall(line)
+            if len(result) != len(_OPENS.findall(line)):
                 yield number, UserError("a <seg> does not end in its line; write each with its </seg> on one line")
-            yield from ((number, _unescaped(text)) for text in found)
+            yield from ((number, _unescaped(text)) for text in result)
             continue
         yield number, line
 
@@ -118,10 +118,10 @@ def together(files: Mapping[str, Path], root: Path, optional: Collection[str] = 
         said = ", ".join(f"{_name(files[role], root)} has {total}" for role, (total, _) in counts.items())
         raise UserError(f"{root}: files that belong together have different numbers of lines: {said}; align them")
     for number, row in enumerate(zip(*(lines(path) for path in files.values()), strict=False), start=1):
-        found = dict(zip(files, row, strict=True))
-        if not all(line == "" for _, line in found.values()):
-            texts = {role: line if isinstance(line, str) else "" for role, (_, line) in found.items()}
-            yield Aligned(number, texts, _wrong(found, files, root, optional))
+        result = dict(zip(files, row, strict=True))
+        if not all(line == "" for _, line in result.values()):
+            texts = {role: line if isinstance(line, str) else "" for role, (_, line) in result.items()}
+            yield Aligned(number, texts, _wrong(result, files, root, optional))
 
 
 def _wrong(
@@ -147,12 +147,12 @@ def language_files(folder: Path) -> dict[str, dict[str, Path]]:
     Raises:
         UserError: the ending of a file that belongs with others is no language code.
     """
-    found: dict[str, list[tuple[str, Path]]] = {}
+    result: dict[str, list[tuple[str, Path]]] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         stem, dot, ending = path.name.removesuffix(".gz").removesuffix(".xml").rpartition(".")
         if dot and stem and path.is_file() and _like_a_code(ending):
-            found.setdefault(stem, []).append((ending, path))
-    together = {stem: _by_language(of) for stem, of in found.items() if len(of) > 1}
+            result.setdefault(stem, []).append((ending, path))
+    together = {stem: _by_language(of) for stem, of in result.items() if len(of) > 1}
     return {stem: by for stem, by in together.items() if len(by) > 1}
 
 
@@ -162,16 +162,16 @@ def _by_language(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
     Raises:
         UserError: an ending is no language code, or two files are of one language.
     """
-    found: dict[str, Path] = {}
+    result: dict[str, Path] = {}
     for ending, path in files:
         try:
             language = language_code(ending)
         except UserError as error:
             raise UserError(f"{path}: {error}; the file's ending is its language") from None
-        if language in found:
-            raise UserError(f"{found[language]} and {path.name} are both of the language {language}; leave one out")
-        found[language] = path
-    return found
+        if language in result:
+            raise UserError(f"{result[language]} and {path.name} are both of the language {language}; leave one out")
+        result[language] = path
+    return result
 
 
 def _like_a_code(ending: str) -> bool:
@@ -235,16 +235,16 @@ def read_parallel(path: Path, layout: Layout) -> Iterator[Record]:
     Raises:
         UserError: no such files are there, they are not aligned, or a split or language is missing.
     """
-    found = text_files(path)
-    if not found:
+    result = text_files(path)
+    if not result:
         raise UserError(f"{path} holds no parallel text; expected files such as train.en and train.de")
     position = 0
-    for split, name in _splits(found, layout, path):
-        _refuse_missing(layout, found[name], path)
-        for stem, files in found[name].items():
+    for split, name in _splits(result, layout, path):
+        _refuse_missing(layout, result[name], path)
+        for stem, files in result[name].items():
             # A folder may hold several corpora of a split, each of its own pair (IWSLT's en-de and en-fr).
             pairs = [p for p in layout.directions if {p.source, p.target} <= set(files)]
-            if not pairs and layout.pairs and len(found[name]) > 1:
+            if not pairs and layout.pairs and len(result[name]) > 1:
                 continue
             pairs = pairs or pairs_of(layout, files, path / stem)
             wanted = {language for pair in pairs for language in (pair.source, pair.target)}
@@ -268,12 +268,12 @@ def _refuse_missing(layout: Layout, by_stem: Files, path: Path) -> None:
 
 def text_files(path: Path) -> dict[str, Files]:
     """Return split as the source calls it -> stem -> language -> file."""
-    found: dict[str, Files] = {}
+    result: dict[str, Files] = {}
     for stem, files in language_files(path).items():
         iwslt = _IWSLT.fullmatch(stem)
         name = iwslt[1].removesuffix(".tags") if iwslt else _PAIR.sub("", stem)
-        found.setdefault(name, {})[stem] = files
-    return found
+        result.setdefault(name, {})[stem] = files
+    return result
 
 
 def _splits(found: dict[str, Files], layout: Layout, path: Path) -> Iterator[tuple[str | None, str]]:

@@ -100,13 +100,13 @@ def image_list(path: Path, texts: Path, stem: str) -> Path:
     name = stem.split(".", maxsplit=1)[0]  # of train.lc.norm.tok, train
     roots = (texts, texts.parent / "image_splits", path / "image_splits", path)
     places = [root / form for root in roots for form in (f"{name}.txt", f"{name}/index.txt", f"{name}_images.txt")]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
+    result = next((position for position in places if position.is_file()), None)
+    if result is None:
         raise UserError(
             f"{path} has no list of photographs for {name}; expected {name}.txt beside the captions or in "
             f"image_splits/, or {name}/index.txt"
         )
-    return found
+    return result
 
 
 def image_folder(path: Path, listed: Path) -> Path:
@@ -114,7 +114,7 @@ def image_folder(path: Path, listed: Path) -> Path:
     if listed.name == "index.txt":
         return listed.parent
     places = [root / name for root in (path, listed.parent, listed.parent.parent) for name in CAPTION_IMAGES]
-    return next((place for place in places if place.is_dir()), path / CAPTION_IMAGES[0])
+    return next((position for position in places if position.is_dir()), path / CAPTION_IMAGES[0])
 
 
 # ---- CoMMuTE --------------------------------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ def directions(path: Path) -> dict[Path, tuple[Pair, str]]:
     Raises:
         UserError: a folder is named by no language code.
     """
-    found = {}
+    result = {}
     for folder in [path, *sorted(path.iterdir())] if path.is_dir() else ():
         name = _FOLDER.fullmatch(folder.name)
         if name and (any(folder.glob("correct.*")) or (folder / ORDER).is_file()):
@@ -145,8 +145,8 @@ def directions(path: Path) -> dict[Path, tuple[Pair, str]]:
                 pair = Pair(language_code(name[1]), language_code(name[2]))
             except UserError as error:
                 raise UserError(f"{folder}: {error}; the folder's name is its pair") from None
-            found[folder] = pair, "test" if name[3] in (None, "test") else "dev"
-    return found
+            result[folder] = pair, "test" if name[3] in (None, "test") else "dev"
+    return result
 
 
 def read_commute(path: Path, layout: Layout) -> Iterator[Record]:
@@ -155,19 +155,19 @@ def read_commute(path: Path, layout: Layout) -> Iterator[Record]:
     Raises:
         UserError: no folder of a pair is there, or its files are not aligned.
     """
-    found = directions(path)
-    if not found:
+    result = directions(path)
+    if not result:
         raise UserError(f"{path} is no CoMMuTE; expected folders such as en-de with src.en, correct.de, incorrect.de")
-    known = [str(pair) for pair, _ in found.values()]
+    known = [str(pair) for pair, _ in result.values()]
     for pair in layout.directions:
         if str(pair) not in known:
             raise UserError(f"{path} has no pair {pair}; {nearest(str(pair), known)}")
-    named = {split: str(folder.relative_to(path.parent)) for folder, (_, split) in found.items()}
+    named = {split: str(folder.relative_to(path.parent)) for folder, (_, split) in result.items()}
     chosen = splits_of(named, layout, path)
     check_left_out(named, chosen, layout, path)
     ours = {theirs: split for split, theirs in chosen.items()}
     before = position = 0
-    for folder, (pair, theirs) in found.items():
+    for folder, (pair, theirs) in result.items():
         if (layout.pairs and pair not in layout.directions) or theirs not in ours:
             continue
         before = position
@@ -257,7 +257,7 @@ def read_ocrmt30k(path: Path, layout: Layout) -> Iterator[Record]:
             "ocr": folder / f"ocr_zh_pseudo_{theirs}.txt",
             "target": folder / f"ocr_en_{theirs}.txt",
         }
-        place = _Place(split, theirs, layout.images or _images(path, folder), source)
+        location = _Place(split, theirs, layout.images or _images(path, folder), source)
         optional = [role for role in SOURCES if role != source]
         later = _later(together(files, path, optional))
         waiting: dict[str, list[Aligned]] = {}
@@ -267,7 +267,7 @@ def read_ocrmt30k(path: Path, layout: Layout) -> Iterator[Record]:
             if later[name]:  # its other texts come further down
                 later[name] -= 1
                 waiting[name], every = every, []
-            yield from _of_image(lines, every, place, position + 1, layout)
+            yield from _of_image(lines, every, location, position + 1, layout)
             position += len(lines)
 
 
@@ -277,10 +277,10 @@ def _photograph(record: Aligned) -> str:
 
 def _later(records: Iterable[Aligned]) -> Counter[str]:
     """Return how often photographs come again after others; none does where all lines of each lie together."""
-    known, found = Ids(), Counter[str]()
+    known, result = Ids(), Counter[str]()
     for name, _ in groupby(records, _photograph):
-        found.update([name] if known.earlier(name, 0) is not None else [])
-    return found
+        result.update([name] if known.earlier(name, 0) is not None else [])
+    return result
 
 
 def _of_image(
@@ -352,13 +352,13 @@ MIT10M_TEXTS = ("id", "img", "src_lang", "tgt_lang", "src_text", "tgt_text")
 
 def split_files(path: Path) -> dict[str, list[Path]]:
     """Return split as the source calls it -> its files: `train/DE.jsonl`, or `train.jsonl` with MIT-10M's fields."""
-    found: dict[str, list[Path]] = {}
+    result: dict[str, list[Path]] = {}
     for file in sorted(path.glob("*/*.jsonl")):
         if re.fullmatch(r"[A-Z]{2}", file.stem):
-            found.setdefault(file.parent.name, []).append(file)
-    if not found:
-        found = {file.stem: [file] for file in sorted(path.glob("*.jsonl")) if has_fields(first_fields(file))}
-    return found
+            result.setdefault(file.parent.name, []).append(file)
+    if not result:
+        result = {file.stem: [file] for file in sorted(path.glob("*.jsonl")) if has_fields(first_fields(file))}
+    return result
 
 
 def has_fields(names: Collection[str]) -> bool:
@@ -379,13 +379,13 @@ def read_mit10m(path: Path, layout: Layout) -> Iterator[Record]:
             f"the fields {', '.join(MIT10M_TEXTS)}"
         )
     root = path.parent if path.is_file() else path
-    found: Mapping[str | None, str] = {**splits_of(files, layout, path)}
-    check_left_out({name: str(of[0].relative_to(root)) for name, of in files.items()}, found, layout, path)
-    if not found and len(files) > 1:
+    result: Mapping[str | None, str] = {**splits_of(files, layout, path)}
+    check_left_out({name: str(of[0].relative_to(root)) for name, of in files.items()}, result, layout, path)
+    if not result and len(files) > 1:
         raise UserError(f"{path} has {', '.join(sorted(files))}; say in data.splits which is train, dev and test")
     parts = [
         Part(str(file.relative_to(root)), json_lines(file), root, ours)
-        for ours, theirs in (found or {None: next(iter(files))}).items()
+        for ours, theirs in (result or {None: next(iter(files))}).items()
         for file in files[theirs]
     ]
     schema = partial(_examples, _Finder(root, layout.images), Ids(), layout)
@@ -402,10 +402,10 @@ class _Finder:
 
     def find(self, name: str) -> Path:
         for number, (root, whole) in enumerate(self._ways):
-            place = root / (name if whole else Path(name).name)
-            if _is_file(place):
+            path = root / (name if whole else Path(name).name)
+            if _is_file(path):
                 self._ways.insert(0, self._ways.pop(number))  # the next one is likely to lie there too
-                return place
+                return path
         root, whole = self._ways[0]
         return root / (name if whole else Path(name).name)
 

@@ -95,10 +95,10 @@ def mapped(fields: Fields, layout: Layout, names: Iterable[str]) -> dict[str, An
     mapped_away = {other for name in layout.columns for other in EXCLUDED.get(name, ())} - set(layout.columns)
     if layout.columns.get("task") == f"={INSTRUCT}":
         mapped_away.discard("instruction")
-    found = {name: fields[name] for name in names if fields.get(name) is not None and name not in mapped_away}
+    result = {name: fields[name] for name in names if fields.get(name) is not None and name not in mapped_away}
     for name, theirs in layout.columns.items():
-        found[name] = theirs[1:] if theirs.startswith("=") else _deep(fields, theirs, name)
-    return found
+        result[name] = theirs[1:] if theirs.startswith("=") else _deep(fields, theirs, name)
+    return result
 
 
 def _deep(fields: Any, theirs: str, name: str) -> Any:
@@ -136,7 +136,7 @@ def images_of(value: Any, folder: Path) -> tuple[ImageSource, ...]:
     Raises:
         UserError: they are something else, such as the address of a page.
     """
-    found: list[ImageSource] = []
+    result: list[ImageSource] = []
     for one, held in _held(value):
         if not isinstance(held, str | bytes) or not held:
             what = "an object without bytes and path" if isinstance(one, Mapping) else shown(value)
@@ -145,8 +145,8 @@ def images_of(value: Any, folder: Path) -> tuple[ImageSource, ...]:
             check_surrogates(held)
             if _ADDRESS.match(held):
                 raise UserError(f"image {held[:80]!r} is an address; fetch it, and give the path of the file")
-        found.append(folder / held if isinstance(held, str) else held)
-    return tuple(found)
+        result.append(folder / held if isinstance(held, str) else held)
+    return tuple(result)
 
 
 def _held(value: Any) -> Iterator[tuple[Any, Any]]:
@@ -158,7 +158,7 @@ def _held(value: Any) -> Iterator[tuple[Any, Any]]:
 def _read(text: str) -> str | bytes:
     """Return the path that a text is, without `file:`, or the bytes that it holds in base64."""
     if not _DATA.match(text) and not _BASE64.fullmatch(text):
-        return text[found.end() :] if (found := _FILE.match(text)) else text
+        return text[match.end() :] if (match := _FILE.match(text)) else text
     head, comma, content = text.rpartition(",")
     try:
         return b64decode("".join(content.split()), validate=True)
@@ -184,12 +184,12 @@ def split_named(value: Any, row: Row, layout: Layout, notes: Notes) -> str | Non
         return row.split
     if divided(name_of(value, "split"), layout):
         return None
-    found = value if value in SPLITS and not layout.splits else split_of(name_of(value, "split"), layout)
-    if found is None:
+    result = value if value in SPLITS and not layout.splits else split_of(name_of(value, "split"), layout)
+    if result is None:
         known = ", ".join(layout.splits.values()) if layout.splits else ", ".join(SPLITS)
         raise UserError(f"split must be one of {known}, got {shown(value)}")
-    notes.split(value, found, row.split, found)
-    return found
+    notes.split(value, result, row.split, result)
+    return result
 
 
 # ---- records --------------------------------------------------------------------------------------------------------
@@ -324,10 +324,10 @@ def _targets(values: Mapping[str, Any], layout: Layout) -> tuple[dict[Pair, str]
         if pair in targets:
             raise UserError(f"targets names the language {pair.target} twice, as {code} too; leave one out")
         targets[pair] = text
-        found = wrong.get(code) or [] if isinstance(wrong, Mapping) else wrong
-        if not _texts(found) or (found and not isinstance(wrong, Mapping)):
+        result = wrong.get(code) or [] if isinstance(wrong, Mapping) else wrong
+        if not _texts(result) or (result and not isinstance(wrong, Mapping)):
             raise UserError(f"alternatives must be an object of lists of texts by language, got {shown(wrong)}")
-        alternatives[pair] = found
+        alternatives[pair] = result
     return targets, alternatives
 
 
@@ -375,13 +375,13 @@ def read_jsonl(path: Path | str) -> Iterator[Example]:
     Raises:
         UserError: the file is missing or empty, or a line is wrong; the message names the file and the line.
     """
-    found = False
+    result = False
     for number, record in read_records(path):
         if isinstance(record, UserError):
             raise UserError(f"{path} line {number}: {record}")
-        found = True
+        result = True
         yield record
-    if not found:
+    if not result:
         raise UserError(f"data file {path} holds no examples; expected one JSON object a line")
 
 
@@ -481,11 +481,11 @@ class _Folders:
 
 def _parts(path: Path, files: list[Path], layout: Layout) -> Iterator[Part]:
     named = {file.parent.name: file for file in files if file.parent != path}
-    found = splits_of(named, layout, path) if named else {}
-    check_left_out({name: str(file.relative_to(path)) for name, file in named.items()}, found, layout, path)
-    ours = {theirs: split for split, theirs in found.items()}
+    result = splits_of(named, layout, path) if named else {}
+    check_left_out({name: str(file.relative_to(path)) for name, file in named.items()}, result, layout, path)
+    ours = {theirs: split for split, theirs in result.items()}
     for file in files:
-        if file.parent == path or not found or file.parent.name in ours:
+        if file.parent == path or not result or file.parent.name in ours:
             yield Part(str(file.relative_to(path)), text_rows(file), file.parent, ours.get(file.parent.name))
 
 

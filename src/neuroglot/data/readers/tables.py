@@ -66,9 +66,9 @@ def _folder(
         parent = file.parent.name if file.parent != path else ""
         own = file.stem.split("-")[0]
         named.setdefault(parent if _names_split(parent, layout) else own, []).append(file)
-    found = splits_of(named, layout, path)
-    check_left_out({name: str(of[0].relative_to(path)) for name, of in named.items()}, found, layout, path)
-    splits: dict[str | None, list[Path]] = {ours: named[theirs] for ours, theirs in found.items()}
+    result = splits_of(named, layout, path)
+    check_left_out({name: str(of[0].relative_to(path)) for name, of in named.items()}, result, layout, path)
+    splits: dict[str | None, list[Path]] = {ours: named[theirs] for ours, theirs in result.items()}
     for split, members in (splits or {None: list(files)}).items():
         for file in members:
             rows = _parquet(file, needs, uses)
@@ -111,17 +111,17 @@ def _rows(batches: Iterable[pa.RecordBatch]) -> Iterator[Numbered]:
 
 def _objects(batch: pa.RecordBatch) -> Iterator[Fields | UserError]:
     try:
-        found = batch.to_pylist()
+        result = batch.to_pylist()
     except Exception:  # somewhere in the batch; find the row
-        for place in range(batch.num_rows):
+        for position in range(batch.num_rows):
             try:
-                yield batch.slice(place, 1).to_pylist()[0]
+                yield batch.slice(position, 1).to_pylist()[0]
             except UnicodeDecodeError as error:
                 yield UserError(f"a text is not UTF-8 (byte {error.start}); write the table from decoded texts")
             except Exception as error:
                 yield UserError(f"the row cannot be read: {reason(error)}; write the table again")
         return
-    yield from found
+    yield from result
 
 
 # ---- datasets -------------------------------------------------------------------------------------------------------
@@ -150,15 +150,15 @@ def _of_table(path: Path, table: Any) -> Iterator[Numbered]:
 
 def _chosen(names: Sequence[str], layout: Layout, where: Path | str) -> dict[str | None, str | None]:
     """Return our split -> theirs; all of a source that has only one, of whatever name."""
-    found = splits_of(names, layout, where)
-    if not found and len(names) == 1:
+    result = splits_of(names, layout, where)
+    if not result and len(names) == 1:
         return {None: names[0]}
-    if not found:
+    if not result:
         raise UserError(
             f"{where} has the splits {', '.join(names)}; say with data.splits which is train, dev and test"
         )
-    check_left_out({name: f"split {name}" for name in names}, found, layout, where)
-    return dict(found)
+    check_left_out({name: f"split {name}" for name in names}, result, layout, where)
+    return dict(result)
 
 
 def _hub(name: str, layout: Layout, needs: Collection[str], uses: Collection[str]) -> Iterator[Part]:

@@ -62,8 +62,8 @@ def phrases() -> list[str]:
     pieces: dict[str, None] = {}
     for templates in {**TEMPLATES, "multimodal_translation": UNTAUGHT}.values():
         for template in templates:
-            head, found, tail = template.partition("{target}")
-            if not found:
+            head, result, tail = template.partition("{target}")
+            if not result:
                 pieces[head] = None
                 continue
             words = head.split(" ")  # the preposition goes with the language: " in German?"

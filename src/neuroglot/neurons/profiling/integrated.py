@@ -60,15 +60,17 @@ def integrated_gradients(
     for batch in batches:
         inputs, condition, _ = unpack(batch)
         counts[condition] = counts.get(condition, 0) + len(inputs["input_ids"])
-        found = sums.setdefault(condition, {})
+        result = sums.setdefault(condition, {})
         for name in layers:
             each = attributions(model, inputs, condition, known[name], steps)
             if not usable([each]):
                 raise UserError(
                     f"the integrated gradients of {name} for {condition} are not finite; look at the model"
                 )
-            found[name] = found.get(name, 0) + each.abs().sum(0).double().cpu()
-    return {condition: {name: x / counts[condition] for name, x in found.items()} for condition, found in sums.items()}
+            result[name] = result.get(name, 0) + each.abs().sum(0).double().cpu()
+    return {
+        condition: {name: x / counts[condition] for name, x in result.items()} for condition, result in sums.items()
+    }
 
 
 def attributions(
@@ -94,12 +96,12 @@ def attributions(
                 if gradient is not None:
                     part = activation * gradient * weight
                     total = part if total is None else total + part
-    found = torch.zeros(len(inputs["input_ids"]), layer.neurons, dtype=torch.float64)
+    result = torch.zeros(len(inputs["input_ids"]), layer.neurons, dtype=torch.float64)
     if total is not None:
         flat = total.flatten(0, -2)
         for sample, rows, _ in positions.by_sample(layer, total):
-            found[sample] = flat[rows].double().sum(0).cpu()
-    return found
+            result[sample] = flat[rows].double().sum(0).cpu()
+    return result
 
 
 @contextmanager

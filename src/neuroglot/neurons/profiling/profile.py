@@ -473,14 +473,14 @@ class Profile:
         return {layer.name: mean[layer.name].div_(whole[population(layer)]) for layer in self.layers}
 
     def _static(self, score: str) -> dict[str, Tensor]:
-        found = self.static.get(score, {})
-        missing = [layer.name for layer in self.layers if layer.name not in found]
+        result = self.static.get(score, {})
+        missing = [layer.name for layer in self.layers if layer.name not in result]
         if missing:
             why = "whose weight is quantised" if score == "weight" else "which nobody has measured"
             raise UserError(
                 f"score {score!r} is not known for {missing[0]}, {why}; use one of {', '.join(self.scores)}"
             )
-        return {x.name: self._finite(found[x.name].double(), score, x.name) for x in self.layers}
+        return {x.name: self._finite(result[x.name].double(), score, x.name) for x in self.layers}
 
     def _finite(self, values: Tensor, score: str, layer: str, rows: Sequence[int] = ()) -> Tensor:
         """Return values [K, N] or [N], or refuse them: nothing can be chosen or ranked by what is no number."""

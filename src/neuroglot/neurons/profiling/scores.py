@@ -96,7 +96,7 @@ def _row_gradient(positions: Positions, layer: Layer, seen: LayerUse) -> Tensor:
     """
     assert seen.input is not None
     G, X = seen.gradient.flatten(0, -2), seen.input.flatten(0, -2)  # (rows, N), (rows, inputs)
-    found = G.new_zeros(*positions.present.shape, layer.neurons)
+    result = G.new_zeros(*positions.present.shape, layer.neurons)
     for sample, rows, masks in positions.by_sample(layer, seen.gradient):
         x = X[rows]
         for c, mask in enumerate(masks):
@@ -108,8 +108,8 @@ def _row_gradient(positions: Positions, layer: Layer, seen: LayerUse) -> Tensor:
                 square = (g * ((x @ x.T) @ g)).sum(0).clamp(min=0)
             else:
                 square = (g.T @ x).square().sum(1)
-            found[sample, c] = square.sqrt()
-    return found
+            result[sample, c] = square.sqrt()
+    return result
 
 
 SCORES = {
@@ -139,12 +139,12 @@ def lape(
     Raises:
         UserError: the profile lacks `activation_probability`, the class or a condition.
     """
-    found = {}
+    result = {}
     for name, p in profile.mean("activation_probability", token_class, conditions).items():
         total = p.sum(0)
         q = torch.where(total > 0, p / total, 1 / len(p))
-        found[name] = torch.special.entr(q).sum(0)
-    return found
+        result[name] = torch.special.entr(q).sum(0)
+    return result
 
 
 def neuron_norms(weight: Callable[[str], Tensor | None], layers: Sequence[Layer]) -> dict[str, Tensor]:
@@ -157,7 +157,7 @@ def neuron_norms(weight: Callable[[str], Tensor | None], layers: Sequence[Layer]
         weight: a matrix's name -> weight as it is stored, or None where it is not known.
         layers: those with a matrix that is not known are absent from the result.
     """
-    found = {}
+    result = {}
     for layer in layers:
         squares = torch.zeros(layer.neurons, dtype=torch.float64)
         for name, axis in [(name, 0) for name in layer.reads or (layer.name,)] + [(layer.writes, 1)]:
@@ -170,8 +170,8 @@ def neuron_norms(weight: Callable[[str], Tensor | None], layers: Sequence[Layer]
             norms = torch.linalg.vector_norm(x.detach().float(), dim=1 - axis).double().cpu()
             squares += norms.view(-1, layer.neurons).square().sum(0)  # a fused matrix holds two rows of each unit
         else:
-            found[layer.name] = squares.sqrt()
-    return found
+            result[layer.name] = squares.sqrt()
+    return result
 
 
 def movement(
@@ -209,8 +209,8 @@ def weight_of(model: nn.Module) -> Callable[[str], Tensor | None]:
 
     def weight(name: str) -> Tensor | None:
         owner, _, last = name.rpartition(".")
-        found = getattr(model.get_submodule(owner), last)
-        return found if isinstance(found, Tensor) else found.weight
+        result = getattr(model.get_submodule(owner), last)
+        return result if isinstance(result, Tensor) else result.weight
 
     return weight
 

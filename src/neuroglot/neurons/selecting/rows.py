@@ -101,12 +101,12 @@ def _ranked(
 ) -> list[int]:
     """Return how many of the best rows of all layers lie in each."""
     keys, plain, home = [], [], []
-    for place, layer in enumerate(layers):
+    for index, layer in enumerate(layers):
         alive = found.alive(layer.name)
         key = found.values[layer.name].mean(0)[alive]
         keys.append(key / cost(layer) if options.cost == "weights" else key)
         plain.append(found.plain[layer.name][alive])
-        home.append(torch.full((len(key),), place))
+        home.append(torch.full((len(key),), index))
     where = torch.cat(home)[ranked(torch.cat(keys), torch.cat(plain))]
     if options.budget_of == "neurons":
         where = where[: int(share * sum(layer.neurons for layer in whole) + 0.5)]
@@ -145,10 +145,10 @@ def ranked(*keys: Tensor) -> Tensor:
     order = np.argsort(-first)  # several times faster than a stable sort, and as good without ties
     if not (np.diff(first[order]) == 0).any():
         return torch.from_numpy(order)
-    found = torch.argsort(keys[-1], descending=True, stable=True)
+    result = torch.argsort(keys[-1], descending=True, stable=True)
     for key in reversed(keys[:-1]):
-        found = found[torch.argsort(key[found], descending=True, stable=True)]
-    return found
+        result = result[torch.argsort(key[result], descending=True, stable=True)]
+    return result
 
 
 # ---- Rows: which neurons, and for which pairs -----------------------------------------------------------------------
@@ -360,7 +360,7 @@ def _by_group(rows: Tensor, belongs: Tensor, sides: Sequence[Group]) -> dict[Gro
     order = torch.argsort(kind * (rows.max() + 1) + rows)  # by group, then ascending
     order = order.split(torch.bincount(kind, minlength=len(values)).tolist())
     made = {}
-    for place in order:
-        members = belongs[:, place[0]].nonzero().squeeze(1).tolist()
-        made[frozenset().union(*(sides[s] for s in members))] = rows[place]
+    for index in order:
+        members = belongs[:, index[0]].nonzero().squeeze(1).tolist()
+        made[frozenset().union(*(sides[s] for s in members))] = rows[index]
     return made

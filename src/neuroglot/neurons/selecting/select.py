@@ -73,8 +73,8 @@ def _by_score(score: str) -> Ranking:
 
 
 def _least(profile: Profile, options: Options, layers: list[Layer]) -> Mapping[str, tuple[Tensor, Tensor]]:
-    found = _by_score(options.score)(profile, options, layers)
-    return {name: (-key, x) for name, (key, x) in found.items()}
+    result = _by_score(options.score)(profile, options, layers)
+    return {name: (-key, x) for name, (key, x) in result.items()}
 
 
 def _lape(profile: Profile, options: Options, layers: list[Layer]) -> Mapping[str, tuple[Tensor, Tensor]]:
@@ -108,8 +108,8 @@ def _random(profile: Profile, options: Options, layers: list[Layer]) -> Mapping[
 
 def _random_layers(profile: Profile, options: Options) -> Rows:
     """Choose rows as ever, in other layers: each kept one's number goes to a random one of its part and shape."""
-    found = importance(profile, options)
-    quota = allocation(profile, options, found)
+    result = importance(profile, options)
+    quota = allocation(profile, options, result)
     generator = torch.Generator().manual_seed(zlib.crc32(f"{options.seed} layers".encode()))
     layers = neurons_of(profile, options)
     drawn: dict[str, int] = {}
@@ -118,7 +118,7 @@ def _random_layers(profile: Profile, options: Options) -> Rows:
         counts = [quota[name] for name in alike if name in quota]
         order = torch.randperm(len(alike), generator=generator)[: len(counts)]
         drawn |= dict(zip((alike[i] for i in order.tolist()), counts, strict=True))
-    return sets(profile, options, found, drawn)
+    return sets(profile, options, result, drawn)
 
 
 def _kind(layer: Layer) -> tuple[str, int, int, bool]:

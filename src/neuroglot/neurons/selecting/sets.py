@@ -109,16 +109,16 @@ def compare(a: Selection, b: Selection, most: int = 10) -> dict[str, Any]:
             same = len(x.both.get((group, group), ()))
             groups.setdefault(_name(group, a, b), _Tally()).add(rows, same, size.get(x.module))
     eligible = [sum(s.meta["neurons"].values()) if s.meta.get("neurons") else None for s in (a, b)]
-    found = whole.shown()
-    found["chance_anywhere"] = None
+    result = whole.shown()
+    result["chance_anywhere"] = None
     units = "ffn" in (a.meta.get("neuron"), b.meta.get("neuron"))  # whose rows are not drawn one by one
     if eligible[0] is not None and eligible[0] == eligible[1] and not units:
         expected = len(a) * len(b) / eligible[0]
-        found["chance_anywhere"] = _ratio(expected, len(a) + len(b) - expected)
+        result["chance_anywhere"] = _ratio(expected, len(a) + len(b) - expected)
     layers = [set(a.rows), set(b.rows)]
     together = len(layers[0] & layers[1])
     return {
-        "rows": found,
+        "rows": result,
         "layers": {
             "a": len(layers[0]),
             "b": len(layers[1]),

@@ -96,11 +96,11 @@ def specificity(
         return analysed(n, sums.numpy(), squares.numpy(), within, groups)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        found = dict(zip(moments, threads.map(of, moments), strict=True))
-    q = false_discovery_control(np.concatenate([p for p, _, _ in found.values()]))
-    ends = np.cumsum([len(p) for p, _, _ in found.values()])
+        result = dict(zip(moments, threads.map(of, moments), strict=True))
+    q = false_discovery_control(np.concatenate([p for p, _, _ in result.values()]))
+    ends = np.cumsum([len(p) for p, _, _ in result.values()])
     made = {}
-    for (name, (p, effect, lower)), end in zip(found.items(), ends.tolist(), strict=True):
+    for (name, (p, effect, lower)), end in zip(result.items(), ends.tolist(), strict=True):
         made[name] = Specificity(*map(torch.from_numpy, (p, q[end - len(p) : end], effect, lower)))
     return made
 
@@ -239,15 +239,15 @@ def _lower(
         h = (4 * tau * w + null[at]) / (9 * np.square(mean))  # 2 / (9 b)
         return mean * (1 - h + z * np.sqrt(h)) ** 3 <= between[at]
 
-    found = np.zeros_like(between)
-    some = np.flatnonzero(fits(found, slice(None)))  # the others are zero
+    result = np.zeros_like(between)
+    some = np.flatnonzero(fits(result, slice(None)))  # the others are zero
     low, high = np.zeros(len(some)), between[some]
     for _ in range(STEPS):
         tau = (low + high) / 2
         right = fits(tau, some)
         low, high = np.where(right, tau, low), np.where(right, high, tau)
-    found[some] = low
-    return found
+    result[some] = low
+    return result
 
 
 def significant(found: Mapping[str, Specificity], rate: float, effect: float) -> dict[str, Any]:
