@@ -61,18 +61,18 @@ class Format:
         """What to do about one that cannot be used."""
         return f"delete it and run the {self.stage} stage again"
 
-    def check(self, found: Any, path: Path | str) -> None:
+    def check(self, result: Any, path: Path | str) -> None:
         """Compare with what a file says it is.
 
         Raises:
             UserError: it is of another kind, or of an older or a newer version.
         """
-        if found == str(self):
+        if result == str(self):
             return
-        known = re.fullmatch(rf"neuroglot-{self.name}-(\d+)", str(found))
+        known = re.fullmatch(rf"neuroglot-{self.name}-(\d+)", str(result))
         if known is None:
-            raise UserError(f"{path} is no {self.name} file: format {found!r}, expected {str(self)!r}; {self.again}")
-        reads = f"format {found!r}, this one reads {str(self)!r}"
+            raise UserError(f"{path} is no {self.name} file: format {result!r}, expected {str(self)!r}; {self.again}")
+        reads = f"format {result!r}, this one reads {str(self)!r}"
         if int(known[1]) > self.version:
             raise NewerFileError(f"{path} was made by a newer neuroglot: {reads}; update neuroglot, or {self.again}")
         raise UserError(f"{path} was made by an older neuroglot: {reads}; {self.again}")

@@ -97,8 +97,8 @@ def check_weights(model: nn.Module, name: str) -> None:
     result = unusable(dict(model.named_parameters()))
     if result:
         raise UserError(
-            f"model {name} has a weight that cannot be computed with: {result}; the checkpoint is damaged or was saved "
-            "from a training that diverged; get it again, or take another"
+            f"model {name} has a weight that cannot be computed with: {result}; the checkpoint is damaged or was "
+            "saved from a training that diverged; get it again, or take another"
         )
 
 

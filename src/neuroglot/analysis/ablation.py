@@ -574,25 +574,25 @@ def verdict(value: Mapping[str, float]) -> str:
     return "more" if value["low"] > 0 else "less" if value["high"] < 0 else "no more"
 
 
-def _diagonal(found: Found, what: str) -> str:
-    if "diagonal" not in found:
+def _diagonal(result: Found, what: str) -> str:
+    if "diagonal" not in result:
         return f"{what}: there is no group of fewer than all pairs to compare."
-    d, beyond = found["diagonal"], found["diagonal_beyond_random"]
+    d, beyond = result["diagonal"], result["diagonal_beyond_random"]
     return (
         f"{what}, a group's own pairs lose {d['mean']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}] nats a character "
         f"against the other pairs; that is {verdict(beyond)} than with random groups of the same size "
         f"({beyond['mean']:+.4f} [{beyond['low']:+.4f}, {beyond['high']:+.4f}]), and the own pair is hit hardest in "
-        f"{found['own_highest']} of {found['specific_groups']} groups."
+        f"{result['own_highest']} of {result['specific_groups']} groups."
     )
 
 
-def sentence(found: Found) -> str:
-    how = "zero" if found["ablate"] == "zero" else "their means"
-    text = _diagonal(found["groups"], f"When the chosen groups are set to {how} in the base model")
-    if "names" in found.get("trained", {}):
-        text += " " + _diagonal(found["trained"], "When what a group learned is taken out of the trained model")
-    if found["doses"]:
-        text += " " + _doses(found["doses"]["rows"])
+def sentence(result: Found) -> str:
+    how = "zero" if result["ablate"] == "zero" else "their means"
+    text = _diagonal(result["groups"], f"When the chosen groups are set to {how} in the base model")
+    if "names" in result.get("trained", {}):
+        text += " " + _diagonal(result["trained"], "When what a group learned is taken out of the trained model")
+    if result["doses"]:
+        text += " " + _doses(result["doses"]["rows"])
     return text
 
 
@@ -614,13 +614,13 @@ def _doses(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"{text}."
 
 
-def tables(found: Found) -> list[Table]:
+def tables(result: Found) -> list[Table]:
     tables = []
     for key, title in (("groups", "the base model"), ("trained", "the trained model, what a group learned taken out")):
-        part = found.get(key)
+        part = result.get(key)
         if not part or "skipped" in part:
             continue
-        head = ["group", "neurons", *found["pairs"], "mean", "random, mean"]
+        head = ["group", "neurons", *result["pairs"], "mean", "random, mean"]
         rows = [
             [name, f"{size:,}", *(f"{value:+.4f}" for value in row), interval(harm, 4), interval(chance, 4)]
             for name, size, row, harm, chance in zip(
@@ -639,36 +639,36 @@ def tables(found: Found) -> list[Table]:
                 )
             ]
             tables.append(Table(f"Diagonal less off-diagonal: {title}", own))
-    if found["doses"]:
+    if result["doses"]:
         head = ["neurons silenced", "own pair", "other pairs", "random neurons", "own less other", "own less random"]
         rows = [
             [f"{100 * row['share']:g} % ({row['neurons']:,})"]
             + [interval(row[name], 3) for name in ("own", "others", "random", "gap", "beyond")]
-            for row in found["doses"]["rows"]
+            for row in result["doses"]["rows"]
         ]
         tables.append(Table("Dose and response: nats a character added", [head, *rows]))
     return tables
 
 
-def figures_of(found: Found) -> list[Figure]:
+def figures_of(result: Found) -> list[Figure]:
     made = []
     for key, title in (("groups", "base model"), ("trained", "trained model")):
-        part = found.get(key)
+        part = result.get(key)
         if part and "skipped" not in part:
             # The agnostic group, many times as large, would leave the others one colour.
             rows = [index for index, name in enumerate(part["names"]) if name != AGNOSTIC]
             if len(rows) < 2:
                 continue
             names = [part["names"][index] for index in rows]
-            alt = f"Heat map of {len(rows)} groups by {len(found['pairs'])} pairs, {title}, beside random groups."
+            alt = f"Heat map of {len(rows)} groups by {len(result['pairs'])} pairs, {title}, beside random groups."
             panels = {
                 f"{label} · {title}": _relative([part[kind][index] for index in rows])
                 for label, kind in (("groups", "matrix"), ("random groups of their size", "random"))
             }
             unit = "nats a character added, less the pair's mean over groups"
-            made.append(Figure(f"ablation-{key}", alt, figures.heat(panels, names, found["pairs"], unit)))
-    if found["doses"]:
-        doses: Sequence[Any] = found["doses"]["rows"]
+            made.append(Figure(f"ablation-{key}", alt, figures.heat(panels, names, result["pairs"], unit)))
+    if result["doses"]:
+        doses: Sequence[Any] = result["doses"]["rows"]
         x = [100 * row["share"] for row in doses]
         curves = (
             ("own pair", "own", "system-5"),

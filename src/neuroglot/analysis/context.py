@@ -246,10 +246,10 @@ def known(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def interval(found: Mapping[str, float], digits: int = 2) -> str:
+def interval(result: Mapping[str, float], digits: int = 2) -> str:
     """Return `mean [low, high]`, the mean alone where there is no interval, or `unknown`."""
-    if not known(found["mean"]):
+    if not known(result["mean"]):
         return "unknown"
-    if not known(found["low"]):
-        return f"{found['mean']:.{digits}f}"
-    return f"{found['mean']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+    if not known(result["low"]):
+        return f"{result['mean']:.{digits}f}"
+    return f"{result['mean']:.{digits}f} [{result['low']:.{digits}f}, {result['high']:.{digits}f}]"

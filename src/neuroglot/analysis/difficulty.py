@@ -122,10 +122,10 @@ def pair_spread(y: Array, pairs: Array, covariates: Array | None, blocks: np.nda
     return effects.var(0), error * float(np.trace(centring @ scatter)) / k
 
 
-def _sentence(found: Found) -> str:
-    figures_of = found["figures"]
-    parts = [part for part in found["neurons"] if _beyond_noise(found, part)]
-    silent = [part for part in found["neurons"] if part not in parts]
+def _sentence(result: Found) -> str:
+    figures_of = result["figures"]
+    parts = [part for part in result["neurons"] if _beyond_noise(result, part)]
+    silent = [part for part in result["neurons"] if part not in parts]
     text = []
     if parts:
         share = ", ".join(f"{_percent(figures_of[f'{p}/pairs beyond noise'], 1)} % ({p})" for p in parts)
@@ -139,13 +139,13 @@ def _sentence(found: Found) -> str:
     return ". ".join(text) + "."
 
 
-def _beyond_noise(found: Found, part: str) -> bool:
+def _beyond_noise(result: Found, part: str) -> bool:
     """Whether there is anything to explain: a share of nothing says nothing."""
-    low = found["figures"][f"{part}/pairs beyond noise"]["low"]
-    return known(low) and low > 0 and known(found["figures"][f"{part}/length and loss"]["mean"])
+    low = result["figures"][f"{part}/pairs beyond noise"]["low"]
+    return known(low) and low > 0 and known(result["figures"][f"{part}/length and loss"]["mean"])
 
 
-def _tables(found: Found) -> list[Table]:
+def _tables(result: Found) -> list[Table]:
     head = [
         "",
         "neurons",
@@ -154,13 +154,13 @@ def _tables(found: Found) -> list[Table]:
         *(f"left after {title}, %" for title in COVARIATES),
     ]
     rows = []
-    for part, count in found["neurons"].items():
-        cells = [_percent(found["figures"][f"{part}/{name}"], 1) for name in ("pairs", "pairs beyond noise")]
-        some = _beyond_noise(found, part)
-        cells += [_percent(found["figures"][f"{part}/{name}"]) if some else "none to share" for name in COVARIATES]
+    for part, count in result["neurons"].items():
+        cells = [_percent(result["figures"][f"{part}/{name}"], 1) for name in ("pairs", "pairs beyond noise")]
+        some = _beyond_noise(result, part)
+        cells += [_percent(result["figures"][f"{part}/{name}"]) if some else "none to share" for name in COVARIATES]
         rows.append([part, f"{count:,}", *cells])
     pairs = [["", "target tokens", "nats a token"]]
-    pairs += [[pair, f"{row['length']:.1f}", f"{row['loss']:.3f}"] for pair, row in found["pairs"].items()]
+    pairs += [[pair, f"{row['length']:.1f}", f"{row['loss']:.3f}"] for pair, row in result["pairs"].items()]
     return [Table("Variance of importance between samples", [head, *rows]), Table("How the pairs differ", pairs)]
 
 
@@ -170,17 +170,17 @@ def _percent(value: dict[str, Any], digits: int = 0) -> str:
     return interval({name: 100 * number for name, number in value.items()}, digits)
 
 
-def _figures(found: Found) -> list[Figure]:
+def _figures(result: Found) -> list[Figure]:
     rows = [
-        (f"{part}, after {title}", {n: 100 * v for n, v in found["figures"][f"{part}/{title}"].items()}, part)
-        for part in found["neurons"]
+        (f"{part}, after {title}", {n: 100 * v for n, v in result["figures"][f"{part}/{title}"].items()}, part)
+        for part in result["neurons"]
         for title in COVARIATES
-        if _beyond_noise(found, part)
+        if _beyond_noise(result, part)
     ]
     if not rows:
         return []
     draw = figures.dots(rows, "what pairs explain that is left, %", marks=(100.0,))
-    return [Figure("difficulty", "Dots with intervals: " + _sentence(found), draw)]
+    return [Figure("difficulty", "Dots with intervals: " + _sentence(result), draw)]
 
 
 KIND = Kind(

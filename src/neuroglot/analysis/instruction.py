@@ -158,44 +158,44 @@ def by_layer(profile: Profile, setting: Setting, tasks: Sequence[str]) -> list[d
     return rows
 
 
-def _sentence(found: Found) -> str:
+def _sentence(result: Found) -> str:
     clauses = []
-    for task in found["tasks"]:
-        ranks = ", ".join(f"{found['figures'][f'{p}/{task}/rank']['mean']:.2f} ({p})" for p in found["parts"])
+    for task in result["tasks"]:
+        ranks = ", ".join(f"{result['figures'][f'{p}/{task}/rank']['mean']:.2f} ({p})" for p in result["parts"])
         clauses.append(f"for {TITLES.get(task, task)} {ranks}")
-    same = ", ".join(f"{found['same_task'][p]['mean']:.2f} ({p})" for p in found["parts"])
+    same = ", ".join(f"{result['same_task'][p]['mean']:.2f} ({p})" for p in result["parts"])
     text = "Rank correlation of importance for translating with that on the same images " + "; ".join(clauses)
     text += f"; with itself on other images {same}."
-    task = found["tasks"][0]
+    task = result["tasks"][0]
     shares = [
-        f"{100 * found['figures'][f'{p}/{task}/chosen']['mean']:.0f} % in the {p} part "
-        f"(random neurons {100 * found['figures'][f'{p}/chance']['mean']:.0f} %)"
-        for p in found["parts"]
-        if known(found["figures"][f"{p}/{task}/chosen"]["mean"])
+        f"{100 * result['figures'][f'{p}/{task}/chosen']['mean']:.0f} % in the {p} part "
+        f"(random neurons {100 * result['figures'][f'{p}/chance']['mean']:.0f} %)"
+        for p in result["parts"]
+        if known(result["figures"][f"{p}/{task}/chosen"]["mean"])
     ]
     if shares:
         text += f" Of the chosen neurons, also top for {TITLES.get(task, task)}: {', '.join(shares)}."
     return text
 
 
-def _tables(found: Found) -> list[Table]:
+def _tables(result: Found) -> list[Table]:
     head = ["", "rank correlation", "top neurons shared", "chosen neurons also top", "by chance"]
     rows = []
-    for part in found["parts"]:
-        chance = found["figures"][f"{part}/chance"]["mean"]
-        for task in found["tasks"]:
-            cells = [found["figures"][f"{part}/{task}/{name}"] for name in ("rank", "top", "chosen")]
+    for part in result["parts"]:
+        chance = result["figures"][f"{part}/chance"]["mean"]
+        for task in result["tasks"]:
+            cells = [result["figures"][f"{part}/{task}/{name}"] for name in ("rank", "top", "chosen")]
             shown = [interval(cell) if known(cell["mean"]) else "none" for cell in cells]
             rows.append([f"{part}, {TITLES.get(task, task)}", *shown, _two(chance)])
-        if f"{part}/pairs/rank" in found["figures"]:
+        if f"{part}/pairs/rank" in result["figures"]:
             rows.append(
-                [f"{part}, one pair and the others", interval(found["figures"][f"{part}/pairs/rank"]), "", "", ""]
+                [f"{part}, one pair and the others", interval(result["figures"][f"{part}/pairs/rank"]), "", "", ""]
             )
-        rows.append([f"{part}, same task, other images", interval(found["same_task"][part]), "", "", ""])
-    layers = [["layer", *(f"{TITLES.get(t, t)}, {n}" for t in found["tasks"] for n in ("rank", "chosen also top"))]]
+        rows.append([f"{part}, same task, other images", interval(result["same_task"][part]), "", "", ""])
+    layers = [["layer", *(f"{TITLES.get(t, t)}, {n}" for t in result["tasks"] for n in ("rank", "chosen also top"))]]
     layers += [
-        [row["layer"], *(_two(row[f"{t}/{n}"]) for t in found["tasks"] for n in ("rank", "chosen"))]
-        for row in found["layers"]
+        [row["layer"], *(_two(row[f"{t}/{n}"]) for t in result["tasks"] for n in ("rank", "chosen"))]
+        for row in result["layers"]
     ]
     return [Table("Translating against other tasks on the same images", [head, *rows]), Table("By layer", layers)]
 
@@ -204,18 +204,18 @@ def _two(value: float | None) -> str:
     return f"{value:.2f}" if value is not None and known(value) else "none"
 
 
-def _figures(found: Found) -> list[Figure]:
+def _figures(result: Found) -> list[Figure]:
     rows = []
-    for part in found["parts"]:
+    for part in result["parts"]:
         rows += [
-            (f"{part}, {TITLES.get(task, task)}", found["figures"][f"{part}/{task}/rank"], part)
-            for task in found["tasks"]
+            (f"{part}, {TITLES.get(task, task)}", result["figures"][f"{part}/{task}/rank"], part)
+            for task in result["tasks"]
         ]
-        if f"{part}/pairs/rank" in found["figures"]:
-            rows.append((f"{part}, pair and other pairs", found["figures"][f"{part}/pairs/rank"], part))
-        rows.append((f"{part}, same task, other images", found["same_task"][part], part))
+        if f"{part}/pairs/rank" in result["figures"]:
+            rows.append((f"{part}, pair and other pairs", result["figures"][f"{part}/pairs/rank"], part))
+        rows.append((f"{part}, same task, other images", result["same_task"][part], part))
     draw = figures.dots(rows, "rank correlation with importance for translating", marks=(1.0,))
-    return [Figure("instruction", "Dots with intervals: " + _sentence(found), draw)]
+    return [Figure("instruction", "Dots with intervals: " + _sentence(result), draw)]
 
 
 KIND = Kind(

@@ -135,19 +135,19 @@ def _agreement(rankings: dict[str, list[Ranking]], names: dict[str, list[str]]) 
     return result
 
 
-def _sentence(found: Found) -> str:
-    part = "language" if "language" in found["parts"] else next(iter(found["parts"]), None)
+def _sentence(result: Found) -> str:
+    part = "language" if "language" in result["parts"] else next(iter(result["parts"]), None)
     if part is None:
         return "No part has two layers to rank."
-    agreement = found["agreement"][part]
+    agreement = result["agreement"][part]
 
     def tau(a: str, b: str) -> str:
         value = agreement[f"{a}, {b}"]["tau"]["mean"]
         return f"{value:.2f}" if known(value) else "unknown"
 
-    own = ", ".join(f"{method} {tau(method, method)}" for method in found["methods"])
+    own = ", ".join(f"{method} {tau(method, method)}" for method in result["methods"])
     between = ", ".join(f"{a} {tau(a, RELEVANCE)}" for a in ESTIMATORS)
-    took = {m: found["cost"][m]["seconds"] for m in found["methods"]}
+    took = {m: result["cost"][m]["seconds"] for m in result["methods"]}
     cheapest = min(took, key=lambda method: took[method])
     return (
         f"In the {part} part, rankings repeat with another seed at Kendall's tau of {own}; of the cheaper probes, "
@@ -158,37 +158,37 @@ def _sentence(found: Found) -> str:
     )
 
 
-def _tables(found: Found) -> list[Table]:
-    parts = found["parts"].items()
+def _tables(result: Found) -> list[Table]:
+    parts = result["parts"].items()
     head = ["", *(f"{part} ({count} layers), {name}" for part, count in parts for name in ("tau", "rho"))]
     rows = []
-    for key in next(iter(found["agreement"].values()), {}):
+    for key in next(iter(result["agreement"].values()), {}):
         a, b = key.split(", ")
         label = f"{a}, other seeds" if a == b else f"{a} and {b}"
         cells = []
-        for part in found["parts"]:
+        for part in result["parts"]:
             for name in ("tau", "rho"):
-                value = found["agreement"][part][key][name]
+                value = result["agreement"][part][key][name]
                 cells.append(interval(value))
         rows.append([label, *cells])
     cost = [["", "seconds", "samples forward", "samples backward"]]
     cost += [
         [method, f"{row['seconds']:.1f}", f"{row['forward']:,}", f"{row['backward']:,}"]
-        for method, row in found["cost"].items()
+        for method, row in result["cost"].items()
     ]
-    title = f"Rank agreement of layers ({found['steps']} steps a probe, {found['items']} items for relevance)"
+    title = f"Rank agreement of layers ({result['steps']} steps a probe, {result['items']} items for relevance)"
     return [Table(title, [head, *rows]), Table("Cost of one ranking", cost)]
 
 
-def _figures(found: Found) -> list[Figure]:
-    methods = found["methods"]
+def _figures(result: Found) -> list[Figure]:
+    methods = result["methods"]
     panels = {}
-    for part, agreement in found["agreement"].items():
+    for part, agreement in result["agreement"].items():
         panels[part] = [[_either(agreement, a, b) for b in methods] for a in methods]
     if not panels:
         return []
     draw = figures.heat(panels, methods, methods, "Kendall's tau", limit=1.0, numbers=True)
-    return [Figure("layers", "Heat maps of rank agreement between methods. " + _sentence(found), draw)]
+    return [Figure("layers", "Heat maps of rank agreement between methods. " + _sentence(result), draw)]
 
 
 def _either(agreement: dict[str, Any], a: str, b: str) -> float:

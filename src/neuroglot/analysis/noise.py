@@ -122,8 +122,8 @@ def compare_sets(one: Selection, other: Selection, profile: Profile) -> dict[str
     return {name: jaccard(value) for name, value in pieces.items()}
 
 
-def _sentence(found: Found) -> str:
-    rows, parts = found["rows"], found["parts"]
+def _sentence(result: Found) -> str:
+    rows, parts = result["rows"], result["parts"]
     last = rows[-1]
     enough = next(
         (row["items"] for row in rows if all((row[f"importance/{p}"]["mean"] or 0) >= ENOUGH for p in parts)), None
@@ -131,7 +131,7 @@ def _sentence(found: Found) -> str:
     if enough is not None:
         first = f"from {enough} items on, two profiles that share no item rank the neurons of every part alike"
     else:
-        needed = [value for value in found["needed"].values() if known(value)]
+        needed = [value for value in result["needed"].values() if known(value)]
         first = f"{last['items']} items are not enough for two profiles that share none to rank the neurons alike"
         if needed:
             first += f"; extrapolated by Spearman and Brown's formula, {max(needed):.0f} would be"
@@ -145,8 +145,8 @@ def _sentence(found: Found) -> str:
     return text[0].upper() + text[1:] + "."
 
 
-def _tables(found: Found) -> list[Table]:
-    parts, rows = found["parts"], found["rows"]
+def _tables(result: Found) -> list[Table]:
+    parts, rows = result["parts"], result["rows"]
     patterned = [part for part in parts if f"pattern/{part}" in rows[0]]
     head = ["items"] + [f"importance, {p}" for p in parts] + [f"differences between pairs, {p}" for p in patterned]
     ranks = [[str(row["items"])] + [interval(row[f"importance/{p}"]) for p in parts]
@@ -158,7 +158,7 @@ def _tables(found: Found) -> list[Table]:
     ]
     heads = ["items", *(cell for _, title in WITHIN for cell in (title, "by chance"))]
     needed = [["part", f"items for {ENOUGH}", "correlation with twice the items"]] + [
-        [part, _number(found["needed"][part]), _number(found["doubled"][part], 2)] for part in parts
+        [part, _number(result["needed"][part]), _number(result["doubled"][part], 2)] for part in parts
     ]
     return [
         Table("Rank correlation of two profiles that share no item", [head, *ranks]),
@@ -177,11 +177,11 @@ def _cell(value: dict[str, float], short: bool = False) -> str:
     return f"{value['mean']:.2f}" if short else interval(value)
 
 
-def _figures(found: Found) -> list[Figure]:
-    rows: Sequence[Found] = found["rows"]
+def _figures(result: Found) -> list[Figure]:
+    rows: Sequence[Found] = result["rows"]
     x = [row["items"] for row in rows]
     panels: dict[str, list[figures.Line]] = {"importance, rank correlation": [], "pairs, rank correlation": []}
-    for part in found["parts"]:
+    for part in result["parts"]:
         for title, name in zip(panels, ("importance", "pattern"), strict=True):
             if f"{name}/{part}" in rows[0]:
                 panels[title].append(figures.Line(part, x, [row[f"{name}/{part}"] for row in rows], part))
@@ -197,7 +197,7 @@ def _figures(found: Found) -> list[Figure]:
         if any(known(row[name]["mean"]) for row in rows)
     ]
     panels = {title: lines for title, lines in panels.items() if lines}
-    alt = f"Lines of agreement against the number of items, from {x[0]} to {x[-1]}. " + _sentence(found)
+    alt = f"Lines of agreement against the number of items, from {x[0]} to {x[-1]}. " + _sentence(result)
     return [Figure("noise", alt, figures.lines(panels, "items in each profile", top=1.0, log=True))]
 
 

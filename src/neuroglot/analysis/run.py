@@ -156,11 +156,11 @@ def _write(folder: Path, kinds: Mapping[str, Any], setting: Setting) -> dict[str
     return write_json(folder / FILE, ANALYSIS, {**about, "kinds": dict(kinds)})
 
 
-def _plain(found: dict[str, Any]) -> dict[str, Any]:
+def _plain(result: dict[str, Any]) -> dict[str, Any]:
     """Return what JSON will give back: text keys, null for what is no number."""
     from neuroglot.analysis.statistics import finite
 
-    plain: dict[str, Any] = json.loads(json.dumps(finite(found)))
+    plain: dict[str, Any] = json.loads(json.dumps(finite(result)))
     return plain
 
 

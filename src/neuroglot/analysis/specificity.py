@@ -58,14 +58,14 @@ def _measure(setting: Setting) -> Found:
     }
 
 
-def _by(profile: Profile, found: Mapping[str, Any], key: Any) -> list[dict[str, Any]]:
+def _by(profile: Profile, result: Mapping[str, Any], key: Any) -> list[dict[str, Any]]:
     groups: dict[str, list[str]] = {}
     for layer in profile.layers:
         groups.setdefault(key(layer), []).append(layer.name)
     rows = []
     for name, layers in groups.items():
         q, effect, lower = (
-            np.concatenate([np.asarray(getattr(found[layer], field)) for layer in layers])
+            np.concatenate([np.asarray(getattr(result[layer], field)) for layer in layers])
             for field in ("q", "effect", "lower")
         )
         own = q <= FDR
@@ -87,10 +87,10 @@ LARGE = 0.25
 """Lower bound of the coefficient of variation from which on an effect is called large."""
 
 
-def _histogram(profile: Profile, found: Mapping[str, Any]) -> dict[str, Any]:
+def _histogram(profile: Profile, result: Mapping[str, Any]) -> dict[str, Any]:
     """Return the distribution of effects per part, in percent of its neurons."""
     effects = {
-        part: np.concatenate([np.asarray(found[x.name].effect) for x in profile.layers if x.part == part])
+        part: np.concatenate([np.asarray(result[x.name].effect) for x in profile.layers if x.part == part])
         for part in dict.fromkeys(layer.part for layer in profile.layers)
     }
     top = float(np.quantile(np.concatenate(list(effects.values())), 0.99)) or 1.0
@@ -163,21 +163,21 @@ def _range(draws: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     }
 
 
-def _sentence(found: Found) -> str:
+def _sentence(result: Found) -> str:
     text = "; ".join(
         f"{100 * row['significant']:.0f} % of the {row['name']} neurons"
         + (f" (median effect {row['effect_significant']:.2f})" if row["effect_significant"] is not None else "")
-        for row in found["parts"]
+        for row in result["parts"]
     )
     text = f"Importance differs between pairs by more than noise in {text}"
-    if found["null"]:
-        most = max(row["mean"] for row in found["null"]["q"].values())
+    if result["null"]:
+        most = max(row["mean"] for row in result["null"]["q"].values())
         text += f"; with the pairs' labels permuted the same test finds {100 * most:.1f} %"
-    large = sum(row["large"] * row["neurons"] for row in found["parts"]) / sum(r["neurons"] for r in found["parts"])
+    large = sum(row["large"] * row["neurons"] for row in result["parts"]) / sum(r["neurons"] for r in result["parts"])
     return f"{text}. The difference is surely large (coefficient of variation above {LARGE}) in {100 * large:.1f} %."
 
 
-def _tables(found: Found) -> list[Table]:
+def _tables(result: Found) -> list[Table]:
     head = ["", "neurons", "significant, %", f"surely above {LARGE}, %", "median effect", "of the significant",
             "effect, 10 to 90 %"]  # fmt: skip
 
@@ -195,24 +195,24 @@ def _tables(found: Found) -> list[Table]:
             for row in members
         ]
 
-    tables = [Table("Neurons whose importance differs between pairs, by part", [head, *rows(found["parts"])])]
-    if found["null"]:
-        title = f"Share of recorded neurons found, %: as it is, and of {found['null']['permutations']} permutations"
+    tables = [Table("Neurons whose importance differs between pairs, by part", [head, *rows(result["parts"])])]
+    if result["null"]:
+        title = f"Share of recorded neurons found, %: as it is, and of {result['null']['permutations']} permutations"
         null = [["", "as it is, q", "permuted, q", "permuted, p"]]
-        for part, share in found["recorded"].items():
-            permuted = [found["null"][kind][part] for kind in ("q", "p")]
+        for part, share in result["recorded"].items():
+            permuted = [result["null"][kind][part] for kind in ("q", "p")]
             null.append([part, f"{100 * share:.1f}", *(_percent(value) for value in permuted)])
         tables.append(Table(title, null))
-    return [*tables, Table("The same by kind of layer", [head, *rows(found["kinds"])])]
+    return [*tables, Table("The same by kind of layer", [head, *rows(result["kinds"])])]
 
 
 def _percent(value: dict[str, float]) -> str:
     return f"{100 * value['mean']:.1f} [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
 
 
-def _figures(found: Found) -> list[Figure]:
-    histogram = found["histogram"]
-    alt = "Distribution of effect sizes by part. " + _sentence(found)
+def _figures(result: Found) -> list[Figure]:
+    histogram = result["histogram"]
+    alt = "Distribution of effect sizes by part. " + _sentence(result)
     draw = figures.steps(
         histogram["edges"], histogram["parts"], "effect: coefficient of variation over pairs (last step: and above)"
     )

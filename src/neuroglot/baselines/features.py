@@ -149,12 +149,12 @@ class TowerFeatures:
                 continue  # it is computed again
             self._shards |= {key: (path, row) for row, key in enumerate(keys)}
 
-    def _keep(self, keys: Sequence[str], found: Tensor) -> None:
+    def _keep(self, keys: Sequence[str], result: Tensor) -> None:
         folder = self._place()
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{hashlib.sha256(' '.join(keys).encode()).hexdigest()[:16]}.safetensors"
         with fresh(path) as part:
-            save_file({"vectors": found.contiguous()}, str(part), metadata={"keys": " ".join(keys)})
+            save_file({"vectors": result.contiguous()}, str(part), metadata={"keys": " ".join(keys)})
         self._read.add(path)
         self._shards |= {key: (path, row) for row, key in enumerate(keys)}
 

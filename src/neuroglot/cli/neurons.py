@@ -45,12 +45,12 @@ def inspect(
     _show(result, wide(Console()))
 
 
-def _show(found: dict[str, Any], console: Console) -> None:
+def _show(result: dict[str, Any], console: Console) -> None:
     from rich.table import Table
 
-    how = "guessed from module names" if found["guessed"] else "known"
-    about = f"{found['class']} ({found['model_type']}, {how}), {_many(found['parameters'])} parameters"
-    console.print(plain(f"{found['model']}: {about}"), soft_wrap=True)
+    how = "guessed from module names" if result["guessed"] else "known"
+    about = f"{result['class']} ({result['model_type']}, {how}), {_many(result['parameters'])} parameters"
+    console.print(plain(f"{result['model']}: {about}"), soft_wrap=True)
 
     def table(title: str, names: str, rows: list[list[Any]], numbers: int) -> None:
         made = Table(title=title, title_justify="left", box=None, pad_edge=False)
@@ -64,19 +64,19 @@ def _show(found: dict[str, Any], console: Console) -> None:
     parts = [
         [part, x["layers"], x["neurons"], x["ffn_units"], _many(x["parameters"]), _many(x["neuron_parameters"]),
          " ".join(x["prefixes"])]
-        for part, x in found["parts"].items()
+        for part, x in result["parts"].items()
     ]  # fmt: skip
     table("Parts", "part,layers,neurons,ffn units,parameters,of these in neurons,modules", parts, 5)
     layers = [
         [x["part"], x["count"], x["neurons"], x["inputs"], x["name"] + (" (bare matrix)" if x["bare"] else "")]
-        for x in found["layers"]
+        for x in result["layers"]
     ]
     table("Layers", "part,layers,neurons each,inputs,module", layers, 3)
-    left = [[x["part"], _many(x["parameters"]), x["reason"], x["example"]] for x in found["left_out"]]
+    left = [[x["part"], _many(x["parameters"]), x["reason"], x["example"]] for x in result["left_out"]]
     table("Left out", "part,parameters,what,such as", left, 1)
-    token = found["image_token"]
+    token = result["image_token"]
     console.print("")
-    console.print(plain(f"Vision rows: {found['vision_rows']}."), soft_wrap=True)
+    console.print(plain(f"Vision rows: {result['vision_rows']}."), soft_wrap=True)
     console.print(plain(f"Image token: {token['id']} ({token['attribute']})."))
 
 

@@ -89,25 +89,25 @@ PANELS = (
 """Figure, and what its axis says; lower is better of a nll, higher of the others."""
 
 
-def draw_ablation(found: Mapping[str, Any], path: Path) -> None:
+def draw_ablation(result: Mapping[str, Any], path: Path) -> None:
     """Write an SVG with a panel for each figure that there is."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    entries = found["contenders"]
+    entries = result["contenders"]
     own = [entry for entry in entries if entry["variant"] is not None]
     beside = [entry for entry in entries if entry["variant"] is None]
     panels = [panel for panel in PANELS if any(panel[0] in entry["figures"] for entry in own)]
-    places = found["places"] or list(range(len(own)))
+    places = result["places"] or list(range(len(own)))
     rows = (len(panels) + 1) // 2
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(
             rows, 2, figsize=(9.6, 3.4 * rows + 0.6), layout="constrained", squeeze=False, sharex=True
         )
         for panel, (name, label) in zip(axes.flat, panels, strict=False):
-            _panel(panel, name, own, beside, places, joined=found["places"] is not None)
+            _panel(panel, name, own, beside, places, joined=result["places"] is not None)
             panel.set_ylabel(label)
         for panel in axes.flat[len(panels) :]:
             panel.set_visible(False)
@@ -115,7 +115,7 @@ def draw_ablation(found: Mapping[str, Any], path: Path) -> None:
         long = max(map(len, names)) > 6
         for panel in axes[-1]:
             panel.set_xticks(places, names, rotation=25 if long else 0, ha="right" if long else "center")
-            panel.set_xlabel(found["label"])
+            panel.set_xlabel(result["label"])
         handles, labels = axes[0][0].get_legend_handles_labels()
         if handles:
             figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)

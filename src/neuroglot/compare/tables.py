@@ -123,11 +123,11 @@ def _figure(entry: Mapping[str, Any], name: str, comparisons: Sequence[Mapping[s
     return _with_interval(result, f".{3 if name in NLL else 1}f") + marks
 
 
-def _with_interval(found: Mapping[str, float | None], digits: str) -> str:
+def _with_interval(result: Mapping[str, float | None], digits: str) -> str:
     """Return a figure with its interval, or alone where it has none."""
-    if found["low"] is None:
-        return format(found["mean"], digits)
-    return f"{found['mean']:{digits}} [{found['low']:{digits}}, {found['high']:{digits}}]"
+    if result["low"] is None:
+        return format(result["mean"], digits)
+    return f"{result['mean']:{digits}} [{result['low']:{digits}}, {result['high']:{digits}}]"
 
 
 def legend(comparison: Mapping[str, Any]) -> str:
@@ -204,29 +204,29 @@ ABLATION_LEGEND = (
 )
 
 
-def ablation_legend(found: Mapping[str, Any]) -> str:
+def ablation_legend(result: Mapping[str, Any]) -> str:
     """Return what the marks mean."""
-    kept = ", ".join(found["kept"]) or "nothing"
-    text = ABLATION_LEGEND.format(seeds=found["seeds"], reference=repr(found["reference"]), kept=kept)
-    return text + signed(found)
+    kept = ", ".join(result["kept"]) or "nothing"
+    text = ABLATION_LEGEND.format(seeds=result["seeds"], reference=repr(result["reference"]), kept=kept)
+    return text + signed(result)
 
 
-def figures(found: Mapping[str, Any]) -> list[list[str]]:
+def figures(result: Mapping[str, Any]) -> list[list[str]]:
     """Return the table of figures, header first."""
-    head, *rows = quality(found)
-    return [[found["label"], *head[1:]], *rows]
+    head, *rows = quality(result)
+    return [[result["label"], *head[1:]], *rows]
 
 
-def ablation_markdown(found: Mapping[str, Any]) -> str:
+def ablation_markdown(result: Mapping[str, Any]) -> str:
     """Return the whole ablation as Markdown."""
-    return "\n\n".join([as_markdown(figures(found)), ablation_legend(found), as_markdown(cost(found))]) + "\n"
+    return "\n\n".join([as_markdown(figures(result)), ablation_legend(result), as_markdown(cost(result))]) + "\n"
 
 
-def show_ablation(found: Mapping[str, Any], console: Console) -> None:
+def show_ablation(result: Mapping[str, Any], console: Console) -> None:
     """Print the ablation."""
     for title, (head, *body) in {
-        "quality and retention on test": figures(found),
-        "cost of training": cost(found),
+        "quality and retention on test": figures(result),
+        "cost of training": cost(result),
     }.items():
         console.print(plain_table(head, body, title=plain(title), title_justify="left"))
-    console.print(plain(ablation_legend(found).replace("`", "")))
+    console.print(plain(ablation_legend(result).replace("`", "")))

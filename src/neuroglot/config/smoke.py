@@ -125,9 +125,9 @@ WRITERS: dict[str, Callable[[Path, Splits], None]] = {
 """Layout, as `smoke.layout` of a recipe names it -> what writes it."""
 
 
-def _texts(folder: Path, files: dict[str, str], found: Sequence[Sign]) -> None:
+def _texts(folder: Path, files: dict[str, str], result: Sequence[Sign]) -> None:
     for language, name in files.items():
-        _write(folder / name, [sign.text(language) for sign in found])
+        _write(folder / name, [sign.text(language) for sign in result])
 
 
 def _write(path: Path, lines: Sequence[str]) -> None:
@@ -135,13 +135,13 @@ def _write(path: Path, lines: Sequence[str]) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _photographs(folder: Path, names: Sequence[str], found: Sequence[Sign], split: str) -> None:
+def _photographs(folder: Path, names: Sequence[str], result: Sequence[Sign], split: str) -> None:
     """Images of the signs, for want of photographs."""
     from neuroglot.data.example import split_seed
     from neuroglot.synthetic.render import render
 
     folder.mkdir(parents=True, exist_ok=True)
-    for number, (name, sign) in enumerate(zip(names, found, strict=True)):
+    for number, (name, sign) in enumerate(zip(names, result, strict=True)):
         render(sign.text("en"), split_seed(split, 0), number).image.save(folder / name, quality=95)
 
 

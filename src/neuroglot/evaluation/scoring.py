@@ -325,13 +325,13 @@ LABELS = {
 }  # fmt: skip
 
 
-def show(found: Mapping[str, Any], console: Console) -> None:
+def show(results: Mapping[str, Any], console: Console) -> None:
     """Print a table for each system, split and pair, and the signatures beneath them."""
     from rich.table import Table
 
-    compared = found["against"] is not None
+    compared = results["against"] is not None
     signatures: dict[str, dict[str, None]] = {}
-    for result in found["results"]:
+    for result in results["results"]:
         for pair, part in result["pairs"].items():
             names = [result["system"], result["split"], "" if pair == "und-und" else pair]
             title = f"{', '.join(filter(None, names))}: {part['n']:,} segments, {part['items']:,} items"
@@ -339,7 +339,7 @@ def show(found: Mapping[str, Any], console: Console) -> None:
                 title=plain(title), title_justify="left", title_style="bold", header_style="", pad_edge=False
             )
             table.add_column("figure")
-            heads = ["", "95 % interval", *([f"{found['against']}", "difference", "95 %", "p"] if compared else [])]
+            heads = ["", "95 % interval", *([f"{results['against']}", "difference", "95 %", "p"] if compared else [])]
             for head in heads:
                 table.add_column(plain(head), justify="right", overflow="fold")
             for name, figure in part["figures"].items():
@@ -354,7 +354,7 @@ def show(found: Mapping[str, Any], console: Console) -> None:
         for text in texts:
             console.print(plain(f"{label}: {text}"), soft_wrap=True)
     console.print(
-        f"Intervals and p by {found['resamples']:,} bootstrap draws of source items"
+        f"Intervals and p by {results['resamples']:,} bootstrap draws of source items"
         + ("; difference = the first less the other; p two-sided, not corrected for the number of figures"
            if compared else "") + ".",
         highlight=False, markup=False, soft_wrap=True,

@@ -121,14 +121,14 @@ def write_recipe(
 
 
 def _write(
-    model: str, data: Path, out: Path, trust_remote_code: bool, how: Layout, found: View, task: str, max_bad: int
+    model: str, data: Path, out: Path, trust_remote_code: bool, how: Layout, result: View, task: str, max_bad: int
 ) -> str:
     pairs = how.pairs
-    ours = found.where(np.array([kind.task == task for kind in found.store.kinds])[found.column("kind")])
+    ours = result.where(np.array([kind.task == task for kind in result.store.kinds])[result.column("kind")])
     counts = Counter(pair for pair in ours.pairs if not pairs or pair in pairs)
     items = len(np.unique(ours.column("item")))
     sizes = Sizes(items, 0, items, 0, 0)
-    load_corpus(str(data), task, list(pairs or counts), sizes, 0, False, found)  # no split is empty
+    load_corpus(str(data), task, list(pairs or counts), sizes, 0, False, result)  # no split is empty
     longest = _longest(model, ours, trust_remote_code)
     parts = _parts(model, trust_remote_code)
 

@@ -169,12 +169,12 @@ def drop_pairs(adapter: Adapter, pairs: Collection[str]) -> Adapter:
     return keep_pairs(adapter, [pair for pair in adapter.pairs if pair not in set(pairs)])
 
 
-def _one(found: list[Units], dense: bool) -> Units:
+def _one(result: list[Units], dense: bool) -> Units:
     """Return several groups' units as those of one."""
     if dense:
-        found = [replace(units, delta=(units.dense,)) for units in found]
-    if len(found) == 1:
-        return found[0]
-    biases = [units.bias for units in found if units.bias is not None]
-    delta = (torch.cat([units.delta[0] for units in found]),)
-    return Units(torch.cat([units.rows for units in found]), delta, torch.cat(biases) if biases else None)
+        result = [replace(units, delta=(units.dense,)) for units in result]
+    if len(result) == 1:
+        return result[0]
+    biases = [units.bias for units in result if units.bias is not None]
+    delta = (torch.cat([units.delta[0] for units in result]),)
+    return Units(torch.cat([units.rows for units in result]), delta, torch.cat(biases) if biases else None)

@@ -301,17 +301,17 @@ def _histograms(report: Report) -> dict[str, str] | None:
     return {"alt": f"Histograms. {medians}.", **both("lengths", _draw(result, report.context))}
 
 
-def _draw(found: Mapping[str, Histogram], context: int) -> Draw:
+def _draw(result: Mapping[str, Histogram], context: int) -> Draw:
     def draw(width: float) -> Figure:
         from matplotlib.figure import Figure as NewFigure  # no pyplot: no global state and no display
 
-        columns = min(3 if width == WIDE else 1, len(found))
-        rows = -(-len(found) // columns)
+        columns = min(3 if width == WIDE else 1, len(result))
+        rows = -(-len(result) // columns)
         figure = NewFigure(figsize=(width, 1.9 * rows), layout="constrained")
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for axis, (name, histogram) in zip(axes, found.items(), strict=False):
+        for axis, (name, histogram) in zip(axes, result.items(), strict=False):
             _bars(axis, TITLES[name], histogram, context if name == "tokens" else 0)
-        for axis in axes[len(found) :]:
+        for axis in axes[len(result) :]:
             axis.set_visible(False)
         return figure
 

@@ -133,29 +133,29 @@ def splits_of(names: Iterable[str], layout: Layout, where: Path | str) -> dict[s
 
 
 def check_left_out(
-    files: Mapping[str, str], found: Mapping[str | None, str], layout: Layout, where: Path | str
+    files: Mapping[str, str], result: Mapping[str | None, str], layout: Layout, where: Path | str
 ) -> None:
     """Refuse a source of which a part belongs to no split; a recipe that names splits has chosen, and is told.
 
     Args:
         files: split of the source -> what it is called in a message.
-        found: what `splits_of` found; nothing is left out of a source without splits.
+        result: what `splits_of` returned; nothing is left out of a source without splits.
         layout: how the source is laid out.
         where: the source.
 
     Raises:
         UserError: a part, and how to name it or leave it out.
     """
-    left = sorted(set(files) - set(found.values()))
-    if not found or not left:
+    left = sorted(set(files) - set(result.values()))
+    if not result or not left:
         return
     if layout.splits:
         _log.warning("%s: not read, since data.splits names others: %s", where, ", ".join(files[x] for x in left))
         return
-    free = next((ours for ours in SPLITS if ours not in found), SPLITS[-1])
-    first = next(iter(found.items()))
+    free = next((ours for ours in SPLITS if ours not in result), SPLITS[-1])
+    first = next(iter(result.items()))
     raise UserError(
-        f"{where} has the splits {', '.join(found.values())}, and {files[left[0]]} belongs to none; "
+        f"{where} has the splits {', '.join(result.values())}, and {files[left[0]]} belongs to none; "
         f"rename or move it, name it in data.splits, such as {{{free}: {left[0]}}}, or leave it out with "
         f"{{{first[0]}: {first[1]}}}"
     )

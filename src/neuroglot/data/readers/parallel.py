@@ -125,9 +125,9 @@ def together(files: Mapping[str, Path], root: Path, optional: Collection[str] = 
 
 
 def _wrong(
-    found: Mapping[str, Line], files: Mapping[str, Path], root: Path, optional: Collection[str]
+    result: Mapping[str, Line], files: Mapping[str, Path], root: Path, optional: Collection[str]
 ) -> UserError | None:
-    for role, (number, line) in found.items():
+    for role, (number, line) in result.items():
         if isinstance(line, UserError) or not (line or role in optional):
             what = line or "the line is blank, and other files have a text there; fill it in"
             return UserError(f"{_name(files[role], root)} line {number}: {what}")
@@ -276,10 +276,10 @@ def text_files(path: Path) -> dict[str, Files]:
     return result
 
 
-def _splits(found: dict[str, Files], layout: Layout, path: Path) -> Iterator[tuple[str | None, str]]:
+def _splits(result: dict[str, Files], layout: Layout, path: Path) -> Iterator[tuple[str | None, str]]:
     named = {"dev": "dev", "tst": "test"}
     years: dict[str, list[str]] = {}
-    for name in found:
+    for name in result:
         year = _YEAR.fullmatch(name)
         if year and named[year[1]] not in layout.splits and name not in layout.splits.values():
             years.setdefault(named[year[1]], []).append(name)
@@ -290,10 +290,10 @@ def _splits(found: dict[str, Files], layout: Layout, path: Path) -> Iterator[tup
                 f"data.splits, such as {{{ours}: {max(names)}}}"
             )
     known = {**{ours: names[0] for ours, names in years.items()}, **layout.splits}
-    chosen = splits_of(found, Layout(splits=known), path)
+    chosen = splits_of(result, Layout(splits=known), path)
     if chosen:
         yield from chosen.items()
-    elif len(found) == 1:
-        yield None, next(iter(found))
+    elif len(result) == 1:
+        yield None, next(iter(result))
     else:
-        raise UserError(f"{path} has {', '.join(sorted(found))}; say in data.splits which is train, dev and test")
+        raise UserError(f"{path} has {', '.join(sorted(result))}; say in data.splits which is train, dev and test")

@@ -71,12 +71,12 @@ def lean(model: nn.Module) -> Iterator[None]:
             made[result.data_ptr()] = _Made(module, argument.detach(), argument._version, weakref.ref(result))
 
     def pack(tensor: Tensor) -> Any:
-        results = made.get(tensor.data_ptr())
-        result = None if results is None else results.result()
+        record = made.get(tensor.data_ptr())
+        result = None if record is None else record.result()
         # While the result lives, nothing else lies at its address; a view of it, or one changed since, is not it.
         same = result is not None and tensor.shape == result.shape and tensor.stride() == result.stride()
         # Detached: a branch that no gradient reaches (the tower's last layer) would else hold itself for ever.
-        return results if same and tensor._version == 0 else (tensor.detach(), tensor._version)
+        return record if same and tensor._version == 0 else (tensor.detach(), tensor._version)
 
     def unpack(held: Any) -> Tensor:
         if isinstance(held, _Made):

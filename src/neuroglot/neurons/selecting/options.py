@@ -235,4 +235,4 @@ def _specific(profile: Profile, given: Mapping[str, Any], options: Options) -> d
 
 def parts_of(layers: Sequence[Layer]) -> dict[str, list[Layer]]:
     """Return part -> its layers, in the order of the model."""
-    return {part: result for part in PARTS if (result := [layer for layer in layers if layer.part == part])}
+    return {part: members for part in PARTS if (members := [layer for layer in layers if layer.part == part])}

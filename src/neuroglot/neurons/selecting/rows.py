@@ -49,7 +49,7 @@ class Importance:
         return self.plain[name] > DEAD * self.plain[name].mean()
 
 
-def kept_layers(profile: Profile, options: Options, found: Importance) -> list[Layer]:
+def kept_layers(profile: Profile, options: Options, importances: Importance) -> list[Layer]:
     """Return the layers that are kept, in the order of the model.
 
     Relevance is the mean importance of a layer's neurons, without the contrast; what is to be kept counts in it.
@@ -60,15 +60,15 @@ def kept_layers(profile: Profile, options: Options, found: Importance) -> list[L
         if options.neuron == "ffn":  # a block moves as the matrix does that writes what it found
             ranking = {layer.name: ranking[layer.writes] for layer in eligible if layer.writes in ranking}
     else:
-        by = found.values if options.keep else found.plain
+        by = importances.values if options.keep else importances.plain
         ranking = {layer.name: float(by[layer.name].mean()) for layer in eligible}
     names = set(keep(ranking, options.layers, eligible, lowest=options.ranking == "similarity"))
     return [layer for layer in eligible if layer.name in names]
 
 
-def allocation(profile: Profile, options: Options, found: Importance) -> dict[str, int]:
+def allocation(profile: Profile, options: Options, importances: Importance) -> dict[str, int]:
     """Return layer -> how many of its rows to take, for the kept layers that give any."""
-    layers = kept_layers(profile, options, found)
+    layers = kept_layers(profile, options, importances)
     if options.budget is None:
         return {layer.name: layer.neurons for layer in layers}
     eligible = neurons_of(profile, options)
@@ -78,17 +78,17 @@ def allocation(profile: Profile, options: Options, found: Importance) -> dict[st
         chosen = [layer for layer in layers if layer.part == part or together]
         share = options.budget[part] if isinstance(options.budget, Mapping) else options.budget
         if options.rank == "per-layer":
-            taken = _evenly(chosen, whole, share, options, found)
+            taken = _evenly(chosen, whole, share, options, importances)
         else:
-            taken = _ranked(chosen, whole, share, options, found)
+            taken = _ranked(chosen, whole, share, options, importances)
         quota |= dict(zip((layer.name for layer in chosen), taken, strict=True))
     return {layer.name: quota[layer.name] for layer in layers if quota[layer.name]}
 
 
 def _evenly(
-    layers: Sequence[Layer], whole: Sequence[Layer], share: float, options: Options, found: Importance
+    layers: Sequence[Layer], whole: Sequence[Layer], share: float, options: Options, importances: Importance
 ) -> list[int]:
-    living = [int(found.alive(layer.name).sum()) for layer in layers]
+    living = [int(importances.alive(layer.name).sum()) for layer in layers]
     if options.budget_of == "neurons":
         return quotas(living, sum(layer.neurons for layer in whole), share)
     weights = sum(rows * cost(layer) for rows, layer in zip(living, layers, strict=True))
@@ -97,15 +97,15 @@ def _evenly(
 
 
 def _ranked(
-    layers: Sequence[Layer], whole: Sequence[Layer], share: float, options: Options, found: Importance
+    layers: Sequence[Layer], whole: Sequence[Layer], share: float, options: Options, importances: Importance
 ) -> list[int]:
     """Return how many of the best rows of all layers lie in each."""
     keys, plain, home = [], [], []
     for index, layer in enumerate(layers):
-        alive = found.alive(layer.name)
-        key = found.values[layer.name].mean(0)[alive]
+        alive = importances.alive(layer.name)
+        key = importances.values[layer.name].mean(0)[alive]
         keys.append(key / cost(layer) if options.cost == "weights" else key)
-        plain.append(found.plain[layer.name][alive])
+        plain.append(importances.plain[layer.name][alive])
         home.append(torch.full((len(key),), index))
     where = torch.cat(home)[ranked(torch.cat(keys), torch.cat(plain))]
     if options.budget_of == "neurons":
@@ -262,7 +262,7 @@ def dispersion(values: Tensor, kind: str) -> Tensor:
 
 
 def sets(
-    profile: Profile, options: Options, found: Importance | None = None, quota: Mapping[str, int] | None = None
+    profile: Profile, options: Options, importances: Importance | None = None, quota: Mapping[str, int] | None = None
 ) -> Rows:
     """Choose specific and agnostic rows by importance: `mnaft`, `neumt` and `neumt-paper`.
 
@@ -274,23 +274,23 @@ def sets(
     Args:
         profile: what was measured.
         options: resolved.
-        found: the importance, if it is known already.
+        importances: the importance, if it is known already.
         quota: layer -> how many rows; by default what `allocation` gives.
     """
     pairs = profile.of_task(str(options.task))
     agnostic = frozenset(str(condition.pair) for condition in pairs)
-    found = importance(profile, options) if found is None else found
-    quota = allocation(profile, options, found) if quota is None else quota
+    importances = importance(profile, options) if importances is None else importances
+    quota = allocation(profile, options, importances) if quota is None else quota
     tested = _significant(profile, options, pairs)
     rows: Rows = {}
     for layer in neurons_of(profile, options):
         q = quota.get(layer.name, 0)
         if not q:
             continue
-        x, tie = found.values[layer.name], found.plain[layer.name]  # (K, N), (N,)
+        x, tie = importances.values[layer.name], importances.plain[layer.name]  # (K, N), (N,)
         candidates = ranked(x.amax(0), tie)
         if options.budget is not None:
-            candidates = candidates[found.alive(layer.name)[candidates]]
+            candidates = candidates[importances.alive(layer.name)[candidates]]
         candidates = candidates[: 2 * q]
         sides = sides_of(pairs, options.specific_to[layer.part])  # type: ignore[index]
         # With one source language the source side has one row, no dispersion, and so nothing specific.

@@ -73,8 +73,8 @@ def _by_score(score: str) -> Ranking:
 
 
 def _least(profile: Profile, options: Options, layers: list[Layer]) -> Mapping[str, tuple[Tensor, Tensor]]:
-    result = _by_score(options.score)(profile, options, layers)
-    return {name: (-key, x) for name, (key, x) in result.items()}
+    ranking = _by_score(options.score)(profile, options, layers)
+    return {name: (-key, x) for name, (key, x) in ranking.items()}
 
 
 def _lape(profile: Profile, options: Options, layers: list[Layer]) -> Mapping[str, tuple[Tensor, Tensor]]:
@@ -108,8 +108,8 @@ def _random(profile: Profile, options: Options, layers: list[Layer]) -> Mapping[
 
 def _random_layers(profile: Profile, options: Options) -> Rows:
     """Choose rows as ever, in other layers: each kept one's number goes to a random one of its part and shape."""
-    result = importance(profile, options)
-    quota = allocation(profile, options, result)
+    importances = importance(profile, options)
+    quota = allocation(profile, options, importances)
     generator = torch.Generator().manual_seed(zlib.crc32(f"{options.seed} layers".encode()))
     layers = neurons_of(profile, options)
     drawn: dict[str, int] = {}
@@ -118,7 +118,7 @@ def _random_layers(profile: Profile, options: Options) -> Rows:
         counts = [quota[name] for name in alike if name in quota]
         order = torch.randperm(len(alike), generator=generator)[: len(counts)]
         drawn |= dict(zip((alike[i] for i in order.tolist()), counts, strict=True))
-    return sets(profile, options, result, drawn)
+    return sets(profile, options, importances, drawn)
 
 
 def _kind(layer: Layer) -> tuple[str, int, int, bool]:

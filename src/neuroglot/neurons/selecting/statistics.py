@@ -250,6 +250,6 @@ def _lower(
     return result
 
 
-def significant(found: Mapping[str, Specificity], rate: float, effect: float) -> dict[str, Any]:
+def significant(tests: Mapping[str, Specificity], rate: float, effect: float) -> dict[str, Any]:
     """Return layer -> which neurons [N] are specific: q at most the rate, and the lower bound above the effect."""
-    return {name: (x.q <= rate) & (x.lower >= effect) for name, x in found.items()}
+    return {name: (x.q <= rate) & (x.lower >= effect) for name, x in tests.items()}
