@@ -212,13 +212,13 @@ class _Similarity:
         def of(name: str, pair: str) -> float:
             if (name, pair) not in self._sums:
                 return 1.0  # a layer of a reached part that no forward uses (a pooling head) has not adapted
-            results = 1 - float(self._sums[name, pair] / self._counts[name, pair])
-            if not math.isfinite(results):
+            similarity = 1 - float(self._sums[name, pair] / self._counts[name, pair])
+            if not math.isfinite(similarity):
                 raise UserError(
                     f"R of {name} for {pair} is not finite: before or after the probe the model puts out numbers "
                     "that are none; look at the model, or lower probe.lr"
                 )
-            return results
+            return similarity
 
         return {layer.name: {pair: of(layer.name, pair) for pair in self._pairs} for layer in layers}
 

@@ -113,7 +113,7 @@ def aligned(
     return empty.changed(units, selection.pairs, axes=dict(selection.axes), bare=bare)
 
 
-def allocate(result: Mapping[Place, Directions], parameters: int) -> dict[Place, int]:
+def allocate(directions: Mapping[Place, Directions], parameters: int) -> dict[Place, int]:
     """Return the ranks that groups get, best value per parameter first; groups that get none are left out.
 
     Args:
@@ -124,19 +124,24 @@ def allocate(result: Mapping[Place, Directions], parameters: int) -> dict[Place,
         UserError: they do not suffice for one rank anywhere.
     """
     offers = sorted(
-        ((float(value) ** 2 / one.cost, index) for index, one in result.items() for value in one.values if value > 0),
+        (
+            (float(value) ** 2 / one.cost, index)
+            for index, one in directions.items()
+            for value in one.values
+            if value > 0
+        ),
         key=lambda offer: -offer[0],
     )
     ranks: dict[Place, int] = {}
     left = parameters
     for _, index in offers:  # of a group in the order of its singular values
         rank = ranks.get(index, 0)
-        price = result[index].parameters(rank + 1) - result[index].parameters(rank)
+        price = directions[index].parameters(rank + 1) - directions[index].parameters(rank)
         if price <= left:
             ranks[index] = rank + 1
             left -= price
     if not ranks:
-        least = min((one.parameters(1) for one in result.values()), default=0)
+        least = min((one.parameters(1) for one in directions.values()), default=0)
         raise UserError(
             f"{parameters:,} trained parameters do not suffice for rank 1 in any layer, which takes {least:,}; "
             "raise train.parameters"

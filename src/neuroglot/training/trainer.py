@@ -31,15 +31,15 @@ from neuroglot.tuner.deltas import UnitLayer
 
 def specific_parameters(model: nn.Module) -> set[int]:
     """Return the ids of the parameters whose group lacks one of its adapter's pairs or more."""
-    result: set[int] = set()
+    ids: set[int] = set()
     for layer in model.modules():
         if isinstance(layer, UnitLayer):
             for adapter, layout in layer.neuroglot_layout.items():
                 for group in layout.groups:
                     if set(group.split(",")) != set(layout.pairs):
                         parameters = (*layer.delta(adapter, group), layer.bias_delta(adapter, group))
-                        result |= {id(parameter) for parameter in parameters if parameter is not None}
-    return result
+                        ids |= {id(parameter) for parameter in parameters if parameter is not None}
+    return ids
 
 
 def parameter_groups(model: nn.Module, lr: float, specific_lr: float | None = None) -> list[dict[str, Any]]:
@@ -219,12 +219,12 @@ class PairTrainer(Trainer):
 
         A text without an image leaves a vision part alone; its step then changes nothing, not even by momentum.
         """
-        result = super().compute_loss(model, inputs, *args, **kwargs)
-        loss = result[0] if isinstance(result, tuple) else result
+        output = super().compute_loss(model, inputs, *args, **kwargs)
+        loss = output[0] if isinstance(output, tuple) else output
         if not model.training or loss.requires_grad:
-            return result
+            return output
         loss = loss + torch.zeros_like(loss, requires_grad=True)
-        return (loss, *result[1:]) if isinstance(result, tuple) else loss
+        return (loss, *output[1:]) if isinstance(output, tuple) else loss
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load a checkpoint's weights, strictly.
@@ -309,10 +309,12 @@ def arguments(options: TrainSection, output_dir: Path) -> TrainingArguments:
 
 def last_checkpoint(output_dir: Path) -> tuple[Path, dict[str, Any]] | None:
     """Return the newest checkpoint that was sealed when it was whole and is as it was then, and its manifest."""
-    result = {int(p.parent.name.rpartition("-")[2]): p.parent for p in output_dir.glob(f"checkpoint-*/{MANIFEST}")}
-    for step in sorted(result, reverse=True):
+    checkpoints = {
+        int(p.parent.name.rpartition("-")[2]): p.parent for p in output_dir.glob(f"checkpoint-*/{MANIFEST}")
+    }
+    for step in sorted(checkpoints, reverse=True):
         try:
-            return result[step], read_manifest(result[step], CHECKPOINT)
+            return checkpoints[step], read_manifest(checkpoints[step], CHECKPOINT)
         except UserError as error:
             _log.warning("%s; the checkpoint before it is used", error)
     return None

@@ -63,13 +63,13 @@ def part_of(model: nn.Module, name: str) -> str | None:
     return "packed" if part in ("vision", "connector") and family.vision_rows == "packed" else part
 
 
-def check_tensors(module: str, expected: dict[str, tuple[int, ...]], result: dict[str, torch.Tensor]) -> None:
+def check_tensors(module: str, expected: dict[str, tuple[int, ...]], tensors: dict[str, torch.Tensor]) -> None:
     for key, shape in expected.items():
-        if key not in result:
+        if key not in tensors:
             raise UserError(f"adapter: {key} is missing; load it on the base model that it was trained on")
-        if tuple(result[key].shape) != shape:
+        if tuple(tensors[key].shape) != shape:
             raise UserError(
-                f"adapter: {module}: {key.rpartition('neuroglot_')[2]} has shape {tuple(result[key].shape)}, "
+                f"adapter: {module}: {key.rpartition('neuroglot_')[2]} has shape {tuple(tensors[key].shape)}, "
                 f"expected {shape}; load it on the base model that it was trained on"
             )
 
