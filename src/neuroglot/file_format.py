@@ -1,8 +1,7 @@
-"""What makes a file trustworthy: it is there whole or not at all, says what it is, and shows when it was damaged.
+"""The format of files: written completely or not at all, with a name and a version, and a checksum.
 
-Every JSON file, safetensors file and sealed folder of a run carries its format (a name and a version), what it was
-made from, and a checksum of its content. Reading verifies all of it, so that a truncated, altered, foreign or newer
-file is refused by its name instead of being half understood.
+Every JSON file, safetensors file and folder with a manifest carries its format, what it was made from, and a checksum
+of its content. Reading verifies all of it, so that a truncated, altered, foreign or newer file is refused by name.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MANIFEST = "neuroglot.json"
-"""In a sealed folder: what it is, and the SHA-256 of every file that is loaded from it."""
+"""In a folder with a manifest: what it is, and the SHA-256 of every file that is loaded from it."""
 
 _HEAD = "neuroglot"
 """The one key of a safetensors file's metadata: several would be written in another order each time."""
@@ -143,7 +142,7 @@ def cache_folder(kind: str) -> Path:
 def fresh(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path`, and put what was written there in its place at the end.
 
-    An exception inside leaves `path` as it was and nothing beside it.
+    After an exception `path` is unchanged, and there is no temporary file.
     """
     temporary = path.with_name(f".{path.name}.part")
     remove(temporary)
@@ -175,13 +174,13 @@ def write_text(path: Path, text: str) -> None:
 
 def with_checksum(kind: Format, content: Mapping[str, Any]) -> dict[str, Any]:
     """Return a JSON object with its format and a checksum over all of it."""
-    # As it will be read back: what JSON has no number for is null.
+    # As it will be read back: NaN and infinity are null in JSON.
     whole = json.loads(json.dumps({"format": str(kind), **content}), parse_constant=lambda name: None)
     return {**whole, "checksum": _checksum(whole)}
 
 
 def write_json(path: Path, kind: Format, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a JSON object, sealed, and return it."""
+    """Write a JSON object with its checksum, and return it."""
     whole = with_checksum(kind, content)
     write_text(path, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
     return whole
@@ -295,7 +294,7 @@ def write_manifest(folder: Path, kind: Format, facts: Mapping[str, Any]) -> None
 
 
 def read_manifest(folder: Path, kind: Format) -> dict[str, Any]:
-    """Verify a sealed folder and return its manifest.
+    """Verify a folder by its manifest and return that.
 
     Raises:
         UserError: there is no manifest, it is of another kind or version, or a file is missing or was changed.

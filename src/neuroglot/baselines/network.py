@@ -251,7 +251,7 @@ class Network(nn.Module):
             num_beams=beams,
             max_new_tokens=most,
             do_sample=False,
-            # Greedy decoding has no use for it, and transformers says so.
+            # Greedy decoding does not use it; transformers would warn.
             **({"length_penalty": length_penalty} if beams > 1 else {}),
         )
         return result

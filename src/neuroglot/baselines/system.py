@@ -151,7 +151,7 @@ class ClassicSystem:
             self.progress(count)
 
     def save(self, folder: Path, facts: dict[str, Any] | None = None) -> None:
-        """Write a sealed folder: weights, tokenizer, and what made it."""
+        """Write a folder with a manifest: weights, tokenizer, and what made it."""
         with fresh(folder) as part:
             part.mkdir(parents=True)
             tensors = {name: tensor.cpu().contiguous() for name, tensor in _untied(self.network).items()}

@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = _refuse(f"{' '.join(error.format_message().split()).rstrip('.')}; see {verb} --help")
     except (typer.Abort, KeyboardInterrupt):  # the first is what older versions of typer make of Ctrl-C
         code = INTERRUPTED
-    except BrokenPipeError:  # whoever read the output has had enough
+    except BrokenPipeError:  # the reader of the output has closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception as error:

@@ -109,7 +109,7 @@ class Seq2SeqSection(Section):
     path: str = Field(
         description="a folder, or a name on the hub; {source} and {target} in it are the languages' codes"
     )
-    codes: dict[str, str] = Field({}, description="language -> the model's own code, where it is not found by itself")
+    codes: dict[str, str] = Field({}, description="language -> the model's own code, where it cannot be derived")
     prefix: str = Field("", description="written before a text, with {source} and {target}; for T5 and its like")
     dtype: Dtype = Field("float32", description="of its weights")
     batch_size: int = Field(32, ge=1, description="texts translated together")

@@ -513,7 +513,7 @@ def rendered(processor: Any, chat: list[dict[str, Any]], **options: bool) -> str
     """
     try:
         return str(processor.apply_chat_template(chat, tokenize=False, **options))
-    except Exception as error:  # a template is a program of its own
+    except Exception as error:  # a template is a program
         raise UserError(
             f"the model's chat template fails: {_why(error)}; correct it, or set another one and save it with the "
             "processor"

@@ -87,7 +87,7 @@ def as_text(example: Example) -> Example:
 def first_items(examples: Sequence[Example], count: int) -> Sequence[Example]:
     """Return the examples of the first `count` items of each task and pair, in their order; see `first_of_each`.
 
-    Of a file only the index is looked at; no record is read.
+    Of a file only the index is used; no record is read.
     """
     return _taken(examples, np.flatnonzero(first_of_each(*_keys(examples), count)))
 
@@ -96,7 +96,7 @@ def items_in_turn(examples: Sequence[Example], count: int) -> Sequence[Example]:
     """Return the examples of `count` items in all; where items differ in their pairs, the sets of pairs take turns.
 
     Of parallel data these are the first items. A file that is not parallel may begin with hundreds of one pair. Of a
-    file only the index is looked at.
+    file only the index is used.
     """
     kind, item = _keys(examples)
     if not len(item):

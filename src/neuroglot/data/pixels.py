@@ -184,7 +184,7 @@ def image_alone(data: bytes) -> tuple[bytes, bytes]:
         return _jpeg_alone(data)
     if data[:4] in (b"II*\0", b"MM\0*"):
         return _tiff_alone(data), b""
-    # An item of another type than Exif is left alone; a box `infe` says the type of an item.
+    # An item of another type than Exif is not changed; a box `infe` says the type of an item.
     return re.sub(rb"(?s)(infe[\2\3]...(?:..){2,3})Exif", rb"\1none", data), b""
 
 

@@ -99,7 +99,7 @@ def _named(image: ImageSource) -> Any:
 
 def decoded(raw: bytes) -> Example | UserError:
     """Return the record that `encoded` made bytes of."""
-    text, _, rest = raw.partition(b"\n")  # JSON has none of its own
+    text, _, rest = raw.partition(b"\n")  # JSON text has no raw line breaks
     fields = json.loads(text.decode("utf-8", "surrogatepass"))
     if len(fields) == 1:
         return UserError(fields[0])
@@ -396,7 +396,7 @@ def _made(cached: Path, identity: Any, records: Callable[[], Iterable[tuple[int,
             file.write(further.tobytes())
             file.write(text)
             file.write(_TAIL.pack(_MARK, len(text)))
-        part.replace(cached)  # a process that still reads the older one goes on reading it
+        part.replace(cached)  # a process that has the older one open keeps reading it
         return Store(cached.open("rb"), index, list(writer.kinds), further)
     except OSError as error:
         if error.filename is not None and not Path(error.filename).is_relative_to(cached.parent):

@@ -71,7 +71,7 @@ def reordered(hypothesis: str, reference: str) -> str:
         return "\n".join(said)
     likeness = np.array([[_chrf().sentence_score(line, [other]).score for other in wanted] for line in said])
     lines, places = linear_sum_assignment(likeness, maximize=True)
-    # A line that has nothing in common with its reference line has no place of its own either.
+    # A line that has nothing in common with its reference line counts as not matched.
     position = {int(i): int(j) for i, j in zip(lines, places, strict=True) if likeness[i, j] > 0}
     order = sorted(range(len(said)), key=lambda i: (position.get(i, len(wanted)), i))
     return "\n".join(said[i] for i in order)

@@ -193,7 +193,7 @@ def _check_known(name: str) -> None:
 def moses_lower(texts: Sequence[str], target_lang: str) -> list[str]:
     """Return texts as Moses' scripts prepare them: punctuation normalised, tokenised, lower-cased.
 
-    The tokens are separated by blanks, for BLEU without a tokeniser of its own. Nothing is escaped (`&` stays `&`).
+    The tokens are separated by blanks, for BLEU with `tokenize="none"`. Nothing is escaped (`&` stays `&`).
 
     Raises:
         UserError: the package that does it is not installed.

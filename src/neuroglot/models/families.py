@@ -115,7 +115,7 @@ def set_parts(model: nn.Module, parts: Mapping[str, Sequence[str]]) -> Family:
 
     Args:
         model: a transformers model.
-        parts: part -> module prefixes, with or without a leading `model.`; parts left out stay as they were.
+        parts: part -> module prefixes, with or without a leading `model.`; other parts are unchanged.
 
     Raises:
         UserError: an unknown part, a prefix that is no module with a layer in it, or one that is given to two parts.

@@ -54,7 +54,7 @@ class Data:
 
     Args:
         path: the file or folder.
-        folder: the run's folder, where the user finds what is left out.
+        folder: the run's folder; the rejected records are listed there.
         layout: how the source is read.
 
     Attributes:

@@ -74,7 +74,7 @@ def merge(place: Path, out: Path, dtype: str | None = None, base: str | None = N
     Args:
         place: a run's folder, or an adapter's.
         out: where to; it must not hold anything yet.
-        dtype: of the weights, `auto` as the base has them; by default what the adapter was trained in, if it says so,
+        dtype: of the weights, `auto` as the base has them; by default that of the training, if it is recorded,
             bfloat16 if it was trained on a quantised base, and `auto` otherwise.
         base: another place of the base model.
         trust: let the model's own code run.

@@ -89,7 +89,7 @@ def watch() -> Callable[[], int]:
     """Start counting; the function returned says how many bytes the peak since then lies above the start.
 
     On a CPU the peak is that of the process's resident memory. Linux can forget an earlier, higher peak; elsewhere a
-    peak below one of before counts as nothing, so there one measurement needs a process of its own.
+    peak below one of before counts as nothing, so there each measurement needs a separate process.
     """
     if torch.accelerator.is_available():
         torch.accelerator.reset_peak_memory_stats()

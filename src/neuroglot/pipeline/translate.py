@@ -91,7 +91,7 @@ def translate_images(
         adapter: an adapter folder for `model`.
         trust_remote_code: let the model's own code run.
         text: what to translate, if the images only show what it means (multimodal translation).
-        say: called with a line about each image of a folder that cannot be read and is left out.
+        say: called with a line about each image of a folder that is skipped because it cannot be read.
 
     Raises:
         UserError: both or neither of `run` and `model`, an adapter without a model, an image that cannot be read, a

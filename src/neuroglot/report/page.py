@@ -172,7 +172,7 @@ def _retention_figure(run: RunFiles) -> dict[str, Any] | None:
     if not run.kept:
         return None
     labels = dict(tables.FIGURES)
-    short = {"text_translation": "text"}  # the narrow figure has no room for more
+    short = {"text_translation": "text"}  # the narrow figure has no space for more
     rows = [
         {
             "label": f"{short.get(row['split'], tables.split_title(row['split']).lower())} {labels[row['metric']]}",

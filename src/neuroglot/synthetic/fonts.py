@@ -84,7 +84,7 @@ def _system_fonts() -> dict[str, str]:
 
     listed = {entry.fname for entry in font_manager.fontManager.ttflist}
     for path in sorted(set(font_manager.findSystemFonts()) - listed):  # installed since matplotlib last looked
-        with contextlib.suppress(Exception):  # it takes no bitmap fonts, and says so in many ways
+        with contextlib.suppress(Exception):  # it takes no bitmap fonts, and raises many kinds of errors
             font_manager.fontManager.addfont(path)
     result: dict[str, str] = {}
     for entry in sorted(font_manager.fontManager.ttflist, key=lambda e: (e.name, abs(int(e.weight) - 400), e.fname)):

@@ -421,7 +421,7 @@ def scene_examples(
     Args:
         split: `train`, `dev`, `test` or `heldout`.
         items: sentences x readings; made up to a multiple of four.
-        pairs: from English into some of the six languages; an item is left out of a pair in which it is not ambiguous.
+        pairs: from English into some of the six languages; a pair has only the items that are ambiguous in it.
         seed: of sentences and pictures.
         one_image: whether two sentences and all pairs share a picture; otherwise every example has its own.
         domains: of ambiguity; words are taken from them in turn.

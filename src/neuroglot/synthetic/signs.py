@@ -97,7 +97,7 @@ def pick_names(rng: random.Random, count: int) -> tuple[Name, ...]:
 
 # ---- Signs ----------------------------------------------------------------------------------------------------------
 # A sign is a template (date, opening hours, price ...) and its arguments; its text in a language is what Babel
-# formats. Nothing is stored: sign `index` of seed `seed` is the same sign for ever (Babel is pinned to one CLDR
+# formats. Nothing is stored: sign `index` of seed `seed` is always the same sign (Babel is pinned to one CLDR
 # release).
 #
 # Splits are disjoint by English text, because the text itself decides its split. Some names (countries, languages) and

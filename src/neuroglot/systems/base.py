@@ -142,7 +142,7 @@ def close(system: System) -> None:
 def length_sorted_batches(examples: Sequence[Example], batch_size: int) -> list[list[int]]:
     """Group examples into batches that waste little padding; returns indices into `examples`.
 
-    A batch holds examples with the same number of images (none is a kind of its own, so that no batch mixes
+    A batch holds examples with the same number of images (none counts as a number too, so that no batch mixes
     text-only and image inputs). Within a kind the longest come first: running out of memory then shows at once.
     The length is that of the target where a reference is known, else of the source; it decides nothing but the
     order of work. Equal lengths stay in their given order.

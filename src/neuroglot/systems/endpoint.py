@@ -79,7 +79,7 @@ class AnswerCache:
             text = json.dumps(kept, allow_nan=False, indent=1)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # A name of its own: two processes may put the same answer at the same time.
+            # A unique name: two processes may put the same answer at the same time.
             handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:8]}", suffix=".part")
             try:
                 with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:

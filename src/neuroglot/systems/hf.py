@@ -144,7 +144,7 @@ class HFSystem:
             "max_new_tokens": self.max_new_tokens,
             "num_beams": self.num_beams,
             "do_sample": False,
-            # Greedy decoding has no use for it, and transformers says so.
+            # Greedy decoding does not use it; transformers would warn.
             **({"length_penalty": self.length_penalty} if self.num_beams > 1 else {}),
             "eos_token_id": ends,
             "pad_token_id": ends[0] if pad is None else int(pad),
@@ -165,7 +165,7 @@ class HFSystem:
             cross_entropy(row[own != -100].float(), own[own != -100], reduction="sum").item()
             for row, own in zip(logits, wanted, strict=True)
         ]
-        # A likelihood may overflow; a model whose logits are none has nothing to say, and no score.
+        # A likelihood may overflow; a model whose logits are not finite gets no score.
         if not all(map(math.isfinite, result)) and not bool(logits.isfinite().all()):
             where = origin(self.model, inputs, lambda: self.model(**inputs, use_cache=False))
             first = next(example for example, nats in zip(examples, result, strict=True) if not math.isfinite(nats))

@@ -146,7 +146,7 @@ def longest(tokenizer: Any, config: Any, unknown: int = 1024) -> int:
 # ---- Encoder-decoders: NLLB, M2M100, mBART, Marian, T5 --------------------------------------------------------------
 # Notable: how a direction is told follows from the tokenizer. One with `src_lang` has a token for every language,
 # which the decoder is made to begin with; Marian's either knows one direction or takes a mark such as `>>deu<<` before
-# the text; any other gets a prefix in words. A path may hold {source} and {target}, for a model a direction.
+# the text; any other gets a text prefix. A path may hold {source} and {target}, for a model a direction.
 
 LANGUAGE_TOKEN = re.compile(r"_{0,2}([a-z]{2,3}(?:_[A-Z][A-Za-z]{1,3})?)_{0,2}")
 """`deu_Latn`, `de_DE`, `__de__`."""
@@ -175,7 +175,7 @@ class Seq2SeqTranslator(Translator):
     Args:
         name: the key of this system in the scores.
         path: a folder, or a name on the hub; {source} and {target} in it stand for the languages' codes.
-        codes: language code -> the model's own, where it is not found by itself.
+        codes: language code -> the model's own, where it cannot be derived.
         prefix: written before the text, with {source} and {target} for the languages' English names.
         dtype: of the weights.
         batch_size: texts at a time.
@@ -272,7 +272,7 @@ class Seq2SeqTranslator(Translator):
         if hasattr(tokenizer, "src_lang"):
             tokens = language_tokens(tokenizer)
             source, target = self._code(pair.source, tokens), self._code(pair.target, tokens)
-            # mBART of 25 languages has no start token of its own
+            # mBART of 25 languages has no decoder start token
             return Direction(source, tokens[target], type(tokenizer).__name__.startswith("MBartTokenizer"), prefix)
         if not self.prefix:
             raise UserError(

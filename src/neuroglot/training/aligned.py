@@ -71,7 +71,7 @@ def aligned(
     """Return an adapter of zero deltas whose factors point along the gradient.
 
     The gradients of the chosen units are held for the time of the pass, in float32: as much memory as training the
-    same units densely takes without an optimiser. The model is as it was afterwards, to the bit.
+    same units densely takes without an optimiser. The model is restored afterwards, bit for bit.
 
     Args:
         model: the base model.

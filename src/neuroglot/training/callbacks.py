@@ -89,12 +89,12 @@ class Finite(TrainerCallback):
 class Look(TrainerCallback):
     """Writes `{"step", "dev": {...}}` lines: what a function says of the model as it is, every so many steps.
 
-    The function must leave the model and the random state as they were; then training is the same bit for bit with
+    The function must restore the model and the random state; then training is the same bit for bit with
     and without it.
 
     Args:
         path: the log file.
-        every: steps between looks; the last step is looked at too.
+        every: steps between looks; there is one after the last step too.
         function: model -> figures.
     """
 
@@ -114,7 +114,7 @@ class Look(TrainerCallback):
                 file.write(json.dumps(line) + "\n")
 
 
-class Seal(TrainerCallback):
+class Manifest(TrainerCallback):
     """Puts a manifest into each checkpoint once it is whole: a checkpoint without one is not resumed from.
 
     Args:
@@ -126,7 +126,7 @@ class Seal(TrainerCallback):
         self._began = time.perf_counter()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Seal the checkpoint that the Trainer has just written."""
+        """Write the manifest of the checkpoint that the Trainer has just written."""
         if state.is_world_process_zero:
             seconds = self.before + time.perf_counter() - self._began
             folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"

@@ -157,7 +157,7 @@ def norms(model: nn.Module) -> nn.Module:
 def _vectors(model: nn.Module, wanted: Callable[[nn.Module, str], bool]) -> dict[str, list[str]]:
     """Return module -> names of its wanted one-dimensional parameters, without those of the output embeddings.
 
-    What lies inside torch's MultiheadAttention is left out: it reads its projection's bias without calling it.
+    Biases inside torch's MultiheadAttention are not trained: it reads its projection's bias without calling it.
     """
     head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     layout: dict[str, list[str]] = {}

@@ -21,7 +21,7 @@ from neuroglot.config import TrainSection
 from neuroglot.errors import UserError
 from neuroglot.file_format import CHECKPOINT, MANIFEST, read_manifest
 from neuroglot.finite import DivergedError, origin, unusable
-from neuroglot.training.callbacks import Finite, LogFile, Look, LookFunction, Progress, ProgressFunction, Seal
+from neuroglot.training.callbacks import Finite, LogFile, Look, LookFunction, Manifest, Progress, ProgressFunction
 from neuroglot.training.sampler import Mix, OnePairBatchSampler
 from neuroglot.tuner import active_pair, has_router
 from neuroglot.tuner.deltas import UnitLayer
@@ -117,7 +117,7 @@ class PairTrainer(Trainer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self._skips, self._max_skipped, self._log = non_finite == "skip", max_skipped, log
-        self._trained_on: list[str] = []  # the micro-batches of the step at hand, in words
+        self._trained_on: list[str] = []  # the micro-batches of the current step, for messages
         self._wrong = ""  # what is not finite in it
         self._last_loss: torch.Tensor | None = None
         self._pairs = pairs
@@ -230,8 +230,8 @@ class PairTrainer(Trainer):
         """Load a checkpoint's weights, strictly.
 
         A plain model goes through `from_pretrained`: transformers saves many models under the names of older versions
-        and only `from_pretrained` translates them back. The Trainer matches names leniently and would go on from the
-        base with nothing but a warning.
+        and only `from_pretrained` translates them back. The Trainer matches names leniently and would continue
+        from the base with only a warning.
         """
         model = self.model if model is None else model
         if isinstance(model, PreTrainedModel):
@@ -308,7 +308,7 @@ def arguments(options: TrainSection, output_dir: Path) -> TrainingArguments:
 
 
 def last_checkpoint(output_dir: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Return the newest checkpoint that was sealed when it was whole and is as it was then, and its manifest."""
+    """Return the newest complete checkpoint whose files match its manifest, and the manifest."""
     checkpoints = {
         int(p.parent.name.rpartition("-")[2]): p.parent for p in output_dir.glob(f"checkpoint-*/{MANIFEST}")
     }
@@ -366,11 +366,11 @@ def train(
         dataset: any sequence.
         collate: turns items of one pair into model inputs.
         options: how long and how fast, see `neuroglot.config.TrainSection`; `lr` is 1e-3 if unset, and what
-            only a method needs (`rank`, `mode` ...) is not looked at.
+            only a method needs (`rank`, `mode` ...) is ignored.
         output_dir: made if absent.
         pairs: the pair of each item; by default each item's `.pair`.
         mix: what an epoch is made of; by default every item once, in batches of items either with images or without.
-        resume: go on from the newest whole checkpoint in `output_dir`, if there is one; one of the last step is the
+        resume: from the newest complete checkpoint in `output_dir`, if there is one; one of the last step is the
             result itself, and no step is taken.
         progress: called after every step with (step, steps, last logged loss or None).
         look: steps between looks, and a function from the model to figures, which go into the log.
@@ -410,7 +410,7 @@ def train(
         callbacks=[
             log,
             Finite(),
-            Seal(before["seconds"]),
+            Manifest(before["seconds"]),
             *([Progress(progress)] if progress else []),
             *([Look(log.path, *look)] if look else []),
         ],

@@ -18,7 +18,7 @@ def grow(adapter: Adapter, selection: Selection, base: nn.Module | None = None, 
     """Add the units of new groups, such as those of a new pair, with deltas of zero.
 
     What the adapter held stays as it is, to the bit, and stays so while only the new pair is trained: no old group
-    holds it. Not even the old language-agnostic group, which goes on as the group of the old pairs.
+    holds it. Nor does the old language-agnostic group change; it becomes the group of the old pairs.
 
     Args:
         adapter: what there is.

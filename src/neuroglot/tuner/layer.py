@@ -168,7 +168,7 @@ def _product(x: Tensor, layer: UnitLayer, adapter: str, groups: Sequence[str], u
     biases = [bias for group in groups if (bias := layer.bias_delta(adapter, group)) is not None]
     if not detach:
         return _trained(x, deltas, biases, units, outputs)
-    # each by itself: compiled code gives a parameter that it detaches later a gradient of zeros
+    # one by one: compiled code gives a parameter that it detaches later a gradient of zeros
     deltas = [tuple(factor.detach() for factor in delta) for delta in deltas]
     return _constant(x, deltas, [bias.detach() for bias in biases], units, outputs)
 

@@ -118,7 +118,7 @@ class NeuroglotModel(StrictTuner):
     router: Router
 
     def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
-        # a model that carries layers already (PEFT's injection without a wrapper) goes on with their router
+        # a model that has layers already (PEFT's injection without a wrapper) keeps their router
         layers = (m for m in model.modules() if isinstance(m, WeightLayer))
         self.router = next((layer.router for layer in layers), Router())
         self.router.configs = self.peft_config
@@ -347,7 +347,7 @@ def _with_names(
 def _memory(parameter: torch.Tensor) -> tuple[int, int]:
     """Return where a parameter's values begin and end, which shows ties between objects and between parts of them."""
     if type(parameter.data) is not torch.Tensor or parameter.is_meta or not parameter.data_ptr():
-        return -id(parameter), 1 - id(parameter)  # no memory of its own to look at
+        return -id(parameter), 1 - id(parameter)  # it has no memory to compare
     return parameter.data_ptr(), parameter.data_ptr() + parameter.numel() * parameter.element_size()
 
 

@@ -41,7 +41,7 @@ def readable(layer: nn.Module) -> nn.Module:
 class Quantised:
     """A quantised layer's weight and what else it computes with.
 
-    An 8-bit layer moves the scales from the weight to a state of its own in its first forward.
+    An 8-bit layer moves the scales from the weight to a separate state in its first forward.
     """
 
     def __init__(self, layer: nn.Module) -> None:

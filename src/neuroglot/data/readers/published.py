@@ -194,7 +194,7 @@ def read_commute(path: Path, layout: Layout) -> Iterator[Record]:
                 alternatives={pair: (texts["incorrect"],)},
                 split=ours[theirs],
             )
-            # As a default the photograph is looked at; there is nothing written in it to translate.
+            # By default the photograph is context; there is no text in it to translate.
             asked = layout if layout.tasks else replace(layout, task="multimodal_translation")
             yield from ((position, example) for example in examples(piece, asked))
 
@@ -339,7 +339,7 @@ def _images(path: Path, folder: Path) -> Path:
 # reading order, which the order-free line match allows for.
 #
 # The marks of a code fence around a target are removed, and so is a tag such as `plaintext` after the opening one; any
-# other text there is kept. `meta.fenced` says so, and `neuroglot data check` shows the target before and after.
+# other text there is kept. `meta.fenced` records it, and `neuroglot data check` shows the target before and after.
 #
 # The file decides the split; a `split` that disagrees with it is reported.
 

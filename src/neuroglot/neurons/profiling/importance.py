@@ -75,7 +75,7 @@ def lean(model: nn.Module) -> Iterator[None]:
         result = None if record is None else record.result()
         # While the result lives, nothing else lies at its address; a view of it, or one changed since, is not it.
         same = result is not None and tensor.shape == result.shape and tensor.stride() == result.stride()
-        # Detached: a branch that no gradient reaches (the tower's last layer) would else hold itself for ever.
+        # Detached: a branch that no gradient reaches (the tower's last layer) would otherwise never be freed.
         return record if same and tensor._version == 0 else (tensor.detach(), tensor._version)
 
     def unpack(held: Any) -> Tensor:
@@ -108,7 +108,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
         model.eval()
         for module in model.modules():
             # transformers checkpoints a block only in training mode. The block alone is put there, its children,
-            # which hold the dropout, are not; a block that has dropout of its own goes without checkpointing.
+            # which hold the dropout, are not; a block that has dropout itself is not checkpointed.
             own_dropout = any("dropout" in key and isinstance(p, float) and p > 0 for key, p in vars(module).items())
             if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing and not own_dropout:
                 module.training = True
@@ -196,7 +196,7 @@ def profile(
         progress: called after each batch with the number of batches done.
         neurons: `rows` of matrices, units of feed-forward blocks (`ffn`), or `both`. A unit is scored where the
             matrix that writes takes it in: A = act(gate) * up.
-        checkpoint: where to keep the sums every so many batches; a pass that finds them there goes on after the
+        checkpoint: where to keep the sums every so many batches; a pass that finds them there resumes after the
             batches that they are of, which it takes from `batches` without running them.
 
     Raises:

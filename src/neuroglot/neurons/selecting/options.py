@@ -27,7 +27,7 @@ class Options:
         token_class: the tokens that importance was taken over.
 
     What a recipe may say too is a field of `neuroglot.config.SelectSection`, which says what each means. A method's
-    defaults differ from these where `neuroglot.neurons.PRESETS` says so.
+    defaults differ from these as listed in `neuroglot.neurons.PRESETS`.
     """
 
     task: str | None = None

@@ -50,7 +50,7 @@ def _other_rows(ranking: Ranking) -> Callable[[Profile, Options], Rows]:
             x = x / mean.masked_fill(mean == 0, 1)
             free = torch.ones(len(taken), dtype=torch.bool)
             rows[layer] = {}
-            # The agnostic group comes last and takes what is left.
+            # The agnostic group comes last and takes the remaining rows.
             for group in sorted(groups, key=lambda g: (len(g) == len(names), sorted(g))):
                 index = free.nonzero().squeeze(1)
                 if len(group) < len(names):
@@ -107,7 +107,7 @@ def _random(profile: Profile, options: Options, layers: list[Layer]) -> Mapping[
 
 
 def _random_layers(profile: Profile, options: Options) -> Rows:
-    """Choose rows as ever, in other layers: each kept one's number goes to a random one of its part and shape."""
+    """Choose rows by the same rule in other layers: a kept layer's number goes to a random layer alike."""
     importances = importance(profile, options)
     quota = allocation(profile, options, importances)
     generator = torch.Generator().manual_seed(zlib.crc32(f"{options.seed} layers".encode()))

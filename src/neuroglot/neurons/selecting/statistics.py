@@ -73,7 +73,7 @@ def specificity(
         task: whose pairs are compared.
         score: name of a score that was profiled.
         token_class: which tokens it was taken over.
-        sides: which pairs count as one, by their place among the task's; by default each pair by itself.
+        sides: which pairs count as one, by their place among the task's; by default each pair alone.
 
     Returns:
         Layer -> p, q, effect and lower bound.
