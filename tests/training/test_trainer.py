@@ -339,3 +339,14 @@ def test_bad_data(tmp_path: Path) -> None:
         train(model, ITEMS, no_pair, options(), tmp_path, pairs=ITEM_PAIRS)
     with pytest.raises(UserError, match="no parameter of the model is trainable"):
         train(tiny_llava().requires_grad_(False), ITEMS, collate, options(), tmp_path, pairs=ITEM_PAIRS)
+
+
+def test_logits_are_computed_at_target_positions_only(tmp_path: Path) -> None:
+    model = prepare(tiny_llava(), "neurons", tiny_selection())
+    widths: list[int] = []
+    head = model.get_base_model().get_output_embeddings()
+    head.register_forward_pre_hook(lambda _, args: widths.append(args[0].shape[1]))
+    train(model, ITEMS, collate, options(steps=2), tmp_path, pairs=ITEM_PAIRS)
+    targets = collate(ITEMS[:1])["labels"]
+    assert len(widths) == 2
+    assert max(widths) <= int((targets[:, 1:] != -100).sum()) + 1 < targets.shape[1]

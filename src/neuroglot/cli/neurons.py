@@ -78,6 +78,8 @@ def _show(result: dict[str, Any], console: Console) -> None:
     console.print("")
     console.print(plain(f"Vision rows: {result['vision_rows']}."), soft_wrap=True)
     console.print(plain(f"Image token: {token['id']} ({token['attribute']})."))
+    why = "" if result["logits"] == "target positions" else ": its forward takes no logits_to_keep"
+    console.print(plain(f"Logits in training and profiles: at {result['logits']}{why}."), soft_wrap=True)
 
 
 def _many(count: int) -> str:

@@ -13,6 +13,7 @@ from torch import nn
 
 from neuroglot.models.families import PARTS, Family, family_of, image_token_id
 from neuroglot.models.load import load_skeleton
+from neuroglot.models.targets import keeps_some_logits
 from neuroglot.neurons.ffn import feed_forwards
 from neuroglot.neurons.inventory import Layer, inventory, matrix
 
@@ -45,7 +46,8 @@ def inspect(model: str, trust_remote_code: bool = False, parts: Mapping[str, Seq
     Returns:
         model, model_type, class, guessed, parameters; `parts`: part -> prefixes, layers, neurons, parameters (all of
         the part's), neuron_parameters (of its layers), ffn_blocks, ffn_units; `layers`: alike layers in one entry;
-        `left_out`: part, reason, parameters and an example of what is no layer; `vision_rows` and `image_token`.
+        `left_out`: part, reason, parameters and an example of what is no layer; `vision_rows`, `image_token`, and at
+        which positions training and profiling compute `logits`.
 
     Raises:
         UserError: there is no such model, it is of another kind, or a prefix is wrong.
@@ -83,6 +85,7 @@ def inspect(model: str, trust_remote_code: bool = False, parts: Mapping[str, Seq
         "layers": _alike(layers),
         "left_out": _left_out(skeleton, family, layers),
         "vision_rows": VISION_ROWS[family.vision_rows],
+        "logits": "target positions" if keeps_some_logits(skeleton) else "all positions",
         "image_token": {"attribute": family.image_token, "id": image_token_id(skeleton, family)},
     }
 

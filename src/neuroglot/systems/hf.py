@@ -8,7 +8,6 @@ the images' hundreds of tokens times the vocabulary.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from torch.nn.functional import cross_entropy
 from neuroglot.data.example import Example
 from neuroglot.errors import UserError
 from neuroglot.finite import DivergedError, origin
+from neuroglot.models.targets import keeps_some_logits, target_columns
 from neuroglot.systems.base import Progress, length_sorted_batches, own_settings
 from neuroglot.systems.cascade import Writer, readable
 
@@ -153,9 +153,8 @@ class HFSystem:
     def _nll(self, examples: Sequence[Example]) -> list[float]:
         inputs = self._to_model(self.batcher.encode(examples))
         labels: Tensor = inputs.pop("labels")  # (B, L)
-        # The token in column c is predicted at column c - 1, so column 0 is never predicted.
-        columns = (labels[:, 1:] != -100).any(dim=0).nonzero().squeeze(1)  # (T,), positions that predict a target
-        if self._keeps_some_logits():
+        columns = target_columns(labels)  # (T,)
+        if keeps_some_logits(self.model):
             logits = self.model(**inputs, logits_to_keep=columns, use_cache=False).logits  # (B, T, V)
         else:
             logits = self.model(**inputs, use_cache=False).logits[:, columns]
@@ -174,10 +173,6 @@ class HFSystem:
                 f"({first.condition}); {where}; train it with a lower rate, or look at the model"
             )
         return result
-
-    def _keeps_some_logits(self) -> bool:
-        inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        return "logits_to_keep" in inspect.signature(inner.forward).parameters
 
     def _eos(self) -> list[int]:
         """Every token that ends an answer: those of the batcher and of the checkpoint."""

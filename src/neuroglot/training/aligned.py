@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from neuroglot.errors import UserError
 from neuroglot.finite import origin, unusable, usable
+from neuroglot.models.targets import keeps_some_logits, on_targets
 from neuroglot.pair import Condition
 from neuroglot.printing import short
 from neuroglot.selection import Group, Selection, group_name
@@ -158,14 +159,14 @@ def _gradients(
     """Return the gradient [k, w] by every group's units, summed over the batches of the pairs that train it."""
     tuned = cast(PeftModel, prepare(model, "neurons", selection)).eval()
     texts = {group_name(group): group for _, group, _ in selection}
-    device = next(model.parameters()).device
+    device, some = next(model.parameters()).device, keeps_some_logits(model)
     done = 0
     try:
         for inputs, condition, *rest in batches:
             tensors = {k: v.to(device) for k, v in inputs.items() if isinstance(v, Tensor)}
             known = condition if isinstance(condition, Condition) else Condition.parse(str(condition))
             with active_pair(tuned, str(known.pair)), torch.enable_grad():
-                loss = tuned(**tensors, use_cache=False).loss
+                loss = tuned(**(on_targets(tensors) if some else tensors), use_cache=False).loss
                 if not usable([loss]):
                     where = origin(tuned, tensors, partial(tuned, **tensors, use_cache=False))
                     raise UserError(f"batch {done + 1} ({known}{_named(rest)}): the loss is {float(loss)}; {where}")

@@ -21,6 +21,7 @@ from neuroglot.config import TrainSection
 from neuroglot.errors import UserError
 from neuroglot.file_format import CHECKPOINT, MANIFEST, read_manifest
 from neuroglot.finite import DivergedError, origin, unusable
+from neuroglot.models.targets import keeps_some_logits, on_targets
 from neuroglot.training.callbacks import Finite, LogFile, Look, LookFunction, Manifest, Progress, ProgressFunction
 from neuroglot.training.sampler import Mix, OnePairBatchSampler
 from neuroglot.tuner import active_pair, has_router
@@ -123,6 +124,7 @@ class PairTrainer(Trainer):
         self._pairs = pairs
         self._mix = mix
         self._specific_lr = specific_lr
+        self._keeps_some_logits = keeps_some_logits(cast(nn.Module, self.model))
         self._routed = has_router(cast(nn.Module, self.model))
         if self._routed and self.args.ddp_find_unused_parameters is None:
             self.args.ddp_find_unused_parameters = True  # a step leaves the rows of other pairs alone
@@ -219,6 +221,8 @@ class PairTrainer(Trainer):
 
         A text without an image leaves a vision part alone; its step then changes nothing, not even by momentum.
         """
+        if model.training and self._keeps_some_logits:
+            inputs = on_targets(inputs)
         output = super().compute_loss(model, inputs, *args, **kwargs)
         loss = output[0] if isinstance(output, tuple) else output
         if not model.training or loss.requires_grad:

@@ -253,16 +253,17 @@ def _lengthened(inputs: Mapping[str, Any], count: int) -> dict[str, Any]:
     """Return inputs with `count` positions in front of every column."""
     if not count:
         return dict(inputs)
-    made = dict(inputs)
+    made, kept = dict(inputs), inputs.get("logits_to_keep")
     rows = len(inputs["input_ids"])
     for name, fill in FILL.items():
         value = inputs.get(name)
+        if name == "labels" and isinstance(kept, Tensor):
+            continue  # they are those of the positions that are kept
         if isinstance(value, Tensor) and value.dim() == 2:
             front = value.new_full((rows, count), fill)
             if name == "input_ids":
                 front += FIRST_ID + torch.arange(count, device=value.device, dtype=value.dtype)
             made[name] = torch.cat([front, value], dim=1)
-    kept = inputs.get("logits_to_keep")
     if isinstance(kept, Tensor):
         made["logits_to_keep"] = kept + count
     return made

@@ -17,6 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from neuroglot.errors import UserError, nearest
 from neuroglot.finite import origin, unusable, usable
 from neuroglot.models.families import PARTS, family_of
+from neuroglot.models.targets import IGNORED, keeps_some_logits, target_columns
 from neuroglot.neurons.ffn import ffn_layers
 from neuroglot.neurons.inventory import Layer, check_parts, fingerprint, inventory
 from neuroglot.neurons.profiling.merge import Checkpoint
@@ -123,31 +124,47 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(needed)
 
 
-def token_loss(model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor, condition: Condition) -> Tensor:
+def token_loss(
+    model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor, condition: Condition, every: bool = False
+) -> Tensor:
     """Return the sum over samples of each sample's own mean token loss, so that samples do not weigh each other.
+
+    Args:
+        model: a transformers model.
+        inputs: of its forward, without labels.
+        labels: [B, L], -100 where there is no target.
+        condition: of the batch, for messages.
+        every: compute logits at every position, because the LM head is profiled too.
 
     Raises:
         UserError: a sample has no target token, or the model returns no logits for its positions.
     """
-    logits = model(**inputs, use_cache=False).logits  # (B, T, vocabulary)
-    if logits.shape[:2] != labels.shape:
-        raise UserError(
-            f"the model returns logits of shape {tuple(logits.shape)} for labels of shape {tuple(labels.shape)}; "
-            "expected one position each; let the processor expand the image tokens"
-        )
-    labels = labels.to(logits.device)[:, 1:]
-    lengths = (labels != -100).sum(1)
+    labels = labels.to(inputs["input_ids"].device)
+    lengths = (labels[:, 1:] != IGNORED).sum(1)
     if not bool(lengths.all()):
         empty = int((lengths == 0).nonzero()[0])
         raise UserError(
             f"sample {empty} of a batch of {condition} has no target token; expected labels other than -100; "
             "check that its target is not empty or cut off"
         )
-    sample, position = (labels != -100).nonzero(as_tuple=True)
-    chosen = logits[sample, position]
+    columns = target_columns(labels)
+    if keeps_some_logits(model) and not every:
+        logits = model(**inputs, logits_to_keep=columns, use_cache=False).logits  # (B, T, vocabulary)
+        expected: tuple[int, ...] = (len(labels), len(columns))
+    else:
+        logits = model(**inputs, use_cache=False).logits  # (B, L, vocabulary)
+        expected = tuple(labels.shape)
+    if tuple(logits.shape[:2]) != expected:
+        raise UserError(
+            f"the model returns logits of shape {tuple(logits.shape)} for labels of shape {tuple(labels.shape)}; "
+            "expected one position each; let the processor expand the image tokens"
+        )
+    targets = labels[:, columns + 1]  # (B, T)
+    sample, position = (targets != IGNORED).nonzero(as_tuple=True)
+    chosen = logits[sample, position if logits.shape[1] == len(columns) else columns[position]]
     chosen = chosen.to(torch.promote_types(chosen.dtype, torch.float32))
-    losses = nn.functional.cross_entropy(chosen, labels[sample, position], reduction="none")
-    return (losses / lengths[sample]).sum()
+    losses = nn.functional.cross_entropy(chosen, targets[sample, position].to(chosen.device), reduction="none")
+    return (losses / lengths.to(losses.device)[sample]).sum()
 
 
 # ---- Importance -----------------------------------------------------------------------------------------------------
@@ -241,7 +258,7 @@ def profile(
             while samples is None:  # once more if the model overwrites what layers put out
                 forward = forward_inputs(model, inputs, gradient=seen)
                 with lean(model):
-                    loss = token_loss(model, forward, inputs["labels"], condition)
+                    loss = token_loss(model, forward, inputs["labels"], condition, every=bool(include))
                 loss.backward()
                 total = loss.detach()
                 del loss  # and with it the graph, before the next forward
