@@ -158,3 +158,23 @@ def test_what_a_recipe_says(tmp_path):
     for setting in ("data.replay=0.95", "data.replay=-0.1", "data.temperature=0.5", "data.max_pixels=-1"):
         with pytest.raises(UserError, match=setting.partition("=")[0].replace(".", r"\.")):
             load_recipe("quickstart", [setting], "smoke")
+
+
+def test_a_recipe_chooses_the_replayed_tasks(tmp_path):
+    from neuroglot.config.load import load_recipe
+    from neuroglot.pipeline.context import Context
+
+    def replayed(*settings):
+        recipe = load_recipe("quickstart", ["data.pairs=[en-de]", "data.replay=0.3", *settings], "smoke")
+        return list(Context(recipe, tmp_path, lambda label, total: lambda done: None, print).training.replayed)
+
+    assert replayed() == ["ocr", "text_translation", "describe"]
+    assert replayed("data.replay_tasks=[text_translation, ocr]") == ["text_translation", "ocr"]
+    with pytest.raises(UserError, match="replay_tasks says what is replayed, and replay is 0; set replay"):
+        load_recipe("quickstart", ["data.replay=0", "data.replay_tasks=[ocr]"], "smoke")
+    with pytest.raises(UserError, match="data.replay_tasks.*'orc' is not known; did you mean ocr"):
+        replayed("data.replay_tasks=[orc]")
+    with pytest.raises(
+        UserError, match="names multimodal_translation, of which there is nothing to replay; there is ocr, text_"
+    ):
+        replayed("data.replay_tasks=[multimodal_translation]")

@@ -45,6 +45,32 @@ def test_tables_fit_a_terminal(run, request):
         assert split in text
 
 
+def test_replayed_tasks_are_marked(full_run, tmp_path):
+    import shutil
+
+    from neuroglot.file_format import TRAINING, read_json, write_json
+    from neuroglot.report import report
+
+    folder = shutil.copytree(full_run, tmp_path / "run")
+    output = io.StringIO()
+    show_tables(folder, Console(file=output, width=100))
+    assert "eplayed" not in output.getvalue()
+    kept = ("method", "parts", "seconds", "steps", "trainable_parameters", "total_parameters")
+    training = {key: read_json(folder / "training.json", TRAINING)[key] for key in kept}
+    replay = {"share": 0.3, "examples": {"ocr": 10, "text_translation": 20}}
+    write_json(folder / "training.json", TRAINING, {**training, "replay": replay})
+    show_tables(folder, Console(file=output, width=100))
+    note = (
+        "Replayed in training, on other examples: Transcribing, Text translation. What is kept without that is shown"
+    )
+    assert f"{note} by: Describing." in output.getvalue()
+    assert "Transcribing (replayed)" in output.getvalue()
+    assert "Describing (replayed)" not in output.getvalue()
+    assert show(folder)["replayed"] == ["ocr", "text_translation"]
+    page = report(folder).read_text(encoding="utf-8")
+    assert note in page and "Transcribing (replayed)" in page
+
+
 def test_numbers():
     assert [signed(value) for value in (1.25, -1.25, 0.04, -0.04, None)] == [
         "+1.2",

@@ -130,6 +130,11 @@ class DataSection(Section):
     replay: float = Field(
         0.0, ge=0, le=0.9, description="share of the training batches that are of other tasks, against forgetting"
     )
+    replay_tasks: Tasks = Field(
+        (),
+        description="which of the other tasks are replayed; all that there are if empty. Retention is what the "
+        "others show: leave one out",
+    )
     max_bad: int = Field(0, ge=0, description="records of a file that may be left out because they cannot be used")
     seed: Seed = Field(0, description="of the embedded corpora, of the split, and of drawn images")
 
@@ -155,6 +160,12 @@ class DataSection(Section):
     def _texts(cls, render: object) -> object:
         """A style's values are texts, and YAML makes numbers and truths of some of them."""
         return style_texts(render) if isinstance(render, dict) else render
+
+    @model_validator(mode="after")
+    def _replays(self) -> DataSection:
+        if self.replay_tasks and not self.replay:
+            raise ValueError("replay_tasks says what is replayed, and replay is 0; set replay, such as 0.3")
+        return self
 
     @field_validator("pairs")
     @classmethod

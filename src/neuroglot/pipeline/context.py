@@ -8,7 +8,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import chain
 from pathlib import Path
@@ -322,8 +322,16 @@ class Context:
         data = self.recipe.data
         sizes = Sizes(data.train, data.dev, data.test, data.heldout, data.retention)
         describes = self.recipe.model.path == "embedded"
-        return load_corpus(data.source, self.recipe.task, data.pairs, sizes, data.seed, describes, self.examples,
-                           data.domains, data.replay > 0, self._also_tested)  # fmt: skip
+        corpus = load_corpus(data.source, self.recipe.task, data.pairs, sizes, data.seed, describes, self.examples,
+                             data.domains, data.replay > 0, self._also_tested)  # fmt: skip
+        absent = [task for task in data.replay_tasks if task not in corpus.replay]
+        if absent:
+            raise UserError(
+                f"data.replay_tasks names {absent[0]}, of which there is nothing to replay; there is "
+                f"{', '.join(corpus.replay)}"
+            )
+        chosen = {task: corpus.replay[task] for task in data.replay_tasks or corpus.replay}
+        return replace(corpus, replay=chosen)
 
     def first_items(self, setting: str, examples: Sequence[Example], count: int) -> list[Example]:
         """Return the first `count` items of each pair, and say which pairs have fewer.

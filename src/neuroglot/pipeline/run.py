@@ -67,7 +67,7 @@ def stages(recipe: Recipe) -> list[Stage]:
     scored = tuple(f"evaluate.{name}" for name in EvaluateSection.model_fields if name not in looks)
     watched = ("data.dev", "evaluate.every", "evaluate.items", "evaluate.max_new_tokens")
     kept = ("data.dev", "data.retention", "evaluate.retention", "evaluate.retention_items")  # which is not replayed
-    mixed = ("data.temperature", "data.replay", *(kept if recipe.data.replay else ()),
+    mixed = ("data.temperature", "data.replay", "data.replay_tasks", *(kept if recipe.data.replay else ()),
              *(watched if recipe.evaluate.every else ()))  # fmt: skip
     machine = ("train.optimizer", "train.bf16", "train.gradient_checkpointing")
     trained = trained_folder(recipe)

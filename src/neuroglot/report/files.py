@@ -105,6 +105,11 @@ class RunFiles:
         rows = retention(self.systems, BEFORE, self.method, own)
         return [row for row in rows if row["split"] not in self.taught]
 
+    @property
+    def replayed(self) -> tuple[str, ...]:
+        """Tasks of which examples were part of the training."""
+        return tuple((self.training or {}).get("replay", {}).get("examples", {}))
+
     @cached_property
     def figure(self) -> str:
         """The figure that the run is judged by: the first of `JUDGED` that means something of all that is taught."""

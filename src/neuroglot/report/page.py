@@ -71,6 +71,7 @@ def render(run: RunFiles) -> str:
         signatures=_signatures(run),
         kept=tables.kept_rows(run),
         kept_heads=tables.kept_heads(run),
+        replay_note=tables.replay_note(run),
         retention=_retention_figure(run),
         loss=_loss_figure(run),
         gallery=_gallery(run.gallery),

@@ -29,7 +29,8 @@ def show(run_folder: Path | str) -> dict[str, Any]:
     Keys: run, method, split (that the run is judged by), headline (before, after, cascade averages, the
     figure that stands for them, or null), parts,
     trainable_parameters, total_parameters, groups (part -> kind -> neurons), scores (scores.json's systems), domains
-    (domain -> system -> figures), ceilings (scores.json's), retention, signatures, seconds, files (file -> present).
+    (domain -> system -> figures), ceilings (scores.json's), retention, replayed (tasks),
+    signatures, seconds, files (file -> present).
 
     Raises:
         UserError: no run folder, no scores.json, or a damaged file.
@@ -49,6 +50,7 @@ def show(run_folder: Path | str) -> dict[str, Any]:
         "domains": run.domains,
         "ceilings": run.scores.get("ceilings", {}),
         "retention": run.kept,
+        "replayed": list(run.replayed),
         "signatures": run.scores.get("signatures", {}),
         "seconds": run.scores.get("seconds", {}),
         "files": {file: (run.folder / file).exists() for file in STAGES},
@@ -81,6 +83,8 @@ def show_tables(run_folder: Path | str, console: Console) -> None:
         console.print(_rich("What the answers rest on", control_heads(run), control_rows(run)))
     if run.kept:
         console.print(_rich(f"What {run.method} kept", kept_heads(run), kept_rows(run)))
+        if replay_note(run):
+            console.print(replay_note(run), soft_wrap=True)
 
 
 PART_HEADS = ("part", "layers", "neurons", "of eligible", "parameters", "of the part")
@@ -204,12 +208,23 @@ def kept_heads(run: RunFiles) -> list[str]:
     return ["task", "figure", "before", "after", "difference", *([INTERVAL] if known else []), "kept"]
 
 
+def replay_note(run: RunFiles) -> str:
+    """Return what has to be said of tasks that were replayed; nothing where none were."""
+    tasks = dict.fromkeys(row["split"] for row in run.kept)
+    marked = [split_title(task) for task in tasks if task in run.replayed]
+    if not marked:
+        return ""
+    free = [split_title(task) for task in tasks if task not in run.replayed]
+    rest = f"What is kept without that is shown by: {', '.join(free)}." if free else "No task was left out."
+    return f"Replayed in training, on other examples: {', '.join(marked)}. {rest}"
+
+
 def kept_rows(run: RunFiles) -> list[list[str]]:
     """Return the retention rows as text."""
     labels, heads = dict(FIGURES), kept_heads(run)
     return [
         [
-            split_title(row["split"]),
+            split_title(row["split"]) + (" (replayed)" if row["split"] in run.replayed else ""),
             labels[row["metric"]],
             number(row["before"]),
             number(row["after"]),
