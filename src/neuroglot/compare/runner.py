@@ -183,10 +183,12 @@ def _prepare(grid: Grid, runs: Path, track: Track, say: Callable[[str], None], t
 
 def _widths(recipe: Recipe, trust: bool) -> list[tuple[int, int]]:
     from neuroglot.models.load import load_skeleton
+    from neuroglot.models.modules import of_modules
     from neuroglot.neurons import inventory
 
     layers = inventory(load_skeleton(recipe.model.path, trust, recipe.model.parts))
-    return [(layer.inputs + layer.bias, layer.neurons) for layer in layers]
+    chosen = of_modules(layers, recipe.select.modules or ())
+    return [(layer.inputs + layer.bias, layer.neurons) for layer in chosen]
 
 
 class _Sweeps:

@@ -16,6 +16,7 @@ from neuroglot.config.methods import (
     METHODS,
     NEURON_METHODS,
     RENAMED,
+    SMALL,
     WHOLE,
 )
 from neuroglot.config.sections import (
@@ -146,6 +147,8 @@ class Recipe(Section):
             for task in self.select.keep or ():
                 if task not in self.profile.contrast:
                     raise ValueError(f"profile.contrast has no {task!r}, which select.keep names; add it to the list")
+        if self.select.modules and self.method in SMALL:
+            raise ValueError(f"select.modules chooses matrices, and {self.method} trains none; leave it out")
         if self.train.parameters is not None and self.train.neuron_rank is not None:
             raise ValueError(
                 "train.parameters gives each layer a rank of its own and train.neuron_rank all of them the same; "

@@ -308,6 +308,11 @@ class SelectSection(Section):
         None, description="what neurons are ranked by; it must be in `profile.scores`, or `weight` or `movement`"
     )
     parts: tuple[PartName, ...] | None = Field(None, description="whose neurons may be chosen")
+    modules: tuple[str, ...] | None = Field(
+        None,
+        description="which matrices are trained, with LoRA, DoRA, full and the parts as well: `attention` (`qkv`, "
+        "`out`), `mlp` (`gate_up`, `down`), or ends of module names; all of them if unset",
+    )
     like: Literal["mnaft", "mnaft-raw", "neumt", "neumt-paper"] | None = Field(
         None, description="of a control: the method whose layers and numbers of rows it takes over"
     )
@@ -319,6 +324,10 @@ class SelectSection(Section):
     @model_validator(mode="after")
     def _file_alone(self) -> SelectSection:
         given = [name for name, value in self if name not in ("file", "seed") and value is not None]
+        if self.modules and self.neuron == "ffn":
+            raise ValueError(
+                "modules chooses matrices, and neuron=ffn trains whole feed-forward blocks; leave one out"
+            )
         if self.file is not None and given:
             raise ValueError(
                 f"file is a selection made already, to which {given[0]} says nothing; leave one of them out"

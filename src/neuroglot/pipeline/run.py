@@ -90,8 +90,9 @@ def stages(recipe: Recipe) -> list[Stage]:
             own = ("train.parameters", "train.rows", "train.mode", "profile")
             result.append(Stage("align", (*learnt, *own), ("selection.safetensors",), (START,), align))
     before = tuple(name for stage in result for name in stage.writes)
+    modules = () if recipe.uses_neurons else ("select.modules",)
     result += [
-        Stage("train", (*learnt, *mixed, "method", "train"), before[-1:],
+        Stage("train", (*learnt, *mixed, *modules, "method", "train"), before[-1:],
               (trained, "training.json", "train_log.jsonl"), train,
               replaces=tuple(name for name in METHODS_OWN if name not in (*before, trained))),
         Stage("evaluate", (*tested, "method", *scored, "report", "systems"), (trained,),

@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from neuroglot.config import FACTORS, SMALL, Recipe
+from neuroglot.config import FACTORS, SMALL, WHOLE, Recipe
 from neuroglot.file_format import (
     ADAPTER,
     MODEL,
@@ -19,6 +19,7 @@ from neuroglot.file_format import (
     write_manifest,
     write_text,
 )
+from neuroglot.models.modules import of_modules
 from neuroglot.pipeline.context import Context, examples_digest, made_for, quiet
 from neuroglot.pipeline.folder import watch
 
@@ -111,6 +112,7 @@ def train(context: Context) -> None:
         "made_from": made_from,
         **replay,
         "parts": _parts(layers, selection, trained_entries(tuned) if selection is not None else None, tuned),
+        **({"modules": list(recipe.select.modules)} if recipe.select.modules else {}),
         "seconds": round(result.seconds, 2),
         "steps": result.steps,
         **({"skipped_steps": result.skipped} if result.skipped else {}),
@@ -122,7 +124,7 @@ def train(context: Context) -> None:
         _save(context, tuned, part)
         if selection is not None:
             facts["audit"] = _audit(context, snapshot(context.model()), tuned, selection)
-        elif recipe.method != "full":
+        elif recipe.method != "full" or recipe.select.modules:
             facts["audit"] = _audit_names(context, snapshot(context.model()), tuned)
         about = {"method": recipe.method, "base": recipe.model.path, "pairs": context.corpus.pairs}
         write_manifest(part, MODEL if recipe.trains_whole else ADAPTER, {**about, "made_from": made_from})
@@ -134,10 +136,12 @@ def train(context: Context) -> None:
 
 def _method_options(recipe: Recipe, layers: Sequence[Layer]) -> dict[str, Any]:
     """Return what the recipe says of a baseline method, as `neuroglot.training.prepare` takes it."""
-    settings = recipe.train
+    settings, chosen = recipe.train, of_modules(layers, recipe.select.modules or ())
     if recipe.method in FACTORS:
-        names = [layer.name for layer in layers if not layer.axis]  # LoRA knows no bare matrix
+        names = [layer.name for layer in chosen if not layer.axis]  # LoRA knows no bare matrix
         return {"r": settings.rank, "modules": names, "seed": settings.seed}
+    if recipe.method in WHOLE:
+        return {"modules": [layer.name for layer in chosen]} if recipe.select.modules else {}
     return {"tokens": settings.prompt_tokens, "seed": settings.seed} if recipe.method == "prompt" else {}
 
 

@@ -65,7 +65,7 @@ def show_tables(run_folder: Path | str, console: Console) -> None:
     console.print(name.append(plain(f"  {headline_sentence(run)}")))
     parts = part_rows(run)
     if parts:
-        console.print(_rich("What was trained", PART_HEADS, parts))
+        console.print(_rich(trained_title(run), PART_HEADS, parts))
     for split in run.splits:
         systems = [name for name in run.order if split in run.systems[name]]
         shown = [(key, label) for key, label in figures(run, split) if key not in ("nll", "ter")]
@@ -206,6 +206,12 @@ def kept_heads(run: RunFiles) -> list[str]:
     """Return the columns of the retention table: intervals only where the hypotheses are there to say them."""
     known = any(row["low"] is not None for row in run.kept)
     return ["task", "figure", "before", "after", "difference", *([INTERVAL] if known else []), "kept"]
+
+
+def trained_title(run: RunFiles) -> str:
+    """Return the title of the table of what was trained, with the modules that the recipe chose."""
+    modules = (run.training or {}).get("modules", [])
+    return "What was trained" + (f", of the modules {', '.join(modules)}" if modules else "")
 
 
 def replay_note(run: RunFiles) -> str:

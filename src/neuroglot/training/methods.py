@@ -177,24 +177,34 @@ def _parent(model: nn.Module, name: str) -> nn.Module:
 # ---- Full fine-tuning, of all or of one part ------------------------------------------------------------------------
 
 
-def full(model: nn.Module) -> nn.Module:
-    """Train every parameter, in float32: at fine-tuning rates most bfloat16 entries would not change in a step."""
-    return model.float().requires_grad_(True)
+def full(model: nn.Module, modules: Sequence[str] | None = None) -> nn.Module:
+    """Train every parameter, in float32: at fine-tuning rates most bfloat16 entries would not change in a step.
+
+    Args:
+        model: a base model.
+        modules: full names of the modules, or of bare matrices, that are trained; by default everything is.
+    """
+    model = model.float().requires_grad_(modules is None)
+    for name in modules or ():
+        owner, _, leaf = name.rpartition(".")
+        target = getattr(model.get_submodule(owner), leaf)
+        target.requires_grad_(True)  # a module, or a matrix that is a parameter
+    return model
 
 
-def vision(model: nn.Module) -> nn.Module:
-    """Train the image encoder."""
-    return _part(model, "vision")
+def vision(model: nn.Module, modules: Sequence[str] | None = None) -> nn.Module:
+    """Train the image encoder, or of it the named modules."""
+    return _part(model, "vision", modules)
 
 
-def connector(model: nn.Module) -> nn.Module:
-    """Train what maps image features into the language model."""
-    return _part(model, "connector")
+def connector(model: nn.Module, modules: Sequence[str] | None = None) -> nn.Module:
+    """Train what maps image features into the language model, or of it the named modules."""
+    return _part(model, "connector", modules)
 
 
-def language(model: nn.Module) -> nn.Module:
-    """Train the language model, its embeddings and its head."""
-    return _part(model, "language")
+def language(model: nn.Module, modules: Sequence[str] | None = None) -> nn.Module:
+    """Train the language model, its embeddings and its head, or of it the named modules."""
+    return _part(model, "language", modules)
 
 
 def part_parameters(model: nn.Module, part: str) -> set[str]:
@@ -209,7 +219,7 @@ def part_parameters(model: nn.Module, part: str) -> set[str]:
     return {name for name, parameter in model.named_parameters() if owners[id(parameter)] == {part}}
 
 
-def _part(model: nn.Module, part: str) -> nn.Module:
+def _part(model: nn.Module, part: str, modules: Sequence[str] | None) -> nn.Module:
     """Train one part and freeze the rest; all in float32, for no model computes in two dtypes."""
     names = part_parameters(model, part)
     if not names:
@@ -217,9 +227,11 @@ def _part(model: nn.Module, part: str) -> nn.Module:
             f"method {part}: this model has no {part} parameters ({described(family_of(model))}); say where they are "
             f"with model.parts={{{part}: [PREFIX]}}"
         )
-    model = model.float()
+    full(model, modules)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in names)
+        parameter.requires_grad_(parameter.requires_grad and name in names)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(f"method {part}: none of the modules is in the {part} part; name modules of it")
     return model
 
 
@@ -245,8 +257,8 @@ def prepare(model: nn.Module, method: str, selection: Selection | None = None, *
         method: `full`; `vision`, `connector` or `language`, one part of it; `lora` or `dora`, low-rank factors;
             `prompt`, learned vectors in front; `bitfit`, the biases; `norms`; or `neurons`.
         selection: the rows to train, for `neurons`; the others ignore it.
-        options: of the method: for `lora` and `dora` `r`, `alpha`, `dropout`, `modules`, `seed`; for `prompt`
-            `tokens`, `seed`; for `neurons` `rank`, `mode`, `seed`.
+        options: of the method: for `lora` and `dora` `r`, `alpha`, `dropout`, `modules`, `seed`; for `full` and the
+            parts `modules`; for `prompt` `tokens`, `seed`; for `neurons` `rank`, `mode`, `seed`.
 
     Returns:
         The model to train: the model itself for `full` and the parts, a `PeftModel` around it otherwise.

@@ -9,6 +9,7 @@ from typing import Any
 from neuroglot.config import SelectSection
 from neuroglot.errors import UserError, nearest
 from neuroglot.models.families import PARTS
+from neuroglot.models.modules import in_modules, of_modules
 from neuroglot.neurons.inventory import Layer, check_parts
 from neuroglot.neurons.layers import layer_fractions
 from neuroglot.neurons.profiling.profile import Profile
@@ -32,6 +33,7 @@ class Options:
 
     task: str | None = None
     parts: tuple[str, ...] = PARTS
+    modules: tuple[str, ...] = ()
     neuron: str = "rows"
     layers: float | Mapping[str, float] = 0.6
     ranking: str = "relevance"
@@ -74,7 +76,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def neurons_of(profile: Profile, options: Options) -> list[Layer]:
     """Return the layers whose neurons may be chosen: matrices or feed-forward blocks, of the chosen parts."""
     units = options.neuron == "ffn"
-    return [layer for layer in profile.layers if bool(layer.writes) == units and layer.part in options.parts]
+    layers = [layer for layer in profile.layers if bool(layer.writes) == units and layer.part in options.parts]
+    return [layer for layer in layers if in_modules(layer, options.modules)]
 
 
 def resolve(profile: Profile, method: str, given: Mapping[str, Any]) -> Options:
@@ -89,6 +92,7 @@ def resolve(profile: Profile, method: str, given: Mapping[str, Any]) -> Options:
         values["neuron"] = "ffn"  # nothing else was profiled
     options = Options(**values)
     _check_ranking(method, given, options)
+    of_modules((layer for layer in profile.layers if not layer.writes), options.modules)
     options = _with_parts(profile, method, given, options)
     if options.ranking == "similarity" and options.similarities is None:
         raise UserError(
@@ -151,10 +155,17 @@ def _with_parts(profile: Profile, method: str, given: Mapping[str, Any], options
     parts = check_parts(options.parts)
     present = {layer.part for layer in neurons_of(profile, replace(options, parts=PARTS))}
     if not present:
+        if options.modules:
+            raise UserError(f"modules {', '.join(options.modules)} leave no neuron=ffn to choose; leave one out")
         other = "rows" if options.neuron == "ffn" else "ffn"
         raise UserError(f"the profile holds no neuron={options.neuron}; profile them too, or say neuron={other}")
     for part in parts:
         if part not in present and "parts" in given:
+            if options.modules and any(layer.part == part for layer in profile.layers):
+                raise UserError(
+                    f"part {part} has none of the modules {', '.join(options.modules)}; leave it out of parts, or "
+                    "name its modules too"
+                )
             raise UserError(
                 f"part {part} is not in the profile, which holds {', '.join(p for p in PARTS if p in present)}; "
                 "profile it too or leave it out of parts"
