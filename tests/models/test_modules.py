@@ -1,4 +1,4 @@
-"""`select.modules`: which matrices of every family are attention or feed-forward, and that methods train only those."""
+"""`select.modules`: which matrices of each family are attention or feed-forward; methods train only those."""
 
 from __future__ import annotations
 
