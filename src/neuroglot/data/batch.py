@@ -1,9 +1,9 @@
-"""Examples to model inputs: prompts through the processor's own chat template, targets appended, labels masked.
+"""Examples to model inputs: prompts from the processor's chat template, targets appended, labels masked.
 
 B batch, L tokens. A prompt has the tokens that `apply_chat_template(..., add_generation_prompt=True, tokenize=True)`
-of transformers gives; labels are what the same template writes of the answer, up to the token where generation stops.
-The two are put together from tokens, never by tokenising their joint text again, so that the label mask is exact for
-every tokenizer.
+of transformers gives; labels are the answer as the same template writes it, up to the token where generation stops.
+The two are joined as tokens; their joint text is never tokenised again, so that the label mask is exact for every
+tokenizer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from neuroglot.pair import Condition
 from neuroglot.printing import short
 
 _PROBE, _FOUND = "neuroglot asks", "neuroglot answers"
-"""Texts that no chat template holds."""
+"""Texts that no chat template contains."""
 
 
 class Batch(NamedTuple):
@@ -34,8 +34,8 @@ class Batch(NamedTuple):
 
     Attributes:
         inputs: tensors for the model's forward, with `labels` [B, L] (-100: not a target).
-        condition: what all samples are instances of.
-        items: one name a sample; the same item in several pairs has the same name. Empty where unknown.
+        condition: task and pair of all samples.
+        items: one name for each sample; an item has the same name in all pairs. Empty if unknown.
     """
 
     inputs: dict[str, Any]
@@ -50,11 +50,11 @@ class _Frame(NamedTuple):
     """What the chat template writes around an answer.
 
     Attributes:
-        lead: between the prompt and the answer.
-        close: between the answer and the token that ends it.
-        rest: from that token on.
+        lead: text between the prompt and the answer.
+        close: text between the answer and the token that ends it.
+        rest: text from that token on.
         end: the id of the token at which generation stops.
-        parts: whether the template takes an answer as a list of parts; as a text otherwise.
+        parts: whether the template takes an answer as a list of parts; otherwise it takes a text.
     """
 
     lead: str
@@ -65,7 +65,7 @@ class _Frame(NamedTuple):
 
 
 class _Prompt(NamedTuple):
-    """Images, the text beside them, and both as the chat template writes them, with what opens the answer."""
+    """Number of images, the text beside them, and both as the chat template writes them, up to the answer."""
 
     images: int
     asked: str
@@ -78,13 +78,13 @@ class Batcher:
 
     Attributes:
         processor: any transformers processor with a tokenizer and a chat template.
-        max_length: the most tokens a sample may take; 0 for no limit.
+        max_length: most tokens of a sample; 0 for no limit.
         paraphrase: which of the task's instructions to use.
-        prompt: what to ask instead, with {source} and {target} for the languages' English names.
-        max_pixels: to which an image is scaled down; 0 for no limit.
-        max_image_tokens: the most that the images of an example may take, which are scaled down to it; 0 for no limit.
-        as_shown: how another batcher scales images, instead of the two; so that two models are shown the same.
-        stops: the tokens at which the model's generation stops, as its generation_config says, beside the tokenizer's
+        prompt: an instruction to use instead, with {source} and {target} for the languages' English names.
+        max_pixels: most pixels of an image, which is scaled down to it; 0 for no limit.
+        max_image_tokens: most tokens of an example's images, which are scaled down to it; 0 for no limit.
+        as_shown: another batcher's scaling, instead of these two limits, so that two models see the same images.
+        stops: the tokens at which generation stops by the model's generation_config, in addition to the tokenizer's
             end of sequence; see `neuroglot.models.load.stop_tokens`.
     """
 
@@ -108,16 +108,16 @@ class Batcher:
 
     @cached_property
     def _padding(self) -> Any:
-        """The processor; where its tokenizer has no padding token, a copy that pads with another one.
+        """The processor; if its tokenizer has no padding token, a copy that pads with another token.
 
-        Which one does not matter: attention and labels leave out what is padding.
+        Which token does not matter: attention and labels leave out padding.
         """
         if self.tokenizer.pad_token_id is not None:
             return self.processor
-        made = copy.deepcopy(self.processor)
-        tokenizer = getattr(made, "tokenizer", made)
+        processor = copy.deepcopy(self.processor)
+        tokenizer = getattr(processor, "tokenizer", processor)
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-        return made
+        return processor
 
     @cached_property
     def _pad(self) -> int:
@@ -125,22 +125,22 @@ class Batcher:
 
     @cached_property
     def marks(self) -> tuple[str, ...]:
-        """The texts of the special tokens and of the image's place, which some tokenizers do not call special."""
+        """The texts of the special tokens and of the image placeholder, which some tokenizers do not call special."""
         image = getattr(self.processor, "image_token", None)
         return (*special_tokens(self.tokenizer), *([str(image)] if image else []))
 
     @cached_property
     def _segments(self) -> bool:
-        """Whether token types tell the prompt, which sees all of itself, from the target, which does not (PaliGemma).
+        """Whether token types separate the prompt (full attention) from the target (causal), as in PaliGemma.
 
-        Such a processor makes labels out of them, and so has them among its outputs; Gemma3's token types mark images.
+        Such a processor makes labels from them, and has labels among its outputs; Gemma3's token types mark images.
         """
         return "labels" in getattr(self.processor, "model_input_names", ())
 
     # ---- the chat template ----------------------------------------------------------------------------------------
 
     def _asked(self, example: Example, paraphrase: int) -> str:
-        """Return the text beside the images: all of an example that reaches the prompt."""
+        """Return the text beside the images: everything of an example that is in the prompt."""
         asked = instruction(example, paraphrase) if self.prompt is None else filled(self.prompt, example)
         if shows_source(example.task):
             if example.source is None:
@@ -164,7 +164,7 @@ class Batcher:
         return rendered(self.processor, chat, **options)
 
     def check_chat(self) -> None:
-        """Refuse a chat template that cannot be used, and a prompt that holds special tokens, before any example.
+        """Refuse an unusable chat template, and a prompt that contains special tokens, before any example is read.
 
         Raises:
             UserError: what is wrong with them.
@@ -175,7 +175,7 @@ class Batcher:
         _ = self._frame
 
     def _check_template(self, images: int) -> None:
-        """Refuse a template that does not write the text and a place for each image."""
+        """Refuse a template that does not write the text and a placeholder for each image."""
         if images in self._fitting:
             return
         last, fewer = (
@@ -197,19 +197,19 @@ class Batcher:
 
     @cached_property
     def _frame(self) -> _Frame:
-        """What the template writes around an answer, found by an answer that it cannot know."""
-        if self._segments:  # its processor gives a target as it is, and ends it with the end of the sequence
+        """What the template writes around an answer, found with an answer that no template contains."""
+        if self._segments:  # its processor copies a target unchanged, and ends it with the end-of-sequence token
             return _Frame("", "", "", self._end_of_sequence(), True)
         chat = _question(0, _PROBE)
         prompt = self._rendered(chat, add_generation_prompt=True)
         for parts in (True, False):
             try:
-                lead, result, rest = _after(prompt, self._rendered([*chat, _answer(_FOUND, parts)])).partition(_FOUND)
+                lead, answer, rest = _after(prompt, self._rendered([*chat, _answer(_FOUND, parts)])).partition(_FOUND)
             except UserError:
                 if parts:
                     continue
                 raise
-            if result and "'type':" not in lead:
+            if answer and "'type':" not in lead:
                 close, end = self._ending(rest)
                 return _Frame(lead, close, rest[len(close) :], end, parts)
         raise UserError(
@@ -218,24 +218,24 @@ class Batcher:
         )
 
     def _ending(self, rest: str) -> tuple[str, int]:
-        """Return what of a text after an answer comes before the token that ends it, and that token.
+        """Return the part of the text after an answer that precedes the token that ends it, and that token.
 
-        It is the first at which generation is known to stop; else the first special token, which is the template's
-        own end of a turn; else the end of the sequence.
+        The token is the first at which generation is known to stop; else the first special token, which ends a turn
+        of the template; else the end of the sequence.
         """
         stops = {int(token): self.tokenizer.convert_ids_to_tokens(token) for token in self._known_stops}
         special = {int(token): str(t) for token, t in self.tokenizer.added_tokens_decoder.items() if t.special}
         for known in (stops, special):
-            result = [(rest.find(text), -len(text), token) for token, text in known.items() if text and text in rest]
-            if result:
-                index, _, end = min(result)
-                return rest[:index], end
+            matches = [(rest.find(text), -len(text), token) for token, text in known.items() if text and text in rest]
+            if matches:
+                start, _, end = min(matches)
+                return rest[:start], end
         return "", self._end_of_sequence()
 
     @property
     def _known_stops(self) -> set[int]:
-        own = self.tokenizer.eos_token_id
-        return {*self.stops, *([] if own is None else [int(own)])}
+        end = self.tokenizer.eos_token_id
+        return {*self.stops, *([] if end is None else [int(end)])}
 
     def _end_of_sequence(self) -> int:
         if not self._known_stops:
@@ -243,19 +243,19 @@ class Batcher:
                 "the model's tokenizer has no end-of-sequence token, and its chat template writes none after an "
                 "answer; set tokenizer.eos_token and save it with the processor"
             )
-        own = self.tokenizer.eos_token_id
-        return min(self.stops) if own is None else int(own)
+        end = self.tokenizer.eos_token_id
+        return min(self.stops) if end is None else int(end)
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """The tokens that end an answer: what training teaches, and what the model and its tokenizer know."""
+        """The tokens that end an answer: the one that training teaches, and those of the model and its tokenizer."""
         return tuple(sorted({self._frame.end, *self._known_stops}))
 
     def _written(self, prompt: _Prompt, target: str) -> tuple[str, str]:
-        """Return the end of a prompt that decides how an answer's first token is made, and what is written after it.
+        """Return the end of a prompt, which affects how an answer's first token is made, and the text after it.
 
         Raises:
-            UserError: the template writes the target otherwise than it stands, or does not go on from the prompt.
+            UserError: the template changes the target, or its text with an answer does not begin with the prompt.
         """
         self._check_marks(target)
         if self._segments:
@@ -277,21 +277,24 @@ class Batcher:
         texts = [text for before, after in written for text in (before, before + after)]
         ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         answers = []
-        for (_, after), before, whole in zip(written, ids[::2], ids[1::2], strict=True):
-            if whole[: len(before)] != before:  # the answer's beginning would merge with the prompt, which is given
-                before, whole = self._alone(after)
-            answers.append([*whole[len(before) :], self._frame.end])
+        for (_, after), before, joint in zip(written, ids[::2], ids[1::2], strict=True):
+            if joint[: len(before)] != before:  # the answer's beginning would merge with the prompt, which is fixed
+                before, joint = self._alone(after)
+            answers.append([*joint[len(before) :], self._frame.end])
         return answers
 
     def _alone(self, text: str) -> tuple[list[int], list[int]]:
-        """Return tokens of a text behind a line break, if it stays by itself there, as no space is put before it."""
-        before, whole, own = self.tokenizer(["\n", f"\n{text}", text], add_special_tokens=False)["input_ids"]
-        return (before, whole) if whole[: len(before)] == before else ([], own)
+        """Return the tokens of a line break, and of it with a text after it, if the two do not merge.
+
+        After a line break, tokenizers put no space before the text. Otherwise return no tokens, and the text's alone.
+        """
+        before, joint, alone = self.tokenizer(["\n", f"\n{text}", text], add_special_tokens=False)["input_ids"]
+        return (before, joint) if joint[: len(before)] == before else ([], alone)
 
     def _adds(self, text: str) -> bool:
-        """Whether the tokenizer adds its special tokens to a prompt: as `apply_chat_template` of transformers does.
+        """Whether the tokenizer adds its special tokens to a prompt, as in transformers' `apply_chat_template`.
 
-        A processor lets it, unless the template has written the first of them; a tokenizer by itself does not.
+        With a processor it does, unless the template has written the first of them; a tokenizer alone does not.
         """
         bos = self.tokenizer.bos_token
         return hasattr(self.processor, "tokenizer") and not (bos is not None and text.startswith(bos))
@@ -301,7 +304,7 @@ class Batcher:
     def _prompt_inputs(
         self, examples: Sequence[Example], paraphrases: Sequence[int]
     ) -> tuple[dict[str, Any], list[_Prompt]]:
-        """Return left-padded inputs of examples that all have images or all have none, and their prompts."""
+        """Return left-padded inputs of examples, all with images or all without, and their prompts."""
         if len({bool(example.images) for example in examples}) > 1:
             raise UserError("a batch holds examples with images and examples without; make batches of either kind")
         prompts = [self._prompt_of(*each) for each in zip(examples, paraphrases, strict=True)]
@@ -314,18 +317,18 @@ class Batcher:
         return inputs, prompts
 
     def _processed(self, texts: list[str], images: list[list[Image.Image]], **options: Any) -> dict[str, Any]:
-        """Return what the processor makes of prompts that are written already."""
+        """Return the processor's output for prompts from the chat template."""
         options |= {"return_tensors": "pt", "add_special_tokens": self._adds(texts[0])}
         processor = self._padding
         try:
             if any(images):
                 inputs = dict(processor(text=texts, images=images, **options))
-            elif self._segments:  # PaliGemma's processor takes nothing without an image
+            elif self._segments:  # PaliGemma's processor needs an image
                 options |= {"return_token_type_ids": True, "add_special_tokens": False}
                 inputs = dict(processor.tokenizer([self._begun(text) for text in texts], **options))
             else:
                 inputs = dict(processor(text=texts, **options))
-        except Exception as error:  # every processor has its own
+        except Exception as error:  # each processor raises other types
             sizes = [f"{image.width} x {image.height}" for shown in images for image in shown]
             of = f"images of {', '.join(sizes[:4])}{', ...' if len(sizes) > 4 else ''} pixels" if sizes else "a text"
             raise UserError(
@@ -338,7 +341,7 @@ class Batcher:
         return f"{self.tokenizer.bos_token}{text}\n"
 
     def _check_marks(self, text: str, what: str = "the text") -> None:
-        """Refuse a text that would be read as the model's own marks, such as the place of an image."""
+        """Refuse a text that contains special tokens of the model, such as the image placeholder."""
         for mark in self.marks:
             if mark in text:
                 raise UserError(
@@ -347,7 +350,7 @@ class Batcher:
                 )
 
     def _check(self, example: Example, ids: Sequence[int], text: str, further: int = 0) -> None:
-        """Refuse what the model could not read or would cut; `further` tokens come on top of `ids`."""
+        """Refuse a text with unknown tokens or too many tokens; `further` tokens are added to the count of `ids`."""
         unknown = self.tokenizer.unk_token_id
         if unknown is not None and unknown in ids:
             for piece in (*text, *text.split()):
@@ -365,12 +368,12 @@ class Batcher:
             )
 
     def check(self, example: Example, sizes: Sequence[tuple[int, int]] = (), paraphrases: int = 1) -> None:
-        """Refuse now what `encode` would refuse, of an example and its alternatives, without opening an image.
+        """Refuse an example and its alternatives where `encode` would refuse them, without opening an image.
 
         Args:
             example: what would be encoded.
             sizes: width and height of each of its images.
-            paraphrases: how many of the task's instructions it may come with.
+            paraphrases: how many of the task's instructions are used with it.
         """
         prompts = [self._prompt_of(example, turn) for turn in range(paraphrases)]
         targets = (example.target, *example.alternatives)
@@ -382,39 +385,39 @@ class Batcher:
             self._check(example, ids, prompt.asked, further)
 
     def lengths(self, example: Example, sizes: Sequence[tuple[int, int]] = ()) -> tuple[int, int, int]:
-        """Return how many tokens `encode` makes of the prompt's text, of images of some sizes, and of the target."""
+        """Return how many tokens `encode` makes of the prompt's text, of images of these sizes, and of the target."""
         shown = self._shown([self.budget.fit(size, len(sizes)) for size in sizes]) + len(sizes)
         return self.prompt_tokens(example) - len(sizes), shown, self.target_tokens([example])[0]
 
     def prompt_tokens(self, example: Example) -> int:
-        """Return how many tokens the prompt takes, each of its images counted as one."""
+        """Return the number of tokens of the prompt, each of its images counted as one."""
         return len(self._prompt_ids([self._prompt_of(example, self.paraphrase)])[0])
 
     def target_tokens(self, examples: Sequence[Example]) -> list[int]:
-        """Return how many labels `encode` makes of each example: its target's tokens and the one that ends it."""
+        """Return the number of labels that `encode` makes of each example: its target's tokens and the end token."""
         prompts = [self._prompt_of(example, self.paraphrase) for example in examples]
         written = [self._written(prompt, example.target) for prompt, example in zip(prompts, examples, strict=True)]
         return list(map(len, self._answers(written)))
 
     def _prompt_ids(self, prompts: Sequence[_Prompt]) -> list[list[int]]:
-        """Return the tokens of prompts with one for each image."""
+        """Return the tokens of prompts, with one token for each image."""
         begun = self._segments and not prompts[0].images
         texts = [self._begun(prompt.text) if begun else prompt.text for prompt in prompts]
         adds = not begun and self._adds(texts[0])
-        result: list[list[int]] = self.tokenizer(texts, add_special_tokens=adds)["input_ids"]
-        return result
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=adds)["input_ids"]
+        return ids
 
     def _shown(self, sizes: Sequence[tuple[int, int]]) -> int:
-        """Return how many tokens images of some sizes take beyond those that stand for them in the prompt.
+        """Return the number of tokens of images of these sizes, minus their placeholders in the prompt.
 
-        They are counted together: some processors cut an image into tiles only where it is the only one.
+        They are counted together: some processors cut an image into tiles only if it is the only one.
         """
         key = tuple(sizes)
         if key not in self._measured:
             prompt = self._prompt(len(key), "?")
             images = [Image.new("RGB", size) for size in key]
-            whole = self._processed([prompt.text], [images])["input_ids"].shape[1]
-            self._measured[key] = whole - len(self._prompt_ids([prompt])[0])
+            total = self._processed([prompt.text], [images])["input_ids"].shape[1]
+            self._measured[key] = total - len(self._prompt_ids([prompt])[0])
         return self._measured[key]
 
     @cached_property
@@ -426,7 +429,7 @@ class Batcher:
         """Refuse a budget of tokens that no image fits into.
 
         Raises:
-            UserError: the processor makes more of the smallest image.
+            UserError: the processor makes more tokens of the smallest image.
         """
         self.budget.check()
 
@@ -435,7 +438,7 @@ class Batcher:
         return {(): 0}
 
     def prompts(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        """Return left-padded inputs to generate from."""
+        """Return left-padded inputs for generation."""
         return self._prompt_inputs(examples, [self.paraphrase] * len(examples))[0]
 
     def encode(self, examples: Sequence[Example], paraphrases: Sequence[int] | None = None) -> dict[str, Any]:
@@ -443,7 +446,7 @@ class Batcher:
 
         Args:
             examples: all with images or all without.
-            paraphrases: which instruction each example gets; `self.paraphrase` for all by default.
+            paraphrases: the instruction for each example; by default `self.paraphrase` for all.
 
         Returns:
             The processor's tensors with `input_ids`, `attention_mask` and `labels` [B, L]; labels are -100 except on
@@ -475,10 +478,10 @@ class Batcher:
         return {**inputs, "input_ids": input_ids, "attention_mask": attention, "labels": labels}
 
     def batches(self, examples: Sequence[Example], size: int, paraphrases: int = 1) -> Iterator[Batch]:
-        """Yield profiling batches: one condition each, an item's pairs one after the other, instructions in turn.
+        """Yield profiling batches of one condition each: an item's pairs follow each other, instructions take turns.
 
-        The paraphrase follows from the item's place, so that it is the same in all pairs. Examples that share item,
-        task and pair are taken for different items.
+        The paraphrase depends on the item's position, so that it is the same in all pairs. Examples that share item,
+        task and pair count as different items.
         """
         copies: Counter[tuple[str, str, str]] = Counter()
         groups: dict[tuple[str, str], dict[str, Example]] = {}  # task and item -> pair -> example
@@ -487,21 +490,23 @@ class Batcher:
             copy = copies[example.task, item, pair]
             copies[example.task, item, pair] += 1
             groups.setdefault((example.task, f"{item} ({copy + 1})" if copy else item), {})[pair] = example
-        # A block is items of one task that exist in the same pairs.
+        # A block contains items of one task that exist in the same pairs.
         alike: dict[tuple[Any, ...], list[tuple[int, str, dict[str, Example]]]] = {}
-        for index, ((task, item), group) in enumerate(groups.items()):
+        for position, ((task, item), group) in enumerate(groups.items()):
             shown = tuple(len(group[pair].images) > 0 for pair in sorted(group))
-            alike.setdefault((task, tuple(sorted(group)), shown), []).append((index, item, group))
+            alike.setdefault((task, tuple(sorted(group)), shown), []).append((position, item, group))
         for (_, pairs, _), members in alike.items():
             for start in range(0, len(members), size):
-                places, items, block = zip(*members[start : start + size], strict=True)
+                positions, items, block = zip(*members[start : start + size], strict=True)
                 for pair in pairs:
-                    inputs = self.encode([group[pair] for group in block], [index % paraphrases for index in places])
+                    inputs = self.encode(
+                        [group[pair] for group in block], [position % paraphrases for position in positions]
+                    )
                     yield Batch(inputs, block[0][pair].condition, items)
 
 
 def special_tokens(tokenizer: Any) -> tuple[str, ...]:
-    """Return the texts that a tokenizer reads as special tokens, wherever they stand."""
+    """Return the texts that a tokenizer reads as special tokens anywhere in a text."""
     return tuple(str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
 
 
@@ -530,10 +535,10 @@ def _answer(target: str, parts: bool) -> dict[str, Any]:
 
 
 def _after(prompt: str, conversation: str) -> str:
-    """Return what a conversation writes after a prompt.
+    """Return the text of a conversation after a prompt.
 
-    A published template (LLaVA-OneVision's) has other white space before an answer than at the end of the prompt: it
-    is the prompt's that the model sees.
+    A published template (LLaVA-OneVision's) has other white space before an answer than at the end of the prompt; the
+    prompt's is used, since the model sees it.
 
     Raises:
         UserError: the conversation does not begin with the prompt.
@@ -551,5 +556,5 @@ def _after(prompt: str, conversation: str) -> str:
 
 
 def _why(error: Exception) -> str:
-    """Return what an exception of a foreign library says, on one line."""
+    """Return the message of another library's exception, on one line."""
     return " ".join(str(error).split())[:300] or type(error).__name__

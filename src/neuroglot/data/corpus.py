@@ -1,6 +1,6 @@
-"""The examples of a run by what they are for: training, validation, test, retention and replay.
+"""The examples of a run, grouped by purpose: training, validation, test, retention and replay.
 
-They come from the embedded signs or scenes, or from the user's own file.
+They come from the embedded signs or scenes, or from a file of the user.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Corpus:
     """Examples of one task.
 
     Attributes:
-        pairs: every pair, in the order asked for or found.
-        train: each item in every pair, each with a rendering of its own where it is rendered.
-        profile: the same items, an item's pairs on one image.
-        splits: name -> examples to score: `<task>` (test), `<task>_heldout`.
-        dev: examples to choose settings by.
-        retention: task -> examples of what the model could do before.
-        dev_retention: the same tasks on other examples, to choose settings by; empty where a file marks none as dev.
-        replay: task -> examples of other tasks to train on against forgetting; none of them is tested.
+        pairs: every pair, in the order of the recipe or of the file.
+        train: each item in every pair; where images are rendered, each example has a different rendering.
+        profile: the same items; all pairs of an item share one image.
+        splits: name -> examples to score; the names are `<task>` (test) and `<task>_heldout`.
+        dev: examples for choosing settings.
+        retention: task -> examples of what the model could do before training.
+        dev_retention: the same tasks on other examples, for choosing settings; empty if a file marks none as dev.
+        replay: task -> examples of other tasks, trained on to prevent forgetting; none of them is tested.
     """
 
     pairs: tuple[str, ...]
@@ -62,7 +62,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many source items of each kind."""
+    """Number of source items of each kind."""
 
     train: int
     dev: int
@@ -72,7 +72,7 @@ class Sizes:
 
 
 def as_task(example: Example, task: str, target: str | None = None) -> Example | None:
-    """The same image put to another task in the source language; None where its reference is not known."""
+    """Return the example as another task in the source language; None if its reference is not known."""
     known = target if target is not None else example.source if task == "ocr" else None
     if not known:
         return None
@@ -80,29 +80,29 @@ def as_task(example: Example, task: str, target: str | None = None) -> Example |
 
 
 def as_text(example: Example) -> Example:
-    """The source text alone, to translate."""
+    """Return the example as text translation, without its images."""
     return replace(example, task="text_translation", images=(), alternatives=())
 
 
 def first_items(examples: Sequence[Example], count: int) -> Sequence[Example]:
     """Return the examples of the first `count` items of each task and pair, in their order; see `first_of_each`.
 
-    Of a file only the index is used; no record is read.
+    For a file, only the index is read, no record.
     """
     return _taken(examples, np.flatnonzero(first_of_each(*_keys(examples), count)))
 
 
 def items_in_turn(examples: Sequence[Example], count: int) -> Sequence[Example]:
-    """Return the examples of `count` items in all; where items differ in their pairs, the sets of pairs take turns.
+    """Return the examples of `count` items in total, taken in turn from each set of pairs that items have.
 
-    Of parallel data these are the first items. A file that is not parallel may begin with hundreds of one pair. Of a
-    file only the index is used.
+    For parallel data these are the first items. A file that is not parallel may begin with hundreds of one pair. For
+    a file, only the index is read.
     """
     kind, item = _keys(examples)
     if not len(item):
         return _taken(examples, np.zeros(0, np.intp))
     _, first, number = np.unique(item, return_index=True, return_inverse=True)
-    # An item's set of pairs, as one number: the exclusive or of random numbers, one a pair.
+    # An item's set of pairs as one number: the XOR of random numbers, one for each pair.
     kinds, code = np.unique(kind, return_inverse=True)
     both = np.unique(number * len(kinds) + code)
     starts = np.flatnonzero(np.diff(both // len(kinds), prepend=-1))
@@ -113,32 +113,32 @@ def items_in_turn(examples: Sequence[Example], count: int) -> Sequence[Example]:
     turn = np.empty(len(order), np.intp)
     turn[order] = np.arange(len(order)) - np.searchsorted(group[order], group[order])
     chosen = np.argsort(first)[np.lexsort((begins[group], turn))[:count]]
-    index = np.full(len(first), len(first))
-    index[chosen] = np.arange(len(chosen))
-    rows = np.flatnonzero(index[number] < len(first))
-    return _taken(examples, rows[np.argsort(index[number[rows]], kind="stable")])
+    position = np.full(len(first), len(first))
+    position[chosen] = np.arange(len(chosen))
+    rows = np.flatnonzero(position[number] < len(first))
+    return _taken(examples, rows[np.argsort(position[number[rows]], kind="stable")])
 
 
 def items_of(examples: Sequence[Example]) -> dict[str, int]:
-    """Return how many items there are of each pair."""
+    """Return the number of items of each pair."""
     if isinstance(examples, View):
         code = examples.column("kind")
         names = [kind.pair for kind in examples.store.kinds]
-        return {names[one]: len(np.unique(examples.column("item")[code == one])) for one in np.unique(code)}
-    held: dict[str, set[str]] = {}
+        return {names[number]: len(np.unique(examples.column("item")[code == number])) for number in np.unique(code)}
+    items_by_pair: dict[str, set[str]] = {}
     for example in examples:
-        held.setdefault(str(example.pair), set()).add(example.item)
-    return {pair: len(items) for pair, items in held.items()}
+        items_by_pair.setdefault(str(example.pair), set()).add(example.item)
+    return {pair: len(items) for pair, items in items_by_pair.items()}
 
 
 def shortfall(examples: Sequence[Example], pairs: Sequence[str], count: int) -> str:
-    """Return which pairs have fewer items than were asked for, and how many: `en-fr 3, en-tr 0`; empty if none."""
-    held = items_of(examples)
-    return ", ".join(f"{pair} {held.get(pair, 0)}" for pair in pairs if held.get(pair, 0) < count)
+    """Return the pairs with fewer than `count` items, and how many they have: `en-fr 3, en-tr 0`; empty if none."""
+    counts = items_of(examples)
+    return ", ".join(f"{pair} {counts.get(pair, 0)}" for pair in pairs if counts.get(pair, 0) < count)
 
 
 def _keys(examples: Sequence[Example]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return a number for the task and pair of every example, and one for its item."""
+    """Return for every example a number for its task and pair, and a number for its item."""
     if isinstance(examples, View):
         return examples.column("kind"), examples.column("item")
     kinds: dict[str, int] = {}
@@ -146,8 +146,8 @@ def _keys(examples: Sequence[Example]) -> tuple[NDArray[Any], NDArray[Any]]:
     numbers = [
         (kinds.setdefault(str(e.condition), len(kinds)), items.setdefault(e.item, len(items))) for e in examples
     ]
-    result = np.array(numbers, np.int64).reshape(-1, 2)
-    return result[:, 0], result[:, 1]
+    keys = np.array(numbers, np.int64).reshape(-1, 2)
+    return keys[:, 0], keys[:, 1]
 
 
 def _taken(examples: Sequence[Example], rows: NDArray[np.intp]) -> Sequence[Example]:
@@ -157,33 +157,34 @@ def _taken(examples: Sequence[Example], rows: NDArray[np.intp]) -> Sequence[Exam
 
 
 # ---- The split, where records do not name one -----------------------------------------------------------------------
-# What shares an item, an image or a source text stays together, however many examples hang together in that way:
-# otherwise the test would hold what was trained. All of it is decided on a store's index.
+# Examples that share an item, an image or a source text go into the same split, even indirectly;
+# otherwise test data would contain training data. Only a store's index is needed for this.
 
 TRAIN, DEV, TEST = (SPLITS.index(split) for split in ("train", "dev", "test"))
 
 MANY = 20
-"""Items from which on a group can be too large for the tenth of the data that tests, or an image be in too many."""
+"""Number of items above which a group can be too large for the tenth of the data that is the test, or a shared
+image or text too common to link items."""
 
 
 def splits_of(examples: View, task: str, pairs: Sequence[str], seed: int) -> NDArray[np.uint8]:
-    """Return the split of every record of a store as a run has it: its task and pairs apart, and each other task."""
+    """Return the split of every record of a store: the run's examples and each other task are divided separately."""
     kinds = examples.store.kinds
     parts = [(kind.task, kind.task == task and (not pairs or kind.pair in pairs)) for kind in kinds]
     split = np.zeros(len(examples.store), np.uint8)
     for part in dict.fromkeys(parts):
-        numbers = [number for number, its in enumerate(parts) if its == part]
+        numbers = [number for number, other in enumerate(parts) if other == part]
         mine = examples.where(np.isin(examples.column("kind"), numbers))
         split[mine.places] = divided(mine, seed)
     return split
 
 
 def divided(examples: View, seed: int) -> NDArray[np.uint8]:
-    """Return the split of every example: its own, or that of what it shares something with, or one that is drawn.
+    """Return the split of every example: the one it names, or that of its group, or a random one.
 
-    Groups are drawn by the name of an item, so that neither the order of the records nor other groups decide: four
-    fifths train, a tenth is dev, a tenth test. A group of more than a tenth of all items trains, and the others share
-    out what is left.
+    The random draw depends only on the name of an item, not on the order of the records or on other groups: four
+    fifths are train, a tenth is dev, a tenth test. A group of more than a tenth of all items is train; the shares of
+    the other groups are adjusted to that.
     """
     split = examples.column("split").copy()
     free = np.flatnonzero(split == 0)
@@ -193,40 +194,40 @@ def divided(examples: View, seed: int) -> NDArray[np.uint8]:
     item = examples.column("item")[free]
     names, first, number = np.unique(item, return_index=True, return_inverse=True)
     group = _groups(number, keys, free, len(examples))
-    of_item = group[first]  # names are sorted, so that the first of a group has its smallest hash
-    result, draws, sizes = np.unique(of_item, return_index=True, return_counts=True)
+    of_item = group[first]  # sorted: the first of a group has its smallest hash
+    groups, draws, sizes = np.unique(of_item, return_index=True, return_counts=True)
     large = sizes > max(MANY, len(names) // 10)
-    mark = _marks(split, keys, group, free, len(result))
+    mark = _marks(split, keys, group, free, len(groups))
     mark[(mark == 0) & large] = TRAIN
     trained = 0.8 - sizes[large].sum() / len(names)
     share = max(0.0, trained / (trained + 0.2)) if large.any() else 0.8
-    for at in np.flatnonzero(mark == 0):
-        mark[at] = _bucket(examples[int(free[first[draws[at]]])].item, seed, share)
+    for index in np.flatnonzero(mark == 0):
+        mark[index] = _bucket(examples[int(free[first[draws[index]]])].item, seed, share)
     split[free] = mark[group]
     return split
 
 
 def _bucket(item: str, seed: int, share: float) -> int:
-    """Draw a split: train with a chance of `share`, dev and test with equal ones."""
+    """Draw a split: train with probability `share`, dev and test with equal probabilities."""
     drawn = hashlib.sha256(f"{seed}:{item}".encode()).digest()[0] / 256
     return TRAIN if drawn < share else DEV if drawn < (1 + share) / 2 else TEST
 
 
 def _telling(examples: View) -> Iterator[tuple[NDArray[np.intp], NDArray[np.uint64]]]:
-    """Yield hashes of items, images and texts, each with the numbers of their examples.
+    """Yield hashes of items, images and texts, each with the indices of their examples.
 
-    An image or a text of more than half of all items, such as a blank picture that stands for none, says nothing.
+    An image or a text of more than half of all items, such as a blank picture instead of none, is left out.
     """
     item, every = examples.column("item"), np.arange(len(examples))
     yield every, item
     limit = max(MANY, len(np.unique(item)) // 2)
     text = examples.column("text")
     for rows, keys in (examples.images(), (every[text > 0], text[text > 0])):
-        result, number, counts = np.unique(keys, return_inverse=True, return_counts=True)
-        for at in np.flatnonzero(counts > limit):  # of several examples an item, perhaps
-            counts[at] = len(np.unique(item[rows[keys == result[at]]]))
-        kept = (counts <= limit)[number]
-        yield rows[kept], keys[kept]
+        distinct, number, counts = np.unique(keys, return_inverse=True, return_counts=True)
+        for index in np.flatnonzero(counts > limit):  # an item may have several examples
+            counts[index] = len(np.unique(item[rows[keys == distinct[index]]]))
+        usable = (counts <= limit)[number]
+        yield rows[usable], keys[usable]
 
 
 def _groups(
@@ -235,13 +236,13 @@ def _groups(
     free: NDArray[np.intp],
     count: int,
 ) -> NDArray[np.intp]:
-    """Return the group of every free example: items that share an image or a text, and what shares with those.
+    """Return the group of every free example: items that share an image or a text, directly or through others.
 
     Args:
-        number: (free,) the item of each.
+        number: (free,) the item of each free example.
         keys: see `_telling`.
-        free: places of the free examples among all.
-        count: of all examples.
+        free: indices of the free examples among all.
+        count: number of all examples.
     """
     item = np.full(count, -1, np.int64)
     item[free] = number
@@ -267,7 +268,7 @@ def _marks(
     free: NDArray[np.intp],
     count: int,
 ) -> NDArray[np.uint8]:
-    """Return for every group the latest split of a marked example that shares something with it; 0 for none."""
+    """Return for every group the highest split of a marked example that shares something with it; 0 for none."""
     mark = np.zeros(count, np.uint8)
     of_row = np.full(len(split), -1, np.int64)
     of_row[free] = group
@@ -281,18 +282,18 @@ def _marks(
 
 
 # ---- Replay: examples of other tasks, against forgetting ------------------------------------------------------------
-# A replayed example trains what a pair of the run trains: its own pair where that is one of the run's; transcribing
-# and describing, which no pair of the run is, the pairs of the same source language in turn.
+# A replayed example trains the parameters of one pair of the run: of the example's pair if the run has it; otherwise,
+# as for transcribing and describing, of the pairs of the same source language in turn.
 
 TRAINS = "trains"
-"""In the `meta` of a replayed example: the pair of the run as which it trains."""
+"""Key in the `meta` of a replayed example: the pair of the run for which it trains."""
 
 
 class Replayed(Sequence[Example]):
-    """Examples of one task, and whose pair each of them trains.
+    """Examples of one task, and the pair for which each of them trains.
 
     Attributes:
-        pairs: of every example, the pair of the run as which it trains.
+        pairs: for every example, the pair of the run for which it trains.
     """
 
     def __init__(
@@ -313,35 +314,35 @@ class Replayed(Sequence[Example]):
         if isinstance(at, slice):
             return Replayed(self._examples[at], self.pairs[at], self._made)
         example = self._examples[at]
-        made = example if self._made is None else self._made(example)
-        return replace(made, meta={**made.meta, TRAINS: self.pairs[at]})
+        converted = example if self._made is None else self._made(example)
+        return replace(converted, meta={**converted.meta, TRAINS: self.pairs[at]})
 
     @property
     def shown(self) -> list[bool]:
-        """Whether there is an image, of every example."""
+        """Whether each example has an image."""
         if self._made is as_text:
             return [False] * len(self)
         if isinstance(self._examples, View):
-            result: list[bool] = (self._examples.column("image") > 0).tolist()
-            return result
+            shown: list[bool] = (self._examples.column("image") > 0).tolist()
+            return shown
         return [bool(example.images) for example in self._examples]
 
 
 def embedded_replay(
     made: dict[str, list[Example]], pairs: Sequence[Pair], seed: int, tested: Sequence[Example]
 ) -> dict[str, Replayed]:
-    """Return what embedded training items are in other tasks.
+    """Return the embedded training items as examples of other tasks.
 
     Args:
-        made: task -> examples made of training signs.
-        pairs: those of the run.
-        seed: of the corpus.
-        tested: what is tested beside the embedded corpus, which never tests what it trains.
+        made: task -> examples made from training signs.
+        pairs: pairs of the run.
+        seed: seed of the corpus.
+        tested: further tested examples; the embedded corpus itself never tests what it trains.
 
     Raises:
-        UserError: all of it is tested.
+        UserError: all examples are tested.
     """
-    if "describe" in made:  # by other names than those that are tested
+    if "describe" in made:  # other names than the tested ones
         made["describe"] = [
             Example((RenderSpec(name, seed, k, kind="picture"),), None, name, "en", "en", "describe",
                     item=f"picture-{k}")
@@ -350,19 +351,15 @@ def embedded_replay(
     texts = [str(pair) for pair in pairs]
     if tested:
         known = [viewed(tested)]
-        made = {task: list(compress(result, untested(viewed(result), known))) for task, result in made.items()}
+        made = {task: list(compress(part, untested(viewed(part), known))) for task, part in made.items()}
     if made and not any(made.values()):
         raise UserError("data.replay: every embedded sign is tested by evaluate.retention; name fewer sources there, "
                         "or set data.replay to 0")  # fmt: skip
-    return {
-        task: Replayed(result, _routes([str(e.pair) for e in result], texts))
-        for task, result in made.items()
-        if result
-    }
+    return {task: Replayed(part, _routes([str(e.pair) for e in part], texts)) for task, part in made.items() if part}
 
 
 def untested(examples: View, tested: Sequence[View]) -> NDArray[np.bool_]:
-    """Return which examples share no item, no image and no source text with anything that is tested."""
+    """Return which examples share no item, image or source text with a tested example, as a mask."""
     items, texts = (np.concatenate([part.column(name) for part in tested]) for name in ("item", "text"))
     images = np.concatenate([part.images()[1] for part in tested])
     seen = np.isin(examples.column("item"), items) | np.isin(examples.column("text"), texts[texts > 0])
@@ -374,49 +371,49 @@ def untested(examples: View, tested: Sequence[View]) -> NDArray[np.bool_]:
 def file_replay(
     path: Path, train: View, others: View, tested: Sequence[View], task: str, pairs: Sequence[str]
 ) -> dict[str, Replayed]:
-    """Return what a file has of other tasks, or, of a file without any, its training items in other tasks.
+    """Return a file's examples of other tasks; if it has none, its training items as examples of other tasks.
 
     Args:
         path: the file.
-        train: the items that train.
+        train: the training examples.
         others: examples of other tasks.
-        tested: what is tested, of whatever task and source; see `untested`.
-        task: the run's.
-        pairs: the run's.
+        tested: tested examples of any task and source; see `untested`.
+        task: task of the run.
+        pairs: pairs of the run.
 
     Raises:
         UserError: there is nothing to replay.
     """
     if len(others):
-        result = {}
+        replay = {}
         free = others.where(untested(others, tested))
         for other in RETAINED:
             numbers = [number for number, kind in enumerate(free.store.kinds) if kind.task == other]
             part = free.where(np.isin(free.column("kind"), numbers))
             if len(part):
-                result[other] = Replayed(part, _routes(part.pairs, pairs))
+                replay[other] = Replayed(part, _routes(part.pairs, pairs))
         why = "all its examples of other tasks are tested, or share an item, an image or a source text with what is"
     else:
-        # Of what only reads or describes no translation is known.
+        # Without a translation task (transcribing, describing), no translation is known.
         known = train.where(train.column("text") > 0) if task.endswith("translation") else train[:0]
         texts, known = len(known), known.where(untested(known, tested))
         read = _readings(known.where(known.column("image") > 0) if task == "image_translation" else known[:0])
-        result = {
+        replay = {
             "ocr": Replayed(read, _routes([_reading(pair) for pair in read.pairs], pairs), _as_read),
             "text_translation": Replayed(known, known.pairs, as_text),
         }
-        result = {name: part for name, part in result.items() if len(part)}
+        replay = {name: part for name, part in replay.items() if len(part)}
         why = "it has no examples of other tasks, and its training items "
         why += "share what they show or say with what is tested" if texts else (
             "have no source text to transcribe or translate")  # fmt: skip
-    if not result:
+    if not replay:
         raise UserError(f"data.replay: {path} holds nothing to replay: {why}; add some with \"split\": \"train\", or "
                         "set data.replay to 0")  # fmt: skip
-    return result
+    return replay
 
 
 def _reading(pair: str) -> str:
-    """Return the pair of transcribing what a pair translates."""
+    """Return the pair for transcribing the source of a pair: its source language twice."""
     source, _ = pair.split("-")
     return f"{source}-{source}"
 
@@ -428,20 +425,20 @@ def _as_read(example: Example) -> Example:
 
 
 def _readings(examples: View) -> View:
-    """Return one example of every item and source language: it is read once, however many languages follow."""
+    """Return one example of every item and source language: its text is the same for all target languages."""
     languages = [kind.source_lang for kind in examples.store.kinds]
     number = np.array([languages.index(language) for language in languages], np.uint64)
-    key = examples.column("item") ^ number[examples.column("kind")]  # which changes the last bits of a hash
+    key = examples.column("item") ^ number[examples.column("kind")]  # changes the last bits of a hash
     _, first = np.unique(key, return_index=True)
     return View(examples.store, examples.places[np.sort(first)])
 
 
-def _routes(own: Sequence[str], pairs: Sequence[str]) -> list[str]:
-    """Return for every example's pair a pair of the run: itself, or those that share its source language in turn."""
+def _routes(example_pairs: Sequence[str], pairs: Sequence[str]) -> list[str]:
+    """Return a pair of the run for every example's pair: the same one, or in turn those with its source language."""
     turns: dict[str, int] = {}
     likely: dict[str, list[str]] = {}
     routes = []
-    for pair in own:
+    for pair in example_pairs:
         if pair not in likely:
             source, target = pair.split("-")
             same = [p for p in pairs if p.split("-")[0] == source] or [p for p in pairs if p.split("-")[1] == target]
@@ -464,7 +461,7 @@ def _example(sign: Sign, pair: Pair, spec: RenderSpec, item: str) -> Example:
 
 
 def sign_examples(split: str, count: int, pairs: Sequence[Pair], seed: int, one_image: bool = True) -> list[Example]:
-    """Each sign in every pair; on one image, or each pair on a rendering of its own."""
+    """Return each sign in every pair; all pairs of a sign on one image, or each pair on a different rendering."""
     examples = []
     for number, sign in enumerate(signs(split, count, seed) if count else []):
         for k, pair in enumerate(pairs):
@@ -484,7 +481,7 @@ def embedded_corpus(
     replays: bool,
     kept: Callable[[Sequence[str]], Sequence[Example]],
 ) -> Corpus:
-    """Make an embedded corpus; `made` makes the examples of a split. See `load_corpus` for the rest."""
+    """Make an embedded corpus; `made` makes the examples of a split. For the other arguments see `load_corpus`."""
     splits = {task: made("test", sizes.test, pairs, seed)}
     if sizes.heldout:
         splits[f"{task}_heldout"] = made("heldout", sizes.heldout, pairs, seed)
@@ -507,29 +504,29 @@ def embedded_corpus(
 def sign_retention(
     pairs: Sequence[Pair], count: int, seed: int, describes: bool, split: str = "test"
 ) -> dict[str, list[Example]]:
-    """What tuning should not cost: transcribing, translating text, naming pictures; on signs of a split."""
+    """Return tasks that tuning should not harm, on signs of a split: reading, translating text, naming pictures."""
     if not count:
         return {}
     translated = sign_examples(split, count, pairs, seed)
     read = {(e.item, e.source_lang): as_task(e, "ocr") for e in translated}
-    kept = {
+    retention = {
         "ocr": [e for e in read.values() if e is not None],
         "text_translation": [as_text(e) for e in translated],
     }
     if describes:
         names = pictures.names("test")
         random.Random(seed).shuffle(names)
-        # The two splits take the few names from either end; where they meet, the pictures still differ.
+        # Names are few: the two splits take them from opposite ends. Where they overlap, the pictures still differ.
         order, first = (names, 0) if split == "test" else (names[::-1], 1_000_000)
-        kept["describe"] = [
+        retention["describe"] = [
             Example((RenderSpec(name, seed, k, kind="picture"),), None, name, "en", "en", "describe",
                     item=f"picture-{k}")
             for k, name in enumerate(order[:count], start=first)
         ]  # fmt: skip
-    return kept
+    return retention
 
 
-# ---- The user's own files -------------------------------------------------------------------------------------------
+# ---- The user's files -----------------------------------------------------------------------------------------------
 
 _log = logging.getLogger(__name__)
 
@@ -548,18 +545,18 @@ def file_corpus(
     """Divide a file's examples; see `load_corpus`.
 
     Raises:
-        UserError: no example of the task or of a pair, an empty split, or nothing to replay where that is wanted.
+        UserError: no example of the task or of a pair, an empty split, or nothing to replay although `replays` is set.
     """
     kinds, code = examples.store.kinds, examples.column("kind")
     ours = examples.where(np.isin(code, [number for number, kind in enumerate(kinds) if kind.task == task]))
-    result = [kinds[number].pair for number in _in_order(ours.column("kind"))]
-    if not result:
+    available = [kinds[number].pair for number in _in_order(ours.column("kind"))]
+    if not available:
         tasks = ", ".join(sorted({kinds[number].task for number in _in_order(code)}))
         raise UserError(f"{path} has no {task} examples; it has {tasks}; set task: in the recipe or in the data")
     for pair in pairs:
-        if pair not in result:
-            raise UserError(f"{path} has no example of pair {pair}; it has {', '.join(result)}")
-    pairs = pairs or result
+        if pair not in available:
+            raise UserError(f"{path} has no example of pair {pair}; it has {', '.join(available)}")
+    pairs = pairs or available
     wanted = [number for number, kind in enumerate(kinds) if kind.task == task and kind.pair in pairs]
     ours = ours.where(np.isin(ours.column("kind"), wanted))
     split = divided(ours, seed)
@@ -580,7 +577,7 @@ def file_corpus(
     retention: dict[str, Any]
     dev_retention: dict[str, Any]
     marked = others.column("split")
-    if (marked != TRAIN).any():  # what is marked for training may be replayed, and is no test
+    if (marked != TRAIN).any():  # examples marked for training may be replayed, and are not tested
         retention = _by_task(others.where((marked != TRAIN) & (marked != DEV)), sizes.retention)
         dev_retention = _by_task(others.where(marked == DEV), fewer)
     else:
@@ -606,26 +603,26 @@ def file_corpus(
 
 
 def _in_order(code: NDArray[Any]) -> list[int]:
-    """Return which numbers there are, in the order in which they first come."""
+    """Return the distinct numbers in the order of their first occurrence."""
     numbers, first = np.unique(code, return_index=True)
     return [int(number) for number in numbers[np.argsort(first)]]
 
 
 def _by_task(examples: View, count: int) -> dict[str, View]:
-    """Return the first items of each task that there is."""
+    """Return the first items of each retained task that has examples."""
     if not count:
         return {}
-    code, result = examples.column("kind"), {}
+    code, by_task = examples.column("kind"), {}
     for task in RETAINED:
         numbers = [number for number, kind in enumerate(examples.store.kinds) if kind.task == task]
         part = examples.where(np.isin(code, numbers))
         if len(part):
-            result[task] = part.first_items(count)
-    return result
+            by_task[task] = part.first_items(count)
+    return by_task
 
 
 def _can_write(sample: Sequence[Sign], pair: Pair) -> bool:
-    """Whether the embedded corpus has a pair: CLDR knows both languages, and a font has the source's script."""
+    """Whether the embedded corpus can make a pair: CLDR has both languages, and a font has the source's script."""
     try:
         for sign in sample:
             sign.text(pair.target)
@@ -636,16 +633,16 @@ def _can_write(sample: Sequence[Sign], pair: Pair) -> bool:
     return True
 
 
-# ---- The training set: the run's own examples and replayed ones -----------------------------------------------------
+# ---- The training set: the run's examples and replayed ones ---------------------------------------------------------
 
 
 class TrainingSet(Sequence[Example]):
-    """The training examples of a corpus, and after them what is replayed.
+    """The training examples of a corpus, followed by the replayed ones.
 
     Attributes:
-        pairs: of every example, the pair as which it trains.
-        kinds: of every example, what a batch must not mix: whether there are images, and the task of a replayed one.
-        replayed: how many are replayed, by task.
+        pairs: for every example, the pair for which it trains.
+        kinds: for every example, what a batch must not mix: whether it has images, and the task of a replayed one.
+        replayed: number of replayed examples by task.
     """
 
     def __init__(self, corpus: Corpus) -> None:
@@ -676,7 +673,7 @@ class TrainingSet(Sequence[Example]):
 
 
 def _pairs(examples: Sequence[Example]) -> list[str]:
-    """Return each example's pair: one text for all of a pair, not one each."""
+    """Return each example's pair; examples of a pair share one string."""
     if isinstance(examples, View | Replayed):
         return list(examples.pairs)
     known: dict[str, str] = {}
@@ -710,13 +707,13 @@ def load_corpus(
         source: `signs`, `scenes`, or a JSONL file.
         task: the task that is trained.
         pairs: text forms; for a file, empty means every pair in it.
-        sizes: source items of each kind; a file may hold fewer.
-        seed: of the embedded corpus and of a file's split.
+        sizes: number of source items of each kind; a file may hold fewer.
+        seed: seed of the embedded corpus and of a file's split.
         describes: whether the model knows the embedded pictures, so that describing them is part of retention.
-        examples: what the file holds, where it has been read already; a `View` of a store takes no memory.
-        domains: of the scenes' ambiguity; all of them if empty.
-        replays: look for examples of other tasks to train on, too.
-        kept: what is tested besides, of so many pairs: nothing that shares something with it is replayed.
+        examples: the file's examples if it has been read already; a `View` of a store takes no memory.
+        domains: domains of the scenes' ambiguity; all of them if empty.
+        replays: whether to look for examples of other tasks to train on.
+        kept: returns for the pairs what else is tested; an example that shares something with it is not replayed.
 
     Raises:
         UserError: no example of a pair, an empty split, or nothing to replay.
@@ -726,7 +723,9 @@ def load_corpus(
             raise UserError(f"the embedded {source} have no task {task}, only {EMBEDDED[source]}; change one of "
                             "task and data.source, or give data.source a JSONL file")  # fmt: skip
         scenes = partial(scene_examples, domains=domains) if domains else scene_examples
-        made = sign_examples if source == "signs" else scenes
-        return embedded_corpus(task, made, [Pair.parse(p) for p in pairs], sizes, seed, describes, replays, kept)
-    result = viewed(list(read_jsonl(source)) if examples is None else examples)
-    return file_corpus(Path(source), result, task, list(pairs), sizes, seed, describes, replays, kept)
+        make_examples = sign_examples if source == "signs" else scenes
+        return embedded_corpus(
+            task, make_examples, [Pair.parse(p) for p in pairs], sizes, seed, describes, replays, kept
+        )
+    view = viewed(list(read_jsonl(source)) if examples is None else examples)
+    return file_corpus(Path(source), view, task, list(pairs), sizes, seed, describes, replays, kept)

@@ -1,5 +1,5 @@
-"""Example: the one record that every reader yields and everything else takes; and the instructions that put its task
-to a model, in several paraphrases (the first is used for training and scoring).
+"""Example: the record that every reader yields and all other code uses; and the instructions for the model, in
+several paraphrases (the first is used for training and scoring).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from neuroglot.pair import INSTRUCT, Condition, Pair, language_name
 
 
 def blank(text: str) -> bool:
-    """Whether a text shows nothing: white space, control and formatting characters only.
+    """Whether a text has only white space, control and formatting characters.
 
     Examples:
         >>> blank(" \\u200b\\ufeff"), blank("a")
@@ -28,14 +28,14 @@ def blank(text: str) -> bool:
 
 @dataclass(frozen=True)
 class RenderSpec:
-    """An image that is made when it is looked at: same fields, same pixels.
+    """An image that is drawn when it is needed: the same fields give the same pixels.
 
     Attributes:
         kind: `sign` (the text, rendered), `picture` (what the text describes, drawn) or `scene` (the reading of an
             ambiguous word that the text names, drawn).
-        text: what the image holds.
+        text: what the image shows.
         seed: the corpus seed.
-        index: the sample's place in the corpus; font, size, colours, layout and noise follow from (seed, index).
+        index: the sample's index in the corpus; font, size, colours, layout and noise follow from (seed, index).
         style: restrictions on the choices, such as `font=DejaVu Serif`, as sorted (key, value) pairs.
     """
 
@@ -62,15 +62,15 @@ class Example:
 
     Attributes:
         images: none, one or several; a path, encoded bytes, or a render spec.
-        source: the source text where the model is shown it (text and multimodal translation), or, for an image
-            with text, what the image says where that is known; None otherwise.
+        source: the source text if the prompt contains it (text and multimodal translation), or the text in the image
+            if that is known; None otherwise.
         target: the reference.
         source_lang: BCP 47 code.
         target_lang: BCP 47 code; equal to `source_lang` for transcribing and describing.
         task: one of `neuroglot.pair.TASKS`.
         alternatives: wrong readings of a contrastive item.
         item: names the source item; examples of several pairs made from one source share it.
-        meta: anything else a reader wants to keep.
+        meta: further data from the reader.
     """
 
     images: tuple[ImageSource, ...]
@@ -103,7 +103,7 @@ _TEXT = (
 )
 
 INSTRUCTION = "instruction"
-"""Where the `meta` of an `instruct` example has what is asked."""
+"""Key of the question in the `meta` of an `instruct` example."""
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "image_translation": (
@@ -111,7 +111,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "What does the sign say in {target}?",
         "Write the text of the image in {target}.",
     ),
-    # The image is all that sets it apart from text translation: without it, the two are the same prompt.
+    # Only the image distinguishes it from text translation: without it, the two prompts are the same.
     "multimodal_translation": _TEXT,
     "ocr": ("Read the text in the image.", "What does the sign say?", "Transcribe the text of the image."),
     "text_translation": _TEXT,
@@ -120,12 +120,12 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 
 def paraphrases(task: str) -> int:
-    """How many instructions a task has; a question is put as it is."""
+    """Return the number of instructions of a task; an `instruct` example has only its question."""
     return 1 if task == INSTRUCT else len(_templates(task))
 
 
 def instruction(example: Example, paraphrase: int = 0) -> str:
-    """Return the instruction for an example, in English, naming its languages; a question, with its text, as it is."""
+    """Return the English instruction for an example, with its languages; for `instruct`, source and question."""
     if example.task == INSTRUCT:
         if INSTRUCTION not in example.meta:
             raise UserError(
@@ -141,7 +141,7 @@ def instruction(example: Example, paraphrase: int = 0) -> str:
 
 
 def filled(prompt: str, example: Example) -> str:
-    """Return a prompt of the user's own, its {source} and {target} replaced by the languages of an example."""
+    """Return the user's prompt, with {source} and {target} replaced by the languages of an example."""
     named = prompt.replace("{source}", language_name(example.source_lang))
     return named.replace("{target}", language_name(example.target_lang))
 
@@ -153,5 +153,5 @@ def _templates(task: str) -> tuple[str, ...]:
 
 
 def shows_source(task: str) -> bool:
-    """Whether the prompt carries the source text (otherwise it is to be read in the image)."""
+    """Whether the prompt contains the source text (otherwise it must be read in the image)."""
     return task in ("text_translation", "multimodal_translation")

@@ -1,4 +1,4 @@
-"""Opening an image, wherever it comes from: read from a file, or made; and what there is to say before that."""
+"""Opening an image, read from a file or drawn; and its size without drawing it."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def open_image(source: ImageSource) -> Image.Image:
 
 
 def image_size(source: ImageSource) -> tuple[int, int]:
-    """Return width and height of what `open_image` returns, in pixels; what it would draw is laid out and not drawn.
+    """Return width and height in pixels of the image from `open_image`; a rendering is laid out and not drawn.
 
     Raises:
-        UserError: as `open_image`, for a text that cannot be drawn as well.
+        UserError: as `open_image`; also for a text that cannot be drawn.
     """
     if not isinstance(source, RenderSpec):
         return open_image(source).size
-    if source.kind != "sign":  # a picture of the embedded corpus, which can be drawn
+    if source.kind != "sign":  # pictures of the embedded corpus can always be drawn
         return SIZE, SIZE
     return check_render(source.text, source.seed, source.index, dict(source.style))

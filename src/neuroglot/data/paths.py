@@ -1,4 +1,4 @@
-"""Finding the file that the path of an image means, as other systems, programs and people write it."""
+"""Finding the file that an image path means, as other systems, programs and people write paths."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from urllib.parse import unquote
 from neuroglot.errors import UserError
 
 SEARCHED = 2000
-"""Names in a folder up to which one that is only similar is looked for."""
+"""Most names in a folder for which similar names are searched."""
 
 
 def located(path: Path) -> Path:
     """Return the file that a path means.
 
-    A file of exactly that name comes first. Otherwise backslashes may stand for slashes, `%20` for a space, and
-    letters with accents may be one character or two (NFC and NFD); white space at the ends does not count.
+    A file of exactly that name comes first. Otherwise backslashes count as slashes, `%20` as a space, letters with
+    accents may be one character or two (NFC and NFD), and white space at the ends is ignored.
 
     Raises:
-        UserError: there is none; a name that differs in case or a little is said.
+        UserError: there is no file; the message suggests a similar name, for example of other case.
     """
     if os.path.isfile(path):
         return path
-    result, likely = _meant(path)
-    if result is not None and os.path.isfile(result):
-        return result
+    file, likely = _meant(path)
+    if file is not None and os.path.isfile(file):
+        return file
     hint = f"; did you mean {shortened(likely)}?" if likely is not None else ""
     try:
         os.stat(path)
@@ -43,17 +43,17 @@ def located(path: Path) -> Path:
 
 
 def meant(path: Path) -> Path:
-    """Return what a path means, as `located` does, or its plain spelling where nothing is there."""
+    """Return the path of the file that `located` would find, or the plain spelling if nothing exists."""
     return path if os.path.lexists(path) else _meant(path)[0] or Path(plain(path))
 
 
 def plain(path: Path) -> str:
-    """Return the one spelling of all that `located` takes for the same path."""
+    """Return one spelling for all paths that `located` treats as the same."""
     return _plain(_spellings(path)[-1])
 
 
 def lies_in(path: Path, folder: Path) -> bool:
-    """Return whether the file that a path means lies in a folder, wherever `..` and symbolic links lead."""
+    """Return whether the file that a path means lies in a folder, after resolving `..` and symbolic links."""
     try:
         return Path(os.path.realpath(meant(path))).is_relative_to(os.path.realpath(folder))
     except ValueError:  # a name that no file can have
@@ -62,15 +62,15 @@ def lies_in(path: Path, folder: Path) -> bool:
 
 def stamp(path: Path) -> tuple[int, int] | None:
     """Return size in bytes and time of change in nanoseconds of the file that a path means; None without one."""
-    for position in (lambda: path, lambda: meant(path)):
+    for candidate in (lambda: path, lambda: meant(path)):
         with suppress(OSError, ValueError):
-            status = position().stat()
+            status = candidate().stat()
             return status.st_size, status.st_mtime_ns
     return None
 
 
 def shortened(name: object) -> str:
-    """Return a name that fits a message: what was meant to be an image itself may stand where a path should."""
+    """Return a name short enough for a message: a field for a path may contain image data by mistake."""
     text = str(name)
     return text if len(text) <= 200 else f"{text[:80]}...{text[-40:]} ({len(text):,} characters)"
 
@@ -81,7 +81,7 @@ def _spellings(path: Path) -> list[str]:
 
 
 def _meant(path: Path) -> tuple[Path | None, Path | None]:
-    """Return what is there under another spelling of a path, and otherwise what is there under a similar name."""
+    """Return the existing path with another spelling, otherwise an existing path with a similar name."""
     likely = None
     for text in _spellings(path):
         here = Path()
@@ -100,7 +100,7 @@ def _meant(path: Path) -> tuple[Path | None, Path | None]:
 
 
 def _alike(folder: Path, name: str) -> tuple[str | None, str | None]:
-    """Return the name in a folder that is the same text, and one that is nearly the same."""
+    """Return the name in a folder that is the same text, and one that is similar."""
     try:
         known = _names(str(folder), os.stat(folder).st_mtime_ns)
     except (OSError, ValueError):
@@ -117,7 +117,7 @@ def _alike(folder: Path, name: str) -> tuple[str | None, str | None]:
 
 @lru_cache(maxsize=16)
 def _names(folder: str, changed: int) -> dict[str, list[str]]:
-    """Return the names in a folder by their text in lower case; of a data set whose images are missing, once."""
+    """Return the names in a folder by their text in lower case; cached, for data sets with many missing images."""
     known: dict[str, list[str]] = {}
     for name in sorted(os.listdir(folder)):
         known.setdefault(_plain(name).casefold(), []).append(name)

@@ -1,4 +1,4 @@
-"""Reading an image file as the RGB pixels that a person would see: turned as the camera was held, scaled down."""
+"""Reading an image file as the RGB pixels that a person would see: turned upright, scaled down."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ Size = tuple[int, int]
 """Width and height in pixels."""
 
 SMALLEST = 16
-"""Pixels of the shorter side below which nothing is scaled: nobody reads what is left."""
+"""Least pixels of the shorter side after scaling: smaller images cannot be read."""
 STEP = 0.92
-"""By which a size that is still too large is multiplied: processors count in steps, so the largest that fits is sought
-and not computed."""
+"""Factor for a size that is still too large: the number of tokens grows in steps, so the largest size that fits is
+searched for and not computed."""
 
 
 class Budget:
-    """What an image may take.
+    """Limits for the size of an image.
 
     Args:
-        max_pixels: width times height; 0 for no limit.
-        max_tokens: of all images of an example, which share them evenly; 0 for no limit.
-        tokens: how many tokens the model's processor makes of an image of a size.
+        max_pixels: most pixels, width times height; 0 for no limit.
+        max_tokens: most tokens of all images of an example, which share them evenly; 0 for no limit.
+        tokens: returns the number of tokens that the model's processor makes of an image of a size.
     """
 
     def __init__(self, max_pixels: int, max_tokens: int, tokens: Callable[[Size], int]) -> None:
@@ -45,14 +45,14 @@ class Budget:
         self._known: dict[tuple[Size, int], Size] = {}
 
     def fit(self, size: Size, images: int = 1) -> Size:
-        """Return the size that an image gets, which is its own if that fits.
+        """Return the size to which an image is scaled, unchanged if it fits.
 
         Args:
-            size: the image's own.
-            images: how many the example has.
+            size: size of the image.
+            images: number of images of the example.
 
         Raises:
-            UserError: the processor makes more tokens than allowed of an image of this shape, however small.
+            UserError: the processor makes too many tokens of an image of this shape, even of the smallest.
         """
         key = (size, images)
         if key not in self._known:
@@ -60,15 +60,15 @@ class Budget:
         return self._known[key]
 
     def scaled(self, image: Image.Image, images: int = 1) -> Image.Image:
-        """Return an image as it is shown to the processor."""
+        """Return an image scaled for the processor."""
         size = self.fit(image.size, images) if self._max_pixels or self._max_tokens else image.size
         return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
     def check(self) -> None:
-        """Refuse a number of tokens into which the processor can make no image fit.
+        """Refuse a limit of tokens into which no image fits.
 
         Raises:
-            UserError: it makes more of the smallest.
+            UserError: the processor makes more tokens of the smallest image.
         """
         if self._max_tokens:
             least = min(self._tokens((side, side)) for side in (SMALLEST, 4 * SMALLEST))
@@ -86,7 +86,7 @@ class Budget:
         fewest = self._tokens(least)
         if fewest > allowed:
             raise self._refusal(size, fewest, allowed)
-        scale = min(STEP, math.sqrt(allowed / tokens) / STEP)  # nearly it, where tokens grow with the pixels
+        scale = min(STEP, math.sqrt(allowed / tokens) / STEP)  # about right if tokens grow with the pixels
         while min(smaller := _times(size, scale)) > SMALLEST:
             if self._tokens(smaller) <= allowed:
                 return smaller
@@ -103,7 +103,7 @@ class Budget:
 
 
 def within(size: Size, most: int) -> Size:
-    """Return a size of at most so many pixels, in the same aspect; 0 for no limit.
+    """Return a size of at most `most` pixels with the same aspect ratio; 0 for no limit.
 
     Examples:
         >>> within((1000, 500), 5000)
@@ -124,7 +124,7 @@ def _times(size: Size, scale: float, most: int = 0) -> Size:
 
 ORIENTATION = 0x0112
 _UNSIGNED = {1: "B", 3: "H", 4: "L"}
-"""Type of a field that may hold the orientation -> its code for `struct`."""
+"""Type of a field that may contain the orientation -> its code for `struct`."""
 
 _XMP = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
@@ -132,17 +132,17 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _TIFF_PIXELS = (254, 256, 257, 258, 259, 262, 266, 273, ORIENTATION, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323,
                 324, 325, 332, 334, 338, 339, 347, *range(512, 522), *range(529, 533))  # fmt: skip
-"""Fields without which the pixels of a TIFF file cannot be read, or not rightly."""
+"""Fields that are needed to read the pixels of a TIFF file correctly."""
 
 
 def orientation(exif: bytes, info: Mapping[Any, Any]) -> int:
-    """Return how an image has to be turned, 1 to 8 as EXIF counts; 1 where nothing says it.
+    """Return the EXIF orientation of an image, 1 to 8; 1 if it is not given.
 
-    The field is looked up without reading any other, so that damage elsewhere does not matter.
+    No other field is read, so that damage elsewhere does not matter.
 
     Args:
-        exif: an EXIF block, with or without its mark; empty for the one in `info`.
-        info: what Pillow found in the file beside the pixels.
+        exif: an EXIF block, with or without its marker; empty for the one in `info`.
+        info: Pillow's metadata of the file.
     """
     raw = info.get("Raw profile type exif")
     if not exif and isinstance(raw, str):  # as ImageMagick writes it into PNG files
@@ -162,7 +162,7 @@ def orientation(exif: bytes, info: Mapping[Any, Any]) -> int:
 
 
 def _fields(block: bytes | bytearray) -> Iterator[tuple[int, int, int, str]]:
-    """Yield tag, type, place and byte order of the fields of the first directory of a TIFF file or EXIF block."""
+    """Yield tag, type, offset and byte order of the fields of the first directory of a TIFF file or EXIF block."""
     order = {b"II": "<", b"MM": ">"}.get(bytes(block[:2]))
     if order is None:
         return
@@ -174,9 +174,9 @@ def _fields(block: bytes | bytearray) -> Iterator[tuple[int, int, int, str]]:
 
 
 def image_alone(data: bytes) -> tuple[bytes, bytes]:
-    """Return a PNG, JPEG, TIFF or AVIF file without what is not needed for its pixels, and its EXIF block, if any.
+    """Return a PNG, JPEG, TIFF or AVIF file with only the data of its pixels, and its EXIF block, empty if none.
 
-    Text, colour profiles, animations and the previews of cameras can be damaged, or larger than Pillow takes.
+    Text, colour profiles, animations and cameras' previews can be damaged, or larger than Pillow accepts.
     """
     if data.startswith(_PNG):
         return _png_alone(data)
@@ -184,39 +184,39 @@ def image_alone(data: bytes) -> tuple[bytes, bytes]:
         return _jpeg_alone(data)
     if data[:4] in (b"II*\0", b"MM\0*"):
         return _tiff_alone(data), b""
-    # An item of another type than Exif is not changed; a box `infe` says the type of an item.
+    # An item of another type than Exif is not changed; a box `infe` has the type of an item.
     return re.sub(rb"(?s)(infe[\2\3]...(?:..){2,3})Exif", rb"\1none", data), b""
 
 
 def _png_alone(data: bytes) -> tuple[bytes, bytes]:
-    kept, exif, at = [_PNG], b"", len(_PNG)
-    while at + 8 <= len(data):
-        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+    chunks, exif, start = [_PNG], b"", len(_PNG)
+    while start + 8 <= len(data):
+        size, kind = int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8]
         if kind in _PNG_PIXELS:
-            kept.append(data[at : at + 12 + size])
+            chunks.append(data[start : start + 12 + size])
         elif kind == b"eXIf":
-            exif = data[at + 8 : at + 8 + size]
-        at += 12 + size
-    return b"".join(kept), exif
+            exif = data[start + 8 : start + 8 + size]
+        start += 12 + size
+    return b"".join(chunks), exif
 
 
 def _jpeg_alone(data: bytes) -> tuple[bytes, bytes]:
-    kept, exif, at = [data[:2]], b"", 2
-    while at + 4 <= len(data):
-        if data[at] != 0xFF or data[at + 1] in (0, 0xFF):  # filling
-            at += 1
+    segments, exif, start = [data[:2]], b"", 2
+    while start + 4 <= len(data):
+        if data[start] != 0xFF or data[start + 1] in (0, 0xFF):  # filling
+            start += 1
             continue
-        marker, size = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == 0xDA:  # from here on, it is pixels
-            kept.append(data[at:])
+        marker, size = data[start + 1], int.from_bytes(data[start + 2 : start + 4], "big")
+        if marker == 0xDA:  # the rest is pixels
+            segments.append(data[start:])
             break
-        segment = data[at : at + 2 + size]
+        segment = data[start : start + 2 + size]
         if marker == 0xE1 and segment[4:].startswith(b"Exif\0\0"):
             exif = exif or segment[4:]
-        if not (0xE1 <= marker <= 0xED or marker in (0xEF, 0xFE)):  # JFIF and Adobe's segment say what the colours are
-            kept.append(segment)
-        at += 2 + size
-    return b"".join(kept), exif
+        if not (0xE1 <= marker <= 0xED or marker in (0xEF, 0xFE)):  # JFIF and Adobe's segment define the colours
+            segments.append(segment)
+        start += 2 + size
+    return b"".join(segments), exif
 
 
 def _tiff_alone(data: bytes) -> bytes:
@@ -224,14 +224,14 @@ def _tiff_alone(data: bytes) -> bytes:
     with suppress(struct.error):
         for tag, _, at, _ in _fields(data):
             if tag not in _TIFF_PIXELS:
-                alone[at + 2 : at + 4] = b"\0\0"  # a type that no reader knows: the field is passed over
+                alone[at + 2 : at + 4] = b"\0\0"  # a type that no reader knows: the field is skipped
     return bytes(alone)
 
 
 # ---- Decoding -------------------------------------------------------------------------------------------------------
-# Only `FORMATS` are read: other readers of Pillow's start programs (PostScript) or are hardly ever needed. Sides and
-# memory are bounded by what the header says, before anything is decoded. Metadata can turn an image; damaged metadata
-# never stops it from being read.
+# Only `FORMATS` are read: Pillow's other readers start programs (PostScript) or are rarely needed. Sides and memory
+# are limited from the header, before anything is decoded. Metadata can turn an image; damaged metadata never prevents
+# reading it.
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
@@ -241,16 +241,16 @@ MAX_SCANS = 200
 """A progressive JPEG has about 10."""
 
 MAX_SIDE = 65_535
-"""Pixels that an image may be wide or high: what JPEG can hold, and more than a long strip of a webtoon has."""
+"""Most pixels of a side: the limit of JPEG, and more than a long strip of a webtoon has."""
 
 MAX_BYTES = 1_600_000_000
-"""Memory that decoding an image may take: 200 million ordinary pixels, as of the largest cameras of phones."""
+"""Most bytes of memory for decoding an image: 200 million ordinary pixels, as from the largest phone cameras."""
 
 _COSTS = {"I;16": 15, "I;16B": 15, "I": 16, "F": 16, "JPEG2000": 28, "WEBP": 24, "AVIF": 20}
-"""Bytes that a pixel takes while it is decoded, by mode or format; 8 in all others: as in the file, and as RGB."""
+"""Bytes per pixel during decoding, by mode or format; 8 for all others: as in the file, and as RGB."""
 
 _WHITES = {"I;12": 4095.0, "I;16S": 32767.0, "I;16BS": 32767.0}
-"""How a TIFF file holds its values, as Pillow calls it -> which of them is white, where that is not 65,535."""
+"""Pillow's name for the values of a TIFF file -> the value of white, if it is not 65,535."""
 
 _OTHERS = {
     b"version https://git-lfs": "a Git LFS pointer instead of the image: fetch it with `git lfs pull`",
@@ -264,7 +264,7 @@ _OTHERS = {
     b"<!doctype html": "a web page: the download failed or needs a login",
     b"<html": "a web page: the download failed or needs a login",
 }
-"""How files begin that often lie where an image should, in lower case -> what they are."""
+"""First bytes, in lower case, of files often found instead of an image -> what they are."""
 
 _TRANSPOSED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -281,11 +281,11 @@ _Opener = Callable[[IO[bytes], str], ImageFile.ImageFile]
 
 
 def read_image(source: Path | bytes) -> Image.Image:
-    """Return an image in RGB: turned as its EXIF says, its first frame, transparency on white, without metadata.
+    """Return an image in RGB: turned by its EXIF orientation, first frame, transparency on white, no metadata.
 
     Raises:
         UserError: the file is missing, empty, truncated, no image or of another format than `FORMATS`, larger than
-            `MAX_SIDE` or `MAX_BYTES` allow, or of more than 8 bits a value without saying which value is white.
+            `MAX_SIDE` or `MAX_BYTES` allow, or of more than 8 bits a value without a known value of white.
     """
     if isinstance(source, bytes):
         return _read(io.BytesIO(source), f"image of {len(source)} bytes")
@@ -308,7 +308,7 @@ def _read(file: IO[bytes], name: str) -> Image.Image:
         return _decoded(file, opener, name)
     except UserError:
         raise
-    except Exception as error:  # whatever a decoder raises
+    except Exception as error:  # decoders raise many types
         with suppress(Exception):
             file.seek(0)
             alone, exif = image_alone(file.read())
@@ -318,9 +318,9 @@ def _read(file: IO[bytes], name: str) -> Image.Image:
 
 
 def _opener(head: bytes) -> _Opener | None:
-    """Return what opens a file that begins so; None for one that is not read.
+    """Return the function that opens a file with these first bytes; None if its format is not read.
 
-    `Image.open` is not used: its own bound on pixels is lower than ours, and a setting of the whole process.
+    `Image.open` is not used: its limit on pixels is lower than ours, and a setting of the whole process.
     """
     Image.init()
     for kind in FORMATS:
@@ -343,10 +343,10 @@ def _decoded(file: IO[bytes], opener: _Opener, name: str, exif: bytes = b"") -> 
     """Return the pixels of an image, upright, in RGB.
 
     Args:
-        file: it.
-        opener: of its format.
-        name: for messages.
-        exif: its EXIF block, where the file no longer holds it.
+        file: the image file.
+        opener: opens files of its format.
+        name: name for messages.
+        exif: its EXIF block, if the file no longer contains it.
     """
     file.seek(0)
     image = opener(file, "")
@@ -356,9 +356,9 @@ def _decoded(file: IO[bytes], opener: _Opener, name: str, exif: bytes = b"") -> 
     raw = image.tile[0].args if image.tile else None
     rawmode = raw if isinstance(raw, str) else raw[0] if isinstance(raw, tuple) and raw else ""
     image.load()
-    turn = None if image.format == "TIFF" else _TRANSPOSED.get(orientation(exif, image.info))  # Pillow turns a TIFF
+    turn = None if image.format == "TIFF" else _TRANSPOSED.get(orientation(exif, image.info))  # Pillow turns TIFF
     seen = _rgb(image, str(rawmode), name)
-    del image  # large, and so is what is turned
+    del image  # frees memory before turning
     seen = seen if turn is None else seen.transpose(turn)
     seen.info = {}
     return seen
@@ -376,7 +376,7 @@ def _check_size(image: ImageFile.ImageFile, name: str) -> None:
 
 
 def _check_scans(file: IO[bytes], name: str) -> None:
-    """Bound the passes over the pixels that a progressive JPEG asks for: a scan of a few bytes costs a whole pass."""
+    """Limit the scans of a progressive JPEG: each costs a pass over all pixels, even if it has only a few bytes."""
     at = file.tell()
     file.seek(0)
     scans = file.read().count(b"\xff\xda")  # in compressed data 0xFF is followed by 0
@@ -386,22 +386,22 @@ def _check_scans(file: IO[bytes], name: str) -> None:
 
 
 def _rgb(image: Image.Image, rawmode: str, name: str) -> Image.Image:
-    """Return pixels as they are seen on white paper.
+    """Return an image as RGB on a white background.
 
     Args:
-        image: decoded.
-        rawmode: how the file holds its values, as Pillow calls it.
-        name: for messages.
+        image: the decoded image.
+        rawmode: Pillow's name for the values in the file.
+        name: name for messages.
     """
     if image.mode[0] in "IF":
         return _eight_bits(image, rawmode, name).convert("RGB")
     clear = image.info.get("transparency")
-    if isinstance(clear, int) and image.mode == "L":  # as the file counts, where Pillow has spread 4 bits over 8
+    if isinstance(clear, int) and image.mode == "L":  # a value of the file, while Pillow has scaled 4 bits to 8
         most = 2 ** int(rawmode[2:]) - 1 if rawmode in ("L;2", "L;4") else 255
         image.info["transparency"] = (clear & most) * 255 // most
     elif isinstance(clear, tuple):
         image.info["transparency"] = tuple(value >> 8 if ";16" in rawmode else value & 255 for value in clear)
-    if image.mode == "L" and getattr(image, "tag_v2", {}).get(339) == (2,):  # SampleFormat, which Pillow passes over
+    if image.mode == "L" and getattr(image, "tag_v2", {}).get(339) == (2,):  # SampleFormat, which Pillow ignores
         raise UserError(f"{name} has values from -128 to 127, and nothing says which of them is white; save it again")
     if image.mode == "La":
         image = image.convert("LA")
@@ -415,18 +415,18 @@ def _rgb(image: Image.Image, rawmode: str, name: str) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image, rawmode: str, name: str) -> Image.Image:
-    """Return what has more than 8 bits a value as grey; a plain conversion would clip at 255.
+    """Return an image of more than 8 bits a value as grey; a plain conversion would clip at 255.
 
     Raises:
-        UserError: nothing says which value is white, and a guess would be a black image or a white one.
+        UserError: the value of white is not known, and a guess could give a black or a white image.
     """
     values = np.asarray(image, dtype=np.float32)
     darkest, lightest = float(values.min()), float(values.max())
     if rawmode in _WHITES:
         white = _WHITES[rawmode]
     elif darkest == lightest and image.mode.startswith("I;16"):
-        white = 65535.0  # of one value all over there is nothing to see, whatever it means
-    else:  # programs keep masks and 8 bits in wider values as they are; 10 or 12 bits cannot be told from dark 16
+        white = 65535.0  # an image of a single value shows nothing in any case
+    else:  # programs store masks and 8 bits unscaled in wider values; 10 or 12 bits look like dark 16 bits
         white = next((most for most in (1.0, 255.0) if lightest <= most), 65535.0)
     level = white / 255
     unclear = darkest != lightest < 16 * level
@@ -437,7 +437,7 @@ def _eight_bits(image: Image.Image, rawmode: str, name: str) -> Image.Image:
         )
     grey = (values * (255.0 / white)).clip(0, 255).astype(np.uint8)
     tags = getattr(image, "tag_v2", {})
-    if tags.get(262) == 0:  # PhotometricInterpretation: 0 is white, which Pillow heeds up to 8 bits only
+    if tags.get(262) == 0:  # PhotometricInterpretation: 0 is white; Pillow applies it only up to 8 bits
         grey = 255 - grey
     clear = image.info.get("transparency")
     if isinstance(clear, int):

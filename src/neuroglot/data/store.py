@@ -1,4 +1,4 @@
-"""A source read once: its records in a file, and a few tens of bytes of index each, from which examples are chosen."""
+"""A source read once: its records in a file, and an index of a few tens of bytes per record to choose examples by."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from neuroglot.file_format import Format, cache_folder, with_checksum
 
 
 def hashed(raw: bytes) -> int:
-    """Return 64 bits of a hash: two of a million differ in what they hash with a chance of 3 in 10^8."""
+    """Return 64 bits of a hash; the probability of a collision among a million inputs is 3 in 10^8."""
     return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little")
 
 
@@ -40,16 +40,16 @@ def hash_text(text: str) -> int:
 
 
 def image_key(image: ImageSource) -> int:
-    """Return what tells an image from others without opening it: of a file its path, of bytes what they are."""
+    """Return a key that identifies an image without opening it: from a file's path, or from the bytes."""
     if isinstance(image, bytes):
         return hashed(image)
     return hash_text(os.path.abspath(plain(image)) if isinstance(image, Path) else repr(image))
 
 
 def text_key(example: Example) -> int:
-    """Return what tells an example's text in its source language from others; 0 where it has none.
+    """Return a key that identifies an example's text in its source language; 0 if it has none.
 
-    It is what is translated, however it is shown and spelled: text, or read off an image, whose reference it is then.
+    It is the text to translate, normalised, shown as text or in an image; for transcribing, the reference.
     """
     text = example.target if example.task == "ocr" else example.source
     return hash_text(f"{example.source_lang}|{normalised(text)}") if text and text.strip() else 0
@@ -61,7 +61,7 @@ def _punctuation() -> dict[int, str]:
 
 
 def normalised(text: str) -> str:
-    """Return a text without what does not make it another one: case, spacing, punctuation, compatibility forms.
+    """Return a text without differences in case, spacing, punctuation and compatibility forms.
 
     Examples:
         >>> normalised("  Open  daily!")
@@ -78,27 +78,27 @@ _write = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def encoded(record: Example | UserError) -> bytes:
-    """Return a record as a line of JSON, and after it the bytes of its images."""
+    """Return a record as a line of JSON, followed by the bytes of its images."""
     if isinstance(record, UserError):
         fields: list[Any] = [str(record)]
         return _write(fields).encode("utf-8", "surrogatepass")
-    held = [image for image in record.images if isinstance(image, bytes)]
+    image_bytes = [image for image in record.images if isinstance(image, bytes)]
     images = [_named(image) for image in record.images]
     fields = [record.target, record.source, record.source_lang, record.target_lang, record.task, record.item, images,
               record.alternatives, record.meta]  # fmt: skip
     text = _write(fields).encode("utf-8", "surrogatepass")
-    return b"\n".join([text, b"".join(held)]) if held else text
+    return b"\n".join([text, b"".join(image_bytes)]) if image_bytes else text
 
 
 def _named(image: ImageSource) -> Any:
-    """Return what JSON holds for an image: a path, the number of its bytes, or the fields of a render spec."""
+    """Return an image as JSON: a path, the number of its bytes, or the fields of a render spec."""
     if isinstance(image, bytes):
         return len(image)
     return str(image) if isinstance(image, Path) else [image.text, image.seed, image.index, image.kind, image.style]
 
 
 def decoded(raw: bytes) -> Example | UserError:
-    """Return the record that `encoded` made bytes of."""
+    """Return the record from the bytes that `encoded` made."""
     text, _, rest = raw.partition(b"\n")  # JSON text has no raw line breaks
     fields = json.loads(text.decode("utf-8", "surrogatepass"))
     if len(fields) == 1:
@@ -120,23 +120,23 @@ def decoded(raw: bytes) -> Example | UserError:
 # ---- The store: records at random access, and their index -----------------------------------------------------------
 
 SPLITS = (None, "train", "dev", "test")
-"""What the index has for the split that a record names; others are not known."""
+"""Numbers in the index for the split that a record names; there are no others."""
 
 COLUMNS = {"end": "Q", "line": "Q", "kind": "H", "split": "B", "files": "B", "item": "Q", "image": "Q", "text": "Q",
             "check": "I"}  # fmt: skip
 INDEX = np.dtype([(name, array(code).typecode) for name, code in COLUMNS.items()])
-"""Of every record: the end of its bytes, its line, its kind (of `Store.kinds`; BAD if it holds no example), its split,
-how many of its images are files, the hashes of its item, of its first image and of its text in the source language (0
-for none), and the checksum of its bytes."""
+"""For every record: the end of its bytes, its line, its kind (index in `Store.kinds`; BAD if it is no example), its
+split, how many of its images are files, the hashes of its item, of its first image and of its text in the source
+language (0 for none), and the checksum of its bytes."""
 
 FURTHER = np.dtype([("place", np.uint64), ("image", np.uint64)])
-"""Of every image after a record's first one: the place of the record, and the hash."""
+"""For every image after a record's first one: the index of the record, and the hash."""
 
 BAD = 2**16 - 1
 
 
 class Kind(NamedTuple):
-    """What a record is an example of: a task and a pair, as texts."""
+    """Task and pair of a record, as texts."""
 
     task: str
     source_lang: str
@@ -153,8 +153,8 @@ class Store:
 
     Attributes:
         index: (records,) of `INDEX`.
-        kinds: of the records, by number.
-        further: (images after the first of their record,) of `FURTHER`, by place.
+        kinds: kinds of the records, by number.
+        further: (images after the first of their record,) of `FURTHER`, ordered by record.
     """
 
     def __init__(
@@ -170,21 +170,21 @@ class Store:
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, place: int) -> tuple[int, Example | UserError]:
-        """Return the line of a record and its example, or what is wrong with it."""
-        start = int(self.index["end"][place - 1]) if place else 0
-        raw = self._read(start, int(self.index["end"][place]) - start)
-        if zlib.crc32(raw) != self.index["check"][place]:
+    def __getitem__(self, record: int) -> tuple[int, Example | UserError]:
+        """Return the line of a record, and its example or its error."""
+        start = int(self.index["end"][record - 1]) if record else 0
+        raw = self._read(start, int(self.index["end"][record]) - start)
+        if zlib.crc32(raw) != self.index["check"][record]:
             raise UserError(f"a store of records in {cache_folder('records')} is damaged; delete it and run again")
-        return int(self.index["line"][place]), decoded(raw)
+        return int(self.index["line"][record]), decoded(raw)
 
     def __iter__(self) -> Iterator[tuple[int, Example | UserError]]:
-        return (self[index] for index in range(len(self)))
+        return (self[record] for record in range(len(self)))
 
     def _read(self, start: int, size: int) -> bytes:
         if self._memory is not None:
             return bytes(self._memory[start : start + size])
-        if hasattr(os, "pread"):  # which moves no position that processes or threads would share
+        if hasattr(os, "pread"):  # does not move a position that processes or threads share
             return os.pread(self._file.fileno(), size, start)
         with self._lock:
             self._file.seek(start)
@@ -192,7 +192,7 @@ class Store:
 
     @property
     def good(self) -> NDArray[np.int64]:
-        """The places of records that hold an example."""
+        """The indices of records that are examples."""
         return np.flatnonzero(self.index["kind"] != BAD)
 
 
@@ -232,10 +232,10 @@ class Writer:
             column.append(value)
 
     def index(self) -> NDArray[Any]:
-        result = np.zeros(len(self._columns["end"]), INDEX)
+        index = np.zeros(len(self._columns["end"]), INDEX)
         for name, column in self._columns.items():
-            result[name] = np.frombuffer(column, column.typecode) if len(column) else []
-        return result
+            index[name] = np.frombuffer(column, column.typecode) if len(column) else []
+        return index
 
     def further(self) -> NDArray[Any]:
         return np.frombuffer(self._further, FURTHER) if len(self._further) else np.empty(0, FURTHER)
@@ -253,7 +253,7 @@ def in_memory(records: Iterable[tuple[int, Example | UserError]]) -> Store:
 
 
 def viewed(examples: Sequence[Example]) -> View:
-    """Return examples as a view of a store: themselves, or of one in memory."""
+    """Return examples as a view: unchanged if they are one, otherwise of a new store in memory."""
     return examples if isinstance(examples, View) else View(in_memory(enumerate(examples, start=1)))
 
 
@@ -261,8 +261,8 @@ class View(Sequence[Example]):
     """Some examples of a store, in some order.
 
     Attributes:
-        store: where they are.
-        places: (examples,) their places in the store.
+        store: the store that contains them.
+        places: (examples,) their indices in the store.
     """
 
     def __init__(self, store: Store, places: NDArray[Any] | None = None) -> None:
@@ -296,31 +296,31 @@ class View(Sequence[Example]):
     __hash__ = None  # type: ignore[assignment]
 
     def column(self, name: str) -> NDArray[Any]:
-        """Return what the index has for every example: see `INDEX`."""
+        """Return a column of the index for every example; see `INDEX`."""
         return self.store.index[name][self.places]
 
     def images(self) -> tuple[NDArray[np.intp], NDArray[np.uint64]]:
-        """Return the hash of every image of every example, and before them the numbers of their examples."""
+        """Return the index of the example of every image of every example, and the hash of every image."""
         first, further = self.column("image"), self.store.further
         rows = np.flatnonzero(first)
         keys = first[rows]
         if len(further):
             order = np.argsort(self.places, kind="stable")
             places = np.asarray(self.places[order], np.uint64)
-            at = np.searchsorted(places, further["place"]).clip(max=max(0, len(places) - 1))
-            mine = places[at] == further["place"] if len(places) else np.zeros(len(further), bool)
-            rows = np.concatenate([rows, order[at[mine]]])
+            index = np.searchsorted(places, further["place"]).clip(max=max(0, len(places) - 1))
+            mine = places[index] == further["place"] if len(places) else np.zeros(len(further), bool)
+            rows = np.concatenate([rows, order[index[mine]]])
             keys = np.concatenate([keys, further["image"][mine]])
         return rows, keys
 
     @property
     def pairs(self) -> list[str]:
-        """The pair of every example; examples of a pair share one text."""
+        """The pair of every example; examples of a pair share one string."""
         names = [kind.pair for kind in self.store.kinds]
         return [names[kind] for kind in self.column("kind")]
 
     def where(self, chosen: NDArray[np.bool_]) -> View:
-        """Return those examples for which a mask holds."""
+        """Return the examples for which a mask is true."""
         return View(self.store, self.places[chosen])
 
     def first_items(self, count: int) -> View:
@@ -331,50 +331,49 @@ class View(Sequence[Example]):
 def first_of_each(kind: NDArray[Any], item: NDArray[Any], count: int) -> NDArray[np.bool_]:
     """Return which examples belong to the first `count` items of their kind, a mask [examples].
 
-    Items count in the order in which they first come, in whichever kind, so that of parallel data every kind gets the
-    same items.
+    Items are ordered by their first occurrence in any kind, so that with parallel data every kind gets the same items.
 
     Args:
-        kind: [examples], what each is an example of, such as its pair.
+        kind: [examples], kind of each example, such as its pair.
         item: [examples], its source item.
-        count: items of each kind; a kind that has fewer gives all.
+        count: number of items of each kind; of a kind with fewer items, all are taken.
     """
     _, first, number = np.unique(item, return_index=True, return_inverse=True)
     began = first[number]
-    kept = np.zeros(len(item), bool)
-    for one in np.unique(kind):
-        mine = kind == one
+    chosen = np.zeros(len(item), bool)
+    for code in np.unique(kind):
+        mine = kind == code
         order = np.unique(began[mine])
-        kept |= mine if count >= len(order) else mine & (began < order[count])
-    return kept
+        chosen |= mine if count >= len(order) else mine & (began < order[count])
+    return chosen
 
 
 # ---- The cache of stores --------------------------------------------------------------------------------------------
 
 STORE = Format("store", 2, "run")
 IN_MEMORY = 64 * 2**20
-"""Bytes of records up to which a store stays in memory."""
+"""Most bytes of records for which a store stays in memory."""
 
 _TAIL = struct.Struct("<8sQ")
 _MARK = b"NGSTORE1"
 
 
 def open_store(name: str, identity: Any, records: Callable[[], Iterable[tuple[int, Example | UserError]]]) -> Store:
-    """Return the store of a source: from the cache if it is there and of the same identity, otherwise made.
+    """Return the store of a source: from the cache if it has one of the same identity, otherwise a new one.
 
     Args:
-        name: of the source and of how it is read: they have one file in the cache.
-        identity: what JSON can hold, which changes whenever the records do.
-        records: reads them.
+        name: names the source and how it is read; each name has one file in the cache.
+        identity: a JSON value that changes whenever the records change.
+        records: reads the records.
 
     Raises:
-        UserError: whatever reading raises; or the cache cannot be written.
+        UserError: raised by `records`; or the cache cannot be written.
     """
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
     cached = cache_folder("records") / f"{digest[:24]}.store"
-    whole = json.loads(json.dumps(identity))
-    result = _open(cached, whole)
-    return _made(cached, whole, records) if result is None else result
+    normalized = json.loads(json.dumps(identity))
+    store = _open(cached, normalized)
+    return _made(cached, normalized, records) if store is None else store
 
 
 def _made(cached: Path, identity: Any, records: Callable[[], Iterable[tuple[int, Example | UserError]]]) -> Store:
@@ -400,7 +399,7 @@ def _made(cached: Path, identity: Any, records: Callable[[], Iterable[tuple[int,
         return Store(cached.open("rb"), index, list(writer.kinds), further)
     except OSError as error:
         if error.filename is not None and not Path(error.filename).is_relative_to(cached.parent):
-            raise  # the source's own
+            raise  # from reading the source
         raise UserError(
             f"the records cannot be kept in {cached.parent}: {error.strerror or error}; "
             "make room there, or name another folder with NEUROGLOT_CACHE"
@@ -412,7 +411,7 @@ def _made(cached: Path, identity: Any, records: Callable[[], Iterable[tuple[int,
 
 
 def _spill(writer: Writer, folder: Path) -> Path:
-    """Go on in a file of this process alone."""
+    """Move the records to a temporary file, to which the writer then appends; return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(".part", ".", folder)
     file = os.fdopen(handle, "wb")
@@ -422,7 +421,7 @@ def _spill(writer: Writer, folder: Path) -> Path:
 
 
 def _open(cached: Path, identity: Any) -> Store | None:
-    """Return the store of a file; None if it is not there, is not whole, or is of something else."""
+    """Return the store of a file; None if it is missing, incomplete, or of another identity."""
     try:
         file = cached.open("rb")
     except OSError:

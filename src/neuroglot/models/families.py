@@ -1,8 +1,8 @@
-"""The table of model families: where the vision tower, the connector and the language model sit in each.
+"""The table of model families: the modules of the vision tower, the connector and the language model of each.
 
 A new family is one row. Prefixes are compared with full module names, component by component, and the longest match
-wins, because Qwen keeps its connector (`visual.merger`) inside the vision tower. The wrapper prefix `model.` is left
-out, so a row serves the bare model and its `ForConditionalGeneration` alike.
+wins, because Qwen's connector (`visual.merger`) is inside the vision tower. The prefix `model.` of wrappers is left
+out, so that a row fits both the base model and its `ForConditionalGeneration`.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Family:
-    """Where the parts of one `config.model_type` are.
+    """The parts of the models of one `config.model_type`.
 
     Attributes:
-        model_type: as in the transformers config.
+        model_type: value in the transformers config.
         vision: module prefixes of the image encoder.
-        connector: module prefixes of what maps image features into the language model.
-        language: module prefixes of the language model, its head included.
-        image_token: the config attribute that holds the id of the image placeholder token; None if unknown.
-        vision_rows: how the vision part's rows map to samples. `even`: each image (or tile, or crop) stands for the
-            same number of placeholder tokens; `tiles`: images are cut into tiles and put together again, so that
-            their sizes say how many rows and tokens each has; `packed`: the patches of all images lie on one axis.
-        bare: parameters that act as a layer without being one, with the axis of their neurons: 1 is [inputs, neurons].
-            The output of the module that holds one must be that of the matrix.
-        guessed: whether the row comes from module names and not from the table.
+        connector: module prefixes of the connector, which maps image features into the language model.
+        language: module prefixes of the language model, including its head.
+        image_token: the config attribute with the id of the image placeholder token; None if unknown.
+        vision_rows: how the vision part's rows map to samples. `even`: each image (or tile, or crop) has the same
+            number of placeholder tokens; `tiles`: images are cut into tiles and put together again, so that their
+            sizes give the numbers of rows and tokens; `packed`: the patches of all images are on one axis.
+        bare: parameters that are used as a layer, with the axis of their neurons: 1 is [inputs, neurons]. The output
+            of the module that has one must be the product with it.
+        guessed: whether the row is guessed from module names and not from the table.
     """
 
     model_type: str
@@ -63,13 +63,13 @@ class Family:
             'connector'
         """
         name = module.removeprefix("model.")
-        result = [
+        matches = [
             (len(prefix), part)
             for part in PARTS
             for prefix in self.prefixes(part)
             if name == prefix or name.startswith(prefix + ".")
         ]
-        return max(result)[1] if result else None
+        return max(matches)[1] if matches else None
 
 
 _TEXT_MODEL = ("text_model", "lm_head")
@@ -94,14 +94,14 @@ FAMILIES = {row.model_type: row for row in _ROWS}
 
 
 def family_of(model: nn.Module) -> Family:
-    """Return the family of a transformers model: what `set_parts` said, its row, or a guess, which is logged once.
+    """Return the family of a transformers model: set by `set_parts`, from the table, or a guess, which is logged once.
 
     Raises:
-        UserError: no row, and a part cannot be recognised by its name.
+        UserError: it is not in the table, and a part cannot be recognised by its name.
     """
-    said = getattr(model, "neuroglot_family", None)
-    if isinstance(said, Family):
-        return said
+    known = getattr(model, "neuroglot_family", None)
+    if isinstance(known, Family):
+        return known
     model_type = _type_of(model)
     family = FAMILIES.get(model_type)
     if family is None:
@@ -111,35 +111,35 @@ def family_of(model: nn.Module) -> Family:
 
 
 def set_parts(model: nn.Module, parts: Mapping[str, Sequence[str]]) -> Family:
-    """Say where the parts of a model are, where the table does not know or the guess is wrong.
+    """Set the parts of a model, if it is not in the table or the guess is wrong.
 
     Args:
         model: a transformers model.
         parts: part -> module prefixes, with or without a leading `model.`; other parts are unchanged.
 
     Raises:
-        UserError: an unknown part, a prefix that is no module with a layer in it, or one that is given to two parts.
+        UserError: an unknown part, a prefix that is no module with a layer in it, or a prefix of two parts.
     """
     names = {name.removeprefix("model.") for name in _linear_names(model)}
     modules = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}
-    result: dict[str, tuple[str, ...]] = {}
+    by_part: dict[str, tuple[str, ...]] = {}
     for part, prefixes in parts.items():
         if part not in PARTS:
             raise UserError(f"model.parts names part {part!r}; {nearest(part, PARTS)}")
-        result[part] = tuple(prefix.removeprefix("model.") for prefix in prefixes)
-        for prefix in result[part]:
+        by_part[part] = tuple(prefix.removeprefix("model.") for prefix in prefixes)
+        for prefix in by_part[part]:
             if prefix not in modules:
                 # the nearest of the names that are not blocks
                 near = nearest(prefix, [m for m in modules if m.count(".") < max(2, prefix.count(".") + 1)])
                 raise UserError(f"model.parts: {part} names {prefix!r}, where this model has no layer; {near}")
-            other = next((p for p in result if p != part and prefix in result[p]), None)
+            other = next((p for p in by_part if p != part and prefix in by_part[p]), None)
             if other is not None:
                 raise UserError(f"model.parts: {prefix!r} is given to {other} and to {part}; expected one part each")
-    known = FAMILIES.get(_type_of(model)) or _guess(model, _type_of(model), result)
-    claimed = {prefix for prefixes in result.values() for prefix in prefixes}
+    known = FAMILIES.get(_type_of(model)) or _guess(model, _type_of(model), by_part)
+    claimed = {prefix for prefixes in by_part.values() for prefix in prefixes}
     for part in PARTS:
-        result.setdefault(part, tuple(prefix for prefix in known.prefixes(part) if prefix not in claimed))
-    vision, connector, language = (result[part] for part in PARTS)
+        by_part.setdefault(part, tuple(prefix for prefix in known.prefixes(part) if prefix not in claimed))
+    vision, connector, language = (by_part[part] for part in PARTS)
     family = replace(known, vision=vision, connector=connector, language=language, guessed=False)
     model.neuroglot_family = family  # type: ignore[assignment]
     return family
@@ -162,24 +162,24 @@ _NAMES = (
 _DEPTH = 3  # deeper names are blocks, where `projection` or `adapter` mean something else
 
 
-def _guess(model: nn.Module, model_type: str, given: Mapping[str, Sequence[str]]) -> Family:
-    """Return a family by the names of a model's modules; the parts in `given` need not be found."""
+def _guess(model: nn.Module, model_type: str, known_parts: Mapping[str, Sequence[str]]) -> Family:
+    """Return a family guessed from the names of a model's modules; parts in `known_parts` may be missing."""
     names = {name.removeprefix("model.") for name in _linear_names(model)}
-    result: dict[str, list[str]] = {part: [] for part in PARTS}
+    by_part: dict[str, list[str]] = {part: [] for part in PARTS}
     for name in sorted(names):
         components = name.split(".")
         seen: set[str] = set()
         for depth, component in enumerate(components[:_DEPTH], start=1):
             part = next((part for part, pattern in _NAMES if pattern.search(component.lower())), None)
-            # Inside a part, the only other part that may begin is a connector in the vision tower.
+            # The only part that may be inside another one is a connector in the vision tower.
             if part is None or part in seen or (seen and part != "connector") or "language" in seen:
                 continue
             seen.add(part)
             prefix = ".".join(components[:depth])
-            if prefix not in result[part]:
-                result[part].append(prefix)
-    for part, prefixes in result.items():
-        if not prefixes and part not in given:
+            if prefix not in by_part[part]:
+                by_part[part].append(prefix)
+    for part, prefixes in by_part.items():
+        if not prefixes and part not in known_parts:
             tops = sorted({".".join(name.split(".")[:2]) for name in names})
             raise UserError(
                 f"model type {model_type!r} is not in the table of families and its {part} part cannot be recognised "
@@ -189,14 +189,14 @@ def _guess(model: nn.Module, model_type: str, given: Mapping[str, Sequence[str]]
     config = getattr(model, "config", None)
     token = next((name for name in ("image_token_id", "image_token_index") if hasattr(config, name)), None)
     tower = getattr(config, "vision_config", None)
-    # Whose tower names how many neighbours are merged gets patches and not images.
+    # A tower whose config has the number of merged neighbours gets patches, not images.
     rows: Literal["even", "packed"] = "packed" if hasattr(tower, "spatial_merge_size") else "even"
-    vision, connector, language = (tuple(result[part]) for part in PARTS)
+    vision, connector, language = (tuple(by_part[part]) for part in PARTS)
     return Family(model_type, vision, connector, language, token, rows, guessed=True)
 
 
 def described(family: Family) -> str:
-    """Return in one line where a family's parts are."""
+    """Return the prefixes of a family's parts in one line."""
     return ", ".join(f"{part} {' '.join(family.prefixes(part)) or 'nowhere'}" for part in PARTS)
 
 
@@ -211,7 +211,7 @@ def _tell(family: Family) -> None:
 
 
 def image_token_id(model: nn.Module, family: Family | None = None) -> int | None:
-    """Return the id of the image placeholder token, or None where the model has none."""
+    """Return the id of the image placeholder token; None if the model has none."""
     family = family or family_of(model)
     value = getattr(getattr(model, "config", None), family.image_token, None) if family.image_token else None
     return int(value) if isinstance(value, int | torch.Tensor) else None

@@ -1,4 +1,4 @@
-"""Loading a model and its processor: the embedded one, a folder, or a name on the hub; and what identifies a model."""
+"""Loading a model and its processor: embedded, from a folder, or from the hub; and the identity of a model."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Parts = Mapping[Any, Sequence[str]]
 
 
 def embedded_folder() -> Path:
-    """Where the embedded model's files are: loadable with plain `from_pretrained`."""
+    """Return the folder of the embedded model, which `from_pretrained` can load."""
     return Path(__file__).parent / "tiny" / "weights"
 
 
 def resolve(model: str | Path) -> str:
-    """Return what `from_pretrained` takes: a folder or a hub name.
+    """Return a model's folder or hub name for `from_pretrained`.
 
     Raises:
-        UserError: it looks like a path, and nothing is there; or it is nearly the name of the embedded model.
+        UserError: it looks like a path that does not exist, or is nearly the name of the embedded model.
     """
     expect("model", model, (str, Path), f"{EMBEDDED}, a folder, or a name on the hub")
     model = str(model)
@@ -61,13 +61,13 @@ def load_model(
 
     Args:
         model: `embedded`, a folder, or a name on the hub.
-        dtype: of its weights.
-        trust_remote_code: let the model's own code run.
-        parts: part -> module prefixes, where the table of families does not say it; see `families.set_parts`.
-        attn_implementation: as transformers takes it, such as `eager` or `flash_attention_2`; its choice if None.
+        dtype: type of its weights.
+        trust_remote_code: whether to run code that comes with the model.
+        parts: part -> module prefixes, if it is not in the table of families; see `families.set_parts`.
+        attn_implementation: a name of transformers, such as `eager` or `flash_attention_2`; its default if None.
 
     Raises:
-        UserError: it cannot be loaded; the message says why.
+        UserError: it cannot be loaded; the message gives the reason.
     """
     import torch
     from transformers import AutoModelForImageTextToText
@@ -85,10 +85,10 @@ def load_model(
 
 
 def _make_savable(model: Any) -> None:
-    """Unset what of a checkpoint's generation_config has no effect.
+    """Unset values of a checkpoint's generation_config that have no effect.
 
-    Many checkpoints have a temperature and do not sample: transformers warns of it on loading, ignores the value, and
-    refuses to save the model when training is done.
+    Many checkpoints have a temperature but do not sample: transformers warns on loading, ignores the value, and
+    refuses to save the model after training.
     """
     config = model.generation_config
     try:
@@ -99,7 +99,7 @@ def _make_savable(model: Any) -> None:
 
 
 def load_skeleton(model: str | Path, trust_remote_code: bool = False, parts: Parts | None = None) -> Any:
-    """Return the model as its configuration describes it, without weights.
+    """Return a model built from its configuration, without weights.
 
     Raises:
         UserError: there is no such model, or it is of another kind, such as one without a vision part.
@@ -138,38 +138,38 @@ def load_processor(model: str | Path, trust_remote_code: bool = False) -> Any:
 
 
 def stop_tokens(model: str | Path, trust_remote_code: bool = False) -> tuple[int, ...]:
-    """Return the tokens at which a model's generation stops, as its generation_config says; none if it has none."""
+    """Return the tokens at which generation stops, from the model's generation_config; empty if it has none."""
     from transformers import GenerationConfig
 
     try:
         config = from_pretrained(GenerationConfig, "settings", model, trust_remote_code=trust_remote_code)
-    except UserError:  # many have none
+    except UserError:  # many models have none
         return ()
     known = config.eos_token_id
     return () if known is None else tuple(map(int, known)) if isinstance(known, list | tuple) else (int(known),)
 
 
 def from_pretrained(kind: Any, what: str, model: str | Path, **options: Any) -> Any:
-    """Return what a class of transformers loads from a folder or the hub, without progress bars.
+    """Return an object that a class of transformers loads from a folder or the hub, without progress bars.
 
     Args:
         kind: the class, such as `AutoTokenizer`.
-        what: it should be, as the user calls it.
+        what: name of the expected kind, for messages.
         model: `embedded`, a folder, or a name on the hub.
-        options: of the class's own `from_pretrained`.
+        options: options of the class's `from_pretrained`.
 
     Raises:
-        UserError: it cannot be loaded; the message says why.
+        UserError: it cannot be loaded; the message gives the reason.
     """
     from transformers.utils import logging
 
-    position, shown = resolve(model), logging.is_progress_bar_enabled()
-    if not Path(position).is_dir() and not _hub_answers():
-        options["local_files_only"] = True  # asking for every file, and again, would take half a minute
+    source, shown = resolve(model), logging.is_progress_bar_enabled()
+    if not Path(source).is_dir() and not _hub_answers():
+        options["local_files_only"] = True  # repeated requests for every file would take half a minute
     logging.disable_progress_bar()
     try:
         with _explained(model, what):
-            return kind.from_pretrained(position, **options)
+            return kind.from_pretrained(source, **options)
     finally:
         if shown:
             logging.enable_progress_bar()
@@ -181,16 +181,16 @@ def _hub_answers() -> bool:
 
     try:
         return bool(get_session().head(constants.ENDPOINT, timeout=5).status_code < 500)
-    except Exception:  # whatever the client raises, there is no answer
+    except Exception:  # any exception of the client means no answer
         return False
 
 
 @contextmanager
 def _explained(model: str | Path, what: str) -> Iterator[None]:
-    """Turn whatever transformers raises into one line."""
+    """Turn any exception of transformers into a one-line UserError."""
     try:
         yield
-    except Exception as error:  # of transformers, or of the model's own code
+    except Exception as error:  # from transformers, or from the model's code
         text = str(error)
         if "trust_remote_code" in text:
             why = "it brings code of its own, which runs only if you say so; read it, then add --trust-remote-code"
@@ -207,11 +207,11 @@ def _explained(model: str | Path, what: str) -> Iterator[None]:
 # ---- Identity -------------------------------------------------------------------------------------------------------
 
 WHOLE_FILE = 256 * 2**20
-"""Files of a model up to this size are identified by their content, larger ones by size and time."""
+"""Files of a model up to this size in bytes are identified by their content, larger ones by size and time."""
 
 
 def model_identity(model: str) -> Any:
-    """Return what identifies a model: by content what is small, so that it is itself wherever it is installed."""
+    """Return a model's identity: small files by content, so that it does not depend on the folder."""
     path = Path(resolve(model))
     if not path.is_dir():
         return str(path)

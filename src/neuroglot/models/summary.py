@@ -1,6 +1,6 @@
-"""What a model is made of, from its configuration alone: parts, layers, neurons, and what is left out and why.
+"""Contents of a model, from its configuration alone: parts, layers, neurons, and what is left out and why.
 
-The model is built on the meta device, so that one of any size takes seconds and no memory to speak of.
+The model is built on the meta device, so that any size takes only seconds and little memory.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ REASONS = {
 
 
 def inspect(model: str, trust_remote_code: bool = False, parts: Mapping[str, Sequence[str]] | None = None) -> Any:
-    """Return what a model is made of, as plain data.
+    """Return the contents of a model, as plain data.
 
     Args:
         model: `embedded`, a folder (weights are not needed), or a name on the hub.
-        trust_remote_code: let the model's own code run.
-        parts: part -> module prefixes, where the table of families does not say it.
+        trust_remote_code: whether to run code that comes with the model.
+        parts: part -> module prefixes, if it is not in the table of families.
 
     Returns:
         model, model_type, class, guessed, parameters; `parts`: part -> prefixes, layers, neurons, parameters (all of
-        the part's), neuron_parameters (of its layers), ffn_blocks, ffn_units; `layers`: alike layers in one entry;
-        `left_out`: part, reason, parameters and an example of what is no layer; `vision_rows`, `image_token`, and at
-        which positions training and profiling compute `logits`.
+        the part's), neuron_parameters (of its layers), ffn_blocks, ffn_units; `layers`: similar layers in one entry;
+        `left_out`: part, reason, number and an example of parameters in no layer; `vision_rows`, `image_token`, and
+        `logits`: the positions at which training and profiling compute them.
 
     Raises:
         UserError: there is no such model, it is of another kind, or a prefix is wrong.
@@ -64,14 +64,14 @@ def inspect(model: str, trust_remote_code: bool = False, parts: Mapping[str, Seq
             sizes[part] += parameter.numel()
     about = {}
     for part in PARTS:
-        own = [layer for layer in layers if layer.part == part]
+        part_layers = [layer for layer in layers if layer.part == part]
         units = [block.units for block in blocks if block.part == part]
         about[part] = {
             "prefixes": list(family.prefixes(part)),
-            "layers": len(own),
-            "neurons": sum(layer.neurons for layer in own),
+            "layers": len(part_layers),
+            "neurons": sum(layer.neurons for layer in part_layers),
             "parameters": sizes[part],
-            "neuron_parameters": sum(layer.neurons * (layer.inputs + layer.bias) for layer in own),
+            "neuron_parameters": sum(layer.neurons * (layer.inputs + layer.bias) for layer in part_layers),
             "ffn_blocks": len(units),
             "ffn_units": sum(units),
         }
@@ -96,7 +96,7 @@ def _has_layer(model: nn.Module, family: Family, part: str) -> bool:
 
 
 def _alike(layers: Sequence[Layer]) -> list[dict[str, Any]]:
-    """Return one entry for all layers that differ in their numbers only, in the order of the model."""
+    """Return one entry for all layers whose names differ only in numbers, in the order of the model."""
     groups: dict[tuple[str, int, int], list[Layer]] = {}
     for layer in layers:
         name = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", layer.name)
@@ -109,16 +109,16 @@ def _alike(layers: Sequence[Layer]) -> list[dict[str, Any]]:
 
 
 def _left_out(model: nn.Module, family: Family, layers: Sequence[Layer]) -> list[dict[str, Any]]:
-    """Return what holds parameters and is no layer, by part and reason; a part's largest first."""
+    """Return the parameters that are in no layer, by part and reason; the largest of a part first."""
     inside = {id(matrix(model, layer)) for layer in layers}
     for layer in layers:
         if layer.bias:
             inside.add(id(model.get_submodule(layer.name).bias))
     head = getattr(model, "get_output_embeddings", lambda: None)()
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    result: dict[tuple[str, str], dict[str, Any]] = {}
+    by_reason: dict[tuple[str, str], dict[str, Any]] = {}
     if head is not None and id(head.weight) in embeddings:
-        result["language", "tied"] = {"example": "lm_head", "parameters": 0}
+        by_reason["language", "tied"] = {"example": "lm_head", "parameters": 0}
     for module_name, module in model.named_modules():
         for key, parameter in module.named_parameters(recurse=False):
             name = f"{module_name}.{key}".lstrip(".")
@@ -127,9 +127,9 @@ def _left_out(model: nn.Module, family: Family, layers: Sequence[Layer]) -> list
             inside.add(id(parameter))
             part = family.part_of(name)
             reason = "nowhere" if part is None else _reason(model, module_name, module, parameter, head)
-            entry = result.setdefault((part or "", reason), {"example": name, "parameters": 0})
+            entry = by_reason.setdefault((part or "", reason), {"example": name, "parameters": 0})
             entry["parameters"] += parameter.numel()
-    entries = [{"part": part, "reason": REASONS[reason], **entry} for (part, reason), entry in result.items()]
+    entries = [{"part": part, "reason": REASONS[reason], **entry} for (part, reason), entry in by_reason.items()]
     order = {part: index for index, part in enumerate((*PARTS, ""))}
     return sorted(entries, key=lambda entry: (order[entry["part"]], -entry["parameters"]))
 

@@ -1,4 +1,4 @@
-"""What the letters stand on: one colour, a gradient, a plate, a made texture, or a photograph of the user's."""
+"""The background of the letters: one colour, a gradient, a plate, a generated texture, or a user's photograph."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from neuroglot.synthetic.style import GROUNDS, Style
 Colour = tuple[int, int, int]
 
 CONTRAST = 95
-"""Least difference in luminance (0 to 255) between ink and ground."""
+"""Least difference in luminance (0 to 255) between ink and background."""
 
 PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 LARGEST = 1024
-"""Longer side to which a photograph is scaled down once; crops are taken from that."""
+"""Longer side in pixels to which a photograph is first scaled down; crops are taken from the result."""
 
 
 def colours(rng: random.Random) -> tuple[Colour, Colour]:
-    """Draw a background and an ink that can be told apart."""
+    """Draw a background colour and an ink that differ enough in luminance."""
     while True:
         a, b = (tuple(rng.randrange(256) for _ in range(3)) for _ in range(2))
         if abs(luminance(a) - luminance(b)) > CONTRAST:
@@ -32,7 +32,7 @@ def colours(rng: random.Random) -> tuple[Colour, Colour]:
 
 
 def luminance(colour: tuple[int, ...]) -> float:
-    """Return how bright a colour is, 0 to 255 (BT.601)."""
+    """Return the luminance of a colour, 0 to 255 (BT.601)."""
     return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
 
 
@@ -40,12 +40,12 @@ def ground(rng: random.Random, seed: int, index: int, style: Style, colour: Colo
     """Return the background of an image.
 
     Args:
-        rng: decides where the style leaves the kind open: one colour, a gentle gradient or a bordered plate.
-        seed: with `index`, decides about kinds that the style names.
-        index: place in the corpus.
-        style: says the size and, if it does, the kinds.
-        colour: of the ground.
-        ink: colour of the letters, which have to stand out.
+        rng: chooses if the style names no kind: one colour, a weak gradient or a bordered plate.
+        seed: with `index`, chooses among the kinds that the style names.
+        index: index in the corpus.
+        style: gives the size and perhaps the kinds.
+        colour: colour of the background.
+        ink: colour of the letters, which must be legible.
     """
     size = (style.width, style.height)
     if not style.background:
@@ -53,15 +53,15 @@ def ground(rng: random.Random, seed: int, index: int, style: Style, colour: Colo
         if style.plain or kind < 0.5:
             return Image.new("RGB", size, colour)
         return _gradient(rng, size, colour) if kind < 0.8 else _plate(rng, size, colour)
-    own = random.Random(f"{seed}:{index}:ground")
-    chosen = own.choice(style.background)
+    named_rng = random.Random(f"{seed}:{index}:ground")
+    chosen = named_rng.choice(style.background)
     if chosen == "plain":
         return Image.new("RGB", size, colour)
     if chosen == "gradient":
-        return _gradient(own, size, colour)
+        return _gradient(named_rng, size, colour)
     if chosen == "plate":
-        return _plate(own, size, colour)
-    image = _texture(own, size, colour) if chosen in GROUNDS else _photograph(own, size, chosen)
+        return _plate(named_rng, size, colour)
+    image = _texture(named_rng, size, colour) if chosen in GROUNDS else _photograph(named_rng, size, chosen)
     return legible(image, luminance(ink))
 
 
@@ -69,7 +69,7 @@ def check_ground(style: Style) -> None:
     """Refuse a folder of photographs that has none.
 
     Raises:
-        UserError: the folder, and what is expected in it.
+        UserError: names the folder and the expected files.
     """
     for kind in style.background:
         if kind not in GROUNDS:
@@ -78,7 +78,7 @@ def check_ground(style: Style) -> None:
 
 def _gradient(rng: random.Random, size: tuple[int, int], colour: Colour) -> Image.Image:
     slope = rng.uniform(-30, 30)
-    across = rng.random() < 0.5 or size[0] == size[1]  # on a square always, as on those that were trained on
+    across = rng.random() < 0.5 or size[0] == size[1]  # always on a square, as in the images of pretraining
     length = size[0] if across else size[1]
     ramp = np.linspace(-slope, slope, length, dtype=np.float32)
     row = (np.array(colour, dtype=np.float32) + ramp[:, None]).clip(0, 255).astype(np.uint8)  # (length, 3)
@@ -93,7 +93,7 @@ def _plate(rng: random.Random, size: tuple[int, int], colour: Colour) -> Image.I
 
 
 def _texture(rng: random.Random, size: tuple[int, int], colour: Colour) -> Image.Image:
-    """Blotches and grain, stretched one way or the other: plaster, cloth, brushed metal, wood."""
+    """Return coarse and fine noise, perhaps stretched in one direction: like plaster, cloth, brushed metal or wood."""
     width, height = size
     generator = np.random.default_rng(rng.getrandbits(32))
     coarse, stretch = rng.randint(3, 9), rng.choice((1, 1, 6, 20))
@@ -112,7 +112,7 @@ def _texture(rng: random.Random, size: tuple[int, int], colour: Colour) -> Image
 
 
 def _photograph(rng: random.Random, size: tuple[int, int], folder: str) -> Image.Image:
-    """A crop of a photograph in the folder, as large as goes or down to half of that."""
+    """Return a crop of a photograph in the folder, of half to all of the largest possible size."""
     photo = _opened(rng.choice(_photographs(folder)))
     scale = min(photo.width / size[0], photo.height / size[1]) * rng.uniform(0.5, 1.0)
     wide, high = size[0] * scale, size[1] * scale
@@ -123,14 +123,14 @@ def _photograph(rng: random.Random, size: tuple[int, int], folder: str) -> Image
 
 @lru_cache(maxsize=8)
 def _photographs(folder: str) -> tuple[str, ...]:
-    """The image files of a folder and those below it, by name; hidden files are left out."""
+    """Return the image files of a folder and its subfolders, by name, without hidden files."""
     files = (p for p in Path(folder).rglob("[!.]*") if p.suffix.lower() in PHOTOGRAPHS and p.is_file())
-    result = tuple(sorted(map(str, files)))
-    if not result:
+    names = tuple(sorted(map(str, files)))
+    if not names:
         raise UserError(
             f"render style background: {folder} holds no photographs; expected {', '.join(PHOTOGRAPHS)} files"
         )
-    return result
+    return names
 
 
 @lru_cache(maxsize=32)
@@ -141,16 +141,16 @@ def _opened(path: str) -> Image.Image:
 
 
 def contrast(image: Image.Image, ink: float) -> float:
-    """Return the difference in luminance that nineteen in twenty pixels of a ground keep from the ink."""
+    """Return the least difference in luminance to the ink of 95 % of a background's pixels."""
     return _ranked(np.abs(_brightness(image) - ink), 0.05)
 
 
 def legible(image: Image.Image, ink: float) -> Image.Image:
-    """Lighten a ground under dark ink, darken it under light ink, as far as its `contrast` takes and no further."""
+    """Lighten a background under dark ink, or darken it under light ink, only as far as `CONTRAST` requires."""
     brightness = _brightness(image)
     if _ranked(np.abs(brightness - ink), 0.05) > CONTRAST:
         return image
-    # Whatever the ink, one side of it has room: above a dark one and below a light one lie 127 levels or more.
+    # Every ink leaves 127 levels or more on one side: above a dark one and below a light one.
     values = np.arange(256, dtype=np.float32)
     if ink < 128:
         keep = (255 - ink - CONTRAST - 2) / max(1.0, 255 - _ranked(brightness, 0.04))
@@ -160,12 +160,12 @@ def legible(image: Image.Image, ink: float) -> Image.Image:
 
 
 def _brightness(image: Image.Image) -> np.ndarray:
-    """Luminance of every fourth pixel of every fourth row."""
+    """Return the luminance of every fourth pixel of every fourth row."""
     return np.asarray(image.convert("L"))[::4, ::4].astype(np.float32).ravel()
 
 
 def _ranked(values: np.ndarray, share: float) -> float:
-    """Return the value below which a share of them lies."""
+    """Return the quantile of the values at a share."""
     index = int(share * (len(values) - 1))
     return float(np.partition(values, index)[index])
 

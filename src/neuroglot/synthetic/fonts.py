@@ -1,4 +1,4 @@
-"""Which font can draw a text: families, their files, and the characters they cover."""
+"""Fonts for a text: families, their files, and the characters that they cover."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from PIL import ImageDraw, ImageFont
 from neuroglot.errors import UserError, nearest
 
 # ---- Fonts and their characters -------------------------------------------------------------------------------------
-# The bundled families come inside matplotlib's wheel, so the same text is the same pixels on every machine; other
-# scripts are looked up among the fonts installed on the system.
+# The bundled families are in matplotlib's wheel, so that a text has the same pixels on every machine; for other
+# scripts, the fonts installed on the system are searched.
 
 
 class MissingGlyphError(UserError):
-    """No font, or no single one where one is needed, has every character of a text."""
+    """No font has a character of a text, or no single font has all of them where one is needed."""
 
 
 BUNDLED: dict[str, tuple[str, ...]] = {
@@ -58,7 +58,7 @@ def _coverage(path: str) -> frozenset[int]:
     from fontTools.agl import AGL2UV
     from fontTools.ttLib import TTFont, TTLibError
 
-    logging.getLogger("fontTools").setLevel(logging.ERROR)  # it warns of odd dates in the head table
+    logging.getLogger("fontTools").setLevel(logging.ERROR)  # it warns of unusual dates in the head table
 
     try:
         with TTFont(path, fontNumber=0, lazy=True) as font:
@@ -66,7 +66,7 @@ def _coverage(path: str) -> frozenset[int]:
     except (TTLibError, OSError) as error:
         raise UserError(f"font file {path} cannot be read: {error}; expected a TrueType or OpenType font") from None
     if Path(path).name.startswith("cm"):
-        # TeX's own encoding: where Unicode has £ it has Θ. Only what the glyph's name confirms is taken.
+        # TeX's encoding: it has Θ at the code of £. Only characters that the glyph's name confirms are used.
         return frozenset(code for code, name in glyphs.items() if AGL2UV.get(name) == code)
     return frozenset(glyphs)
 
@@ -79,27 +79,27 @@ def covers(path: str, text: str) -> bool:
 
 @cache
 def _system_fonts() -> dict[str, str]:
-    """Family name -> file of the regular face, for every font that the system has, in a stable order."""
+    """Return family name -> file of the regular face, for every font of the system, in a stable order."""
     from matplotlib import font_manager
 
     listed = {entry.fname for entry in font_manager.fontManager.ttflist}
-    for path in sorted(set(font_manager.findSystemFonts()) - listed):  # installed since matplotlib last looked
-        with contextlib.suppress(Exception):  # it takes no bitmap fonts, and raises many kinds of errors
+    for path in sorted(set(font_manager.findSystemFonts()) - listed):  # installed since matplotlib's last search
+        with contextlib.suppress(Exception):  # it refuses bitmap fonts, and raises many types of errors
             font_manager.fontManager.addfont(path)
-    result: dict[str, str] = {}
+    files: dict[str, str] = {}
     for entry in sorted(font_manager.fontManager.ttflist, key=lambda e: (e.name, abs(int(e.weight) - 400), e.fname)):
         if entry.style == "normal" and Path(entry.fname).exists():
-            result.setdefault(entry.name, entry.fname)
-    return result
+            files.setdefault(entry.name, entry.fname)
+    return files
 
 
 @lru_cache(maxsize=4096)
 def font_file(family: str, bold: bool, text: str) -> str:
-    """Return the file that draws a text in a family, falling back to a system font where the family lacks the script.
+    """Return the font file for a text in a family, or a system font if the family lacks the script.
 
     Raises:
         UserError: an unknown family.
-        MissingGlyphError: a character that no installed font covers, named with how to get one.
+        MissingGlyphError: no installed font covers a character; the message says how to install one.
     """
     if family in BUNDLED:
         path = _bundled(family, bold)
@@ -122,11 +122,11 @@ def font_file(family: str, bold: bool, text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def font_files(family: str, bold: bool, text: str) -> tuple[str, ...]:
-    """Return the files that draw a text together: one where one has all of it, else the family's and what it lacks.
+    """Return the font files for a text: one if it has all characters, else the family's and others for the rest.
 
     Raises:
         UserError: as `font_file`.
-        MissingGlyphError: as `font_file`; and for text from right to left, which is drawn in one font or not at all.
+        MissingGlyphError: as `font_file`; and for right-to-left text, which must be drawn in one font.
     """
     try:
         return (font_file(family, bold, text),)
@@ -135,7 +135,7 @@ def font_files(family: str, bold: bool, text: str) -> tuple[str, ...]:
             raise
         needed = {c for c in text if not c.isspace()}
         files: list[str] = []
-        # A font for each character, the first of which is the family's own where it has any.
+        # A font for each character; the family's font is preferred.
         for character in sorted(needed):
             if not any(covers(file, character) for file in files):
                 files.append(font_file(family, bold, character))
@@ -146,11 +146,11 @@ HINTS = {
     "Hani": "fonts-noto-cjk", "Hira": "fonts-noto-cjk", "Kana": "fonts-noto-cjk", "Hang": "fonts-noto-cjk",
     "Bopo": "fonts-noto-cjk", "Zsye": "fonts-noto-color-emoji",
 }  # fmt: skip
-"""Script (ISO 15924) -> Debian package, where it is not fonts-noto-core."""
+"""Script (ISO 15924) -> Debian package, if it is not fonts-noto-core."""
 
 
 def _missing(text: str) -> str:
-    """Say which character of which script has no font and how to get one, or that no single font has them all."""
+    """Return the message: the character and script without a font and how to install one, or that no font has all."""
     from fontTools import unicodedata as scripts
 
     files = [_bundled(family, False) for family in BUNDLED] + list(_system_fonts().values())
@@ -180,20 +180,20 @@ def load_font(path: str, size: int) -> ImageFont.FreeTypeFont:
 # ---- A font for each stretch of a text ------------------------------------------------------------------------------
 
 REFERENCE = 64
-"""Words are measured once, at this size in pixels, and scaled: measuring at every size would cost most of the time."""
+"""Size in pixels at which words are measured once; the widths are scaled, since measuring at every size is slow."""
 
 
 @dataclass(frozen=True)
 class Face:
-    """Font files in the order in which they are asked for a character; nearly always one.
+    """Font files in the order in which they are searched for a character; nearly always one.
 
-    Several fonts are for text that runs from left to right; `neuroglot.synthetic.fonts.font_files` sees to that.
+    Several fonts are used only for left-to-right text; `neuroglot.synthetic.fonts.font_files` ensures that.
     """
 
     paths: tuple[str, ...]
 
     def length(self, text: str, size: int, direction: str | None = None) -> float:
-        """Return how far a text reaches, in pixels."""
+        """Return the width of a text in pixels."""
         if len(self.paths) == 1:
             return load_font(self.paths[0], size).getlength(text, direction=direction)
         return sum(load_font(path, size).getlength(run) for path, run in self.runs(text))
@@ -207,7 +207,7 @@ class Face:
         ink: tuple[int, int, int] | int,
         direction: str | None,
     ) -> None:
-        """Draw a line whose left end and middle height are given; all fonts stand on the first one's baseline."""
+        """Draw a line; `place` is its left end and middle height. All fonts use the first one's baseline."""
         first = load_font(self.paths[0], size)
         if len(self.paths) == 1:
             pen.text(place, text, font=first, fill=ink, anchor="lm", direction=direction)
@@ -220,7 +220,7 @@ class Face:
             x += font.getlength(run)
 
     def runs(self, text: str) -> Iterator[tuple[str, str]]:
-        """Yield stretches of a text and the font of each; spaces and marks go with what they follow."""
+        """Yield the font and the text of each run; spaces and marks belong to the character before them."""
         current, start = None, 0
         for k, character in enumerate(text):
             if current and (character.isspace() or unicodedata.category(character)[0] == "M"):
@@ -236,18 +236,18 @@ class Face:
 
 @lru_cache(maxsize=50_000)
 def word_width(face: Face, word: str) -> float:
-    """Width at a size of one pixel."""
+    """Return the width of a word at a size of one pixel."""
     return face.length(word, REFERENCE) / REFERENCE
 
 
 def leading(face: Face, size: int, grid: int) -> int:
-    """Line height: the whole number of grid rows that a size needs, as in type set on a baseline grid."""
+    """Return the line height in pixels: a size's height rounded up to whole grid rows, as on a baseline grid."""
     return -(-round(size * _line_height(face)) // grid) * grid
 
 
 @lru_cache(maxsize=1024)
 def _line_height(face: Face) -> float:
-    """Height of a line at a size of one pixel: 1.2, and more where marks stand above and below the letters."""
+    """Return the line height at a size of one pixel: 1.2, more if marks are above and below the letters."""
     if all(is_bundled(path) for path in face.paths):
         return 1.2
     return max(1.2, *(sum(load_font(path, REFERENCE).getmetrics()) / REFERENCE for path in face.paths))

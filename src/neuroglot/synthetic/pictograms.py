@@ -17,7 +17,7 @@ class Pen(Protocol):
     """Draws in the unit square; `hole` takes the background's colour instead of the ink."""
 
     def __call__(self, shape: str, points: Sequence[Point] | Box) -> None:
-        """Fill a `polygon` or an `ellipse` (left, top, right, bottom): what `pictures.OBJECTS` are drawn with."""
+        """Fill a `polygon` or an `ellipse` (left, top, right, bottom), as for `pictures.OBJECTS`."""
 
     def fill(self, *points: Point, hole: bool = False) -> None:
         """Fill a polygon."""
@@ -34,7 +34,7 @@ def box(pen: Pen, left: float, top: float, right: float, bottom: float, hole: bo
 
 
 def arc(x: float, y: float, radius: float, start: float, end: float, squash: float = 1.0) -> list[Point]:
-    """Points of an arc; degrees, clockwise from the right."""
+    """Return points of an arc; degrees, clockwise from the right."""
     angles = [math.radians(start + (end - start) * k / 16) for k in range(17)]
     return [(x + radius * math.cos(a), y + squash * radius * math.sin(a)) for a in angles]
 
@@ -135,7 +135,7 @@ BEINGS: dict[str, Callable[[Pen], None]] = {
     "squid": _squid,
     "bison": _bison,
 }
-"""Scene, or, where one or several are drawn, thing -> its pictogram."""
+"""Scene, or thing if one or several are drawn -> its pictogram."""
 
 
 # ---- Ambiguous nouns ------------------------------------------------------------------------------------------------
@@ -418,4 +418,4 @@ PICTOGRAMS: dict[str, Callable[[Pen], None]] = {
     "spring:season": _spring_season, "spring:coil": _spring_coil, "table:furniture": _table_furniture,
     "table:chart": _table_chart, **BEINGS,
 }  # fmt: skip
-"""Scene, or, where one or several are drawn, thing -> its pictogram."""
+"""Scene, or thing if one or several are drawn -> its pictogram."""

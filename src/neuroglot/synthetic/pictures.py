@@ -126,7 +126,7 @@ def name(count: int, colour: str, thing: str) -> str:
 
 
 def names(split: str) -> list[str]:
-    """Return the names of one split: `pretrain` holds four fifths of the combinations, `test` the others."""
+    """Return the names of one split: `pretrain` has four fifths of the combinations, `test` the others."""
     if split not in ("pretrain", "test"):
         raise UserError(f"picture split {split!r} is not known; expected pretrain or test")
     every = [name(n, c, t) for n in (1, 2, 3) for c in COLOURS for t in OBJECTS]
@@ -134,7 +134,7 @@ def names(split: str) -> list[str]:
 
 
 def draw_picture(text: str, seed: int, index: int, width: int = SIZE, height: int = SIZE) -> Image.Image:
-    """Draw what a name says; place, size and background follow from (seed, index).
+    """Draw the picture of a name; position, size and background depend on (seed, index).
 
     Raises:
         UserError: the text is no name of a picture.

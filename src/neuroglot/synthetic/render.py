@@ -1,4 +1,4 @@
-"""Text to image: a sign in any script with varied font, size, colours, layout and noise, and what a camera adds."""
+"""Text to image: a sign in any script with varied font, size, colours, layout and noise, and camera effects."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class View:
     """A plane seen from an angle.
 
     Attributes:
-        forward: homography [3, 3] from places on the upright plane to places in the image, in pixels.
-        corners: where the plane's corners come to lie, clockwise from the top left.
+        forward: homography [3, 3] from points of the upright plane to points of the image, in pixels.
+        corners: the plane's corners in the image, clockwise from the top left.
     """
 
     forward: np.ndarray
     corners: tuple[tuple[float, float], ...]
 
     def stamp(self, image: Image.Image, mask: Image.Image, ink: tuple[int, int, int]) -> None:
-        """Put ink on an image where a mask on the plane is seen; only the part that holds any is looked at."""
+        """Draw a mask of the plane on an image in ink; only the mask's bounding box is transformed."""
         box = mask.getbbox()
         if box is None:
             return
@@ -57,12 +57,12 @@ class View:
         image.paste(ink, (left, top), seen)
 
     def at(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return where places on the plane come to lie."""
+        """Return the image coordinates of points of the plane."""
         a, b, w = self.forward @ np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
         return (a / w).reshape(x.shape), (b / w).reshape(x.shape)
 
     def boxes(self, characters: list[Character]) -> list[Character]:
-        """Return the characters with the upright boxes around what becomes of theirs."""
+        """Return the characters with the upright boxes around their transformed boxes."""
         if not characters:
             return []
         x, y, w, h = (np.array([getattr(c, name) for c in characters]) for name in ("x", "y", "width", "height"))
@@ -79,7 +79,7 @@ class View:
 
 @dataclass(frozen=True)
 class Effects:
-    """What is done to one image; every number is drawn whether it is used or not, so that none moves the others."""
+    """Effects of one image; all random numbers are always drawn, so that the effects do not influence each other."""
 
     view: View | None = None
     blur: float = 0.0
@@ -87,7 +87,7 @@ class Effects:
 
 
 def effects(seed: int, index: int, style: Style) -> Effects:
-    """Draw the effects of an image within what a style allows; from numbers of their own, so that all else stays."""
+    """Draw the effects of an image that a style allows; from a separate generator, so that other choices stay."""
     if not (style.perspective or style.blur or style.jpeg):
         return Effects()
     rng = random.Random(f"{seed}:{index}:effects")
@@ -105,7 +105,7 @@ def effects(seed: int, index: int, style: Style) -> Effects:
 
 
 def perspective(width: int, height: int, moves: list[float]) -> View:
-    """Return the view whose corners are moved inwards by shares of the sides: x and y of each, clockwise."""
+    """Return the view with corners moved inwards by shares of the sides: x and y of each, clockwise."""
     upright = [(0.0, 0.0), (width, 0.0), (width, height), (0.0, height)]
     seen = tuple(
         (x + (-1 if x else 1) * moves[2 * k] * width, y + (-1 if y else 1) * moves[2 * k + 1] * height)
@@ -120,7 +120,7 @@ def perspective(width: int, height: int, moves: list[float]) -> View:
 
 
 def noisy(image: Image.Image, rng: random.Random, amplitude: int) -> Image.Image:
-    """Add to every value a whole number of up to so many grey levels, all equally likely."""
+    """Add to every value a uniform random integer of at most `amplitude` grey levels, positive or negative."""
     generator = np.random.default_rng(rng.getrandbits(32))
     total = generator.integers(-amplitude, amplitude + 1, size=(image.height, image.width, 3), dtype=np.int16)
     total += np.asarray(image)
@@ -133,7 +133,7 @@ def blurred(image: Image.Image, radius: float) -> Image.Image:
 
 
 def compressed(image: Image.Image, quality: int) -> Image.Image:
-    """Return what is left of an image after a JPEG of so much quality."""
+    """Return an image after JPEG compression of this quality."""
     with io.BytesIO() as file:
         image.save(file, "JPEG", quality=quality)
         file.seek(0)
@@ -142,13 +142,13 @@ def compressed(image: Image.Image, quality: int) -> Image.Image:
 
 
 # ---- Rendering ------------------------------------------------------------------------------------------------------
-# Everything that varies follows from (seed, index): the same sample is the same pixels. The layout also tells where
-# each character stands, which is what the embedded model's vision tower is first taught to read.
+# All variation depends only on (seed, index): the same sample has the same pixels. The layout also gives the position
+# of each character, which the embedded model's vision tower first learns to read.
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """An image and where its characters stand."""
+    """An image and the positions of its characters."""
 
     image: Image.Image
     placed: Placed = field(repr=False)
@@ -156,9 +156,9 @@ class Rendered:
 
     @cached_property
     def characters(self) -> tuple[Character, ...]:
-        """The characters in reading order; measured only when asked for, which takes as long as drawing them."""
-        result = characters(self.placed)
-        return tuple(self.effects.view.boxes(result) if self.effects.view else result)
+        """The characters in reading order; measured only on access, which takes as long as drawing them."""
+        boxes = characters(self.placed)
+        return tuple(self.effects.view.boxes(boxes) if self.effects.view else boxes)
 
 
 def render(
@@ -167,11 +167,11 @@ def render(
     """Draw a text on a sign.
 
     Args:
-        text: what the sign says; any script that an installed font covers. Line breaks are kept, long lines wrapped.
+        text: text of the sign, in any script that an installed font covers. Line breaks are kept, long lines wrapped.
         seed: corpus seed.
-        index: place in the corpus; all choices follow from (seed, index).
-        style: restrictions and effects, as `neuroglot.synthetic.style.Style` explains them; its `width` and
-            `height` go before the two below.
+        index: index in the corpus; all choices depend on (seed, index).
+        style: restrictions and effects, see `neuroglot.synthetic.style.Style`; its `width` and `height` replace the
+            two below.
         width: image width in pixels.
         height: image height in pixels.
 
@@ -179,12 +179,12 @@ def render(
         The RGB image and its characters.
 
     Raises:
-        UserError: a style key that is not known or a value out of range, a character without a glyph, or a text that
-            cannot be made to fit.
+        UserError: an unknown style key or a value out of range, a character without a glyph, or a text that does
+            not fit.
     """
     asked, rng, face = _begun(text, seed, index, style, width, height)
     smaller, grid = min(asked.width, asked.height), _grid(asked)
-    # A sign is made to be read: its text fills most of it, in a size that varies by a third.
+    # The text fills most of the sign, in a size that varies by a third.
     size, lines = _fitted(text, face, asked.size or int(0.24 * smaller), asked, grid)
     if asked.size is None:
         size, lines = _fitted(text, face, max(grid, round(size * rng.uniform(0.75, 1.0))), asked, grid)
@@ -210,10 +210,10 @@ def render(
 def check_render(
     text: str, seed: int, index: int, style: Mapping[str, str] | None = None, width: int = SIZE, height: int = SIZE
 ) -> tuple[int, int]:
-    """Refuse what `render` would refuse, without drawing it; takes what `render` takes.
+    """Refuse what `render` would refuse, without drawing; the arguments are those of `render`.
 
     Returns:
-        Width and height of what it would draw, in pixels.
+        Width and height of the image, in pixels.
 
     Raises:
         UserError: as `render`.
@@ -221,7 +221,7 @@ def check_render(
     asked, _, face = _begun(text, seed, index, style, width, height)
     side, above = margins(asked)
     if not surely_fits(text, face, asked.width - 2 * side, asked.height - 2 * above, _grid(asked)):
-        _fitted(text, face, SMALLEST, asked, _grid(asked))  # what fits at any size fits at the smallest one
+        _fitted(text, face, SMALLEST, asked, _grid(asked))  # a text that fits at any size fits at the smallest
     check_ground(asked)
     return asked.width, asked.height
 
@@ -229,7 +229,7 @@ def check_render(
 def _begun(
     text: str, seed: int, index: int, style: Mapping[str, str] | None, width: int, height: int
 ) -> tuple[Style, random.Random, Face]:
-    """Return the style, what makes the further choices, and the font or fonts."""
+    """Return the style, the random generator for further choices, and the font or fonts."""
     if not text.strip():
         raise UserError("cannot render an empty text; give every example a source text of at least one character")
     asked = parse_style(style, width, height)
@@ -248,10 +248,10 @@ def _grid(style: Style) -> int:
 def _fitted(text: str, face: Face, size: int, style: Style, grid: int) -> tuple[int, list[str]]:
     """Return the largest size up to `size` in which a text fits an image, and its lines."""
     side, above = margins(style)
-    result = fit(text, face, size, style.width - 2 * side, style.height - 2 * above, grid)
-    if result is None:
+    size_and_lines = fit(text, face, size, style.width - 2 * side, style.height - 2 * above, grid)
+    if size_and_lines is None:
         raise UserError(
             f"a text of {len(text)} characters does not fit {style.width} x {style.height} pixels at {SMALLEST} "
             f"pixels a line: {text[:40]!r}; render it larger or shorten the text"
         )
-    return result
+    return size_and_lines

@@ -1,4 +1,4 @@
-"""Scenes: a sentence with an ambiguous word, and a picture that decides how it is translated."""
+"""Scenes: a sentence with an ambiguous word, and a picture that decides its translation."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from neuroglot.synthetic.style import SIZE
 # ---- Lexicon: English words with two translations -------------------------------------------------------------------
 # Four domains: a noun with two meanings, a person of either gender, a noun whose plural looks like its singular, and a
 # time of twelve hours. All forms are citation forms (nominative). A language in which both readings have one form
-# (German `Nagel` is the finger's and the hammer's, Turkish knows no gender) is not ambiguous and drops out by
-# comparison; None stands where no usual word fits, or where the embedded model lacks one of its letters.
+# (German `Nagel` is the finger's and the hammer's, Turkish has no gender) is not ambiguous and is left out by
+# comparison; None means that no usual word fits, or that the embedded model lacks one of its letters.
 
 DOMAINS = ("lexical", "gender", "number", "time")
 
@@ -94,7 +94,7 @@ _GENDER: dict[str, tuple[Forms, Forms]] = {
                ("écrivaine", "spisovatelka", "Schriftstellerin", "rakstniece", "लेखिका", "yazar")),
 }  # fmt: skip
 
-_NUMBER: dict[str, tuple[str, Forms, Forms]] = {  # what is drawn, one, several
+_NUMBER: dict[str, tuple[str, Forms, Forms]] = {  # picture, one, several
     "aircraft": ("aircraft", ("avion", "letadlo", "Flugzeug", "lidmašīna", "विमान", "uçak"),
                  ("avions", "letadla", "Flugzeuge", "lidmašīnas", "विमान", "uçaklar")),
     "bison": ("bison", ("bison", "bizon", "Bison", "bizons", None, "bizon"),
@@ -114,19 +114,19 @@ _NUMBER: dict[str, tuple[str, Forms, Forms]] = {  # what is drawn, one, several
 }  # fmt: skip
 
 HOURS, MINUTES = (12, 1, 2, 3, 4, 7, 8, 9, 10, 11), (0, 15, 30, 45)
-"""Of a twelve-hour clock: at five and six, sun and moon would not decide; the minutes are those of the signs."""
+"""Hours of a twelve-hour clock: at five and six, sun and moon would not decide; minutes are those of the signs."""
 
 _HELD_OUT = frozenset({"key", "plant", "seal", "baker", "singer", "squid", "deer"})
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One way to take an ambiguous word.
+    """One meaning of an ambiguous word.
 
     Attributes:
-        name: tells it from the other.
+        name: different for the two readings.
         scene: the picture that shows it; other words may share it.
-        forms: language -> the word in it, of the languages where the two readings differ.
+        forms: language -> the word in it, for the languages where the two readings differ.
     """
 
     name: str
@@ -139,10 +139,10 @@ class Ambiguity:
     """An English word, or time, and its two readings.
 
     Attributes:
-        word: as the source has it.
+        word: the word in the source.
         domain: one of `DOMAINS`.
         readings: two, with forms in the same languages and no form in common.
-        held_out: whether training never sees the word.
+        held_out: whether training never uses the word.
     """
 
     word: str
@@ -159,33 +159,33 @@ class Ambiguity:
 @cache
 def ambiguities() -> tuple[Ambiguity, ...]:
     """Return every ambiguous word, domain by domain."""
-    result = [
+    words = [
         _ambiguity(word, "lexical", *((name, f"{word}:{name}", forms) for name, forms in readings.items()))
         for word, readings in _LEXICAL.items()
     ]
-    result += [
+    words += [
         _ambiguity(word, "gender", ("man", "person:man", man), ("woman", "person:woman", woman))
         for word, (man, woman) in _GENDER.items()
     ]
-    result += [
+    words += [
         _ambiguity(word, "number", ("one", f"{drawn}:one", one), ("several", f"{drawn}:several", several))
         for word, (drawn, one, several) in _NUMBER.items()
     ]
-    return (*result, *(_time(hour, minute) for hour in HOURS for minute in MINUTES))
+    return (*words, *(_time(hour, minute) for hour in HOURS for minute in MINUTES))
 
 
 def _ambiguity(word: str, domain: str, *readings: tuple[str, str, Forms], held_out: bool | None = None) -> Ambiguity:
     (_, _, first), (_, _, second) = readings
     differing = [k for k, (a, b) in enumerate(zip(first, second, strict=True)) if a and b and a != b]
-    made = [
+    both = [
         Reading(name, scene, {LANGUAGES[k]: unicodedata.normalize("NFC", str(forms[k])) for k in differing})
         for name, scene, forms in readings
     ]
-    return Ambiguity(word, domain, (made[0], made[1]), word in _HELD_OUT if held_out is None else held_out)
+    return Ambiguity(word, domain, (both[0], both[1]), word in _HELD_OUT if held_out is None else held_out)
 
 
 def minutes(time: str) -> dict[str, int]:
-    """Return the minutes that a time without AM or PM stands for: the sun means 7:00 to 16:59, the moon 19:00 to 4:59.
+    """Return the minutes of day that a time without AM or PM means: with sun 7:00 to 16:59, with moon 19:00 to 4:59.
 
     Examples:
         >>> minutes("9:30")
@@ -210,14 +210,14 @@ def _time(hour: int, minute: int) -> Ambiguity:
 
 SEVERAL = (2, 3, 4)
 BYSTANDERS = ("square", "triangle", "heart", "arrow")
-"""Shapes that no reading is drawn with."""
+"""Shapes that no reading uses."""
 
 Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class _Pen:
-    """A `pictograms.Pen`: the unit square laid on a place of the canvas (pixels)."""
+    """A `pictograms.Pen`: maps the unit square to a square of the canvas (pixels)."""
 
     canvas: ImageDraw.ImageDraw
     left: float
@@ -249,12 +249,12 @@ class _Pen:
 
 
 def draw_scene(text: str, seed: int, index: int, width: int = SIZE, height: int = SIZE) -> Image.Image:
-    """Draw a scene; colours, places, sizes and bystanders follow from (seed, index).
+    """Draw a scene; colours, positions, sizes and bystanders depend on (seed, index).
 
     Args:
-        text: a pictogram's name (`bat:animal`), or a thing and how many (`sheep:one`, `sheep:several`).
+        text: a pictogram's name (`bat:animal`), or a thing and its number (`sheep:one`, `sheep:several`).
         seed: corpus seed.
-        index: place in the corpus.
+        index: index in the corpus.
         width: image width in pixels.
         height: image height in pixels.
 
@@ -274,7 +274,7 @@ def draw_scene(text: str, seed: int, index: int, width: int = SIZE, height: int 
     ink = _colour(rng, paper)
     taken: list[Box] = []
     count = rng.choice(SEVERAL) if number == "several" else 1
-    # One thing may be as small as one of several: only the number tells.
+    # A single thing may be as small as one of several, so that only the number decides.
     smallest, largest = (0.34, 0.44) if count > 1 else (0.36, 0.7) if counted else (0.66, 0.84)
     for _ in range(count):
         left, top, extent = _place(rng, taken, rng.uniform(smallest, largest) * side, 2 * width, 2 * height)
@@ -286,7 +286,7 @@ def draw_scene(text: str, seed: int, index: int, width: int = SIZE, height: int 
 
 
 def _colour(rng: random.Random, other: Colour | None = None) -> Colour:
-    """Draw a colour that can be told from another."""
+    """Draw a colour that clearly differs from another."""
     while True:
         colour = (rng.randrange(256), rng.randrange(256), rng.randrange(256))
         if other is None or sum(abs(a - b) for a, b in zip(colour, other, strict=True)) > 300:
@@ -305,11 +305,11 @@ def _place(rng: random.Random, taken: list[Box], extent: float, width: int, heig
 
 
 # ---- Examples -------------------------------------------------------------------------------------------------------
-# A sentence is a word of the lexicon beside a phrase of the embedded signs, "bat: 12 euros", or a sign that holds a
-# time, "Latvia: 6:30". Neither text nor picture alone gives the answer, by construction: every sentence occurs in its
-# split with both readings, each on its picture; and every picture of a scored split serves two sentences. The splits
-# share no sentence (their signs are of the signs' own splits) and no picture; `heldout` is of words and times that
-# training never sees.
+# A sentence is a word of the lexicon beside a phrase of the embedded signs, "bat: 12 euros", or a sign with a time,
+# "Latvia: 6:30". By construction neither text nor picture alone gives the answer: every sentence occurs in its split
+# with both readings, each with its picture; and every picture of a scored split is used for two sentences. The splits
+# share no sentence (their signs are from the signs' splits) and no picture; `heldout` has words and times that
+# training never uses.
 
 TASK = "multimodal_translation"
 
@@ -318,17 +318,17 @@ TURN = ("time", "lexical", "gender", "number")
 
 PHRASES = ("date", "skeleton", "time", "price", "unit")
 FRAMES = ("{word}: {phrase}", "{word} ({phrase})")
-"""Templates of the signs that stand beside a word, and how."""
+"""Sign templates of the phrases, and the frames that join a word and a phrase."""
 
 TIMED = ("label", "daytime")
-"""Templates of the signs that hold a time: "Latvia: 6:30", "Monday, 6:30"."""
+"""Templates of the signs with a time: "Latvia: 6:30", "Monday, 6:30"."""
 
 FEWEST_PHRASES = 120
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """A source with an ambiguous word, and what it means: reading -> language -> text."""
+    """A source with an ambiguous word, and its translations: reading -> language -> text."""
 
     ambiguity: Ambiguity
     source: str
@@ -350,21 +350,21 @@ class Sentence:
 
 
 def sentences(split: str, words: int, seed: int, domains: Sequence[str] = TURN) -> list[Sentence]:
-    """Return a sentence for each of so many words in turn, and then another for each; none occurs twice.
+    """Return a sentence for each of `words` words in turn, then a second one for each; none occurs twice.
 
     Raises:
-        UserError: more are asked for than the phrases make, or a domain is not known.
+        UserError: more sentences than the phrases can make, or an unknown domain.
     """
     for domain in domains:
         if domain not in TURN:
             raise UserError(f"data.domains: {domain!r} is not known; {nearest(domain, TURN)}")
     rng = random.Random(f"scenes:{split}:{seed}")
-    # Held-out words stand in phrases of the kinds that training knows: the word alone is new.
+    # Held-out words are in phrases of the kinds that training uses: only the word is new.
     phrases = "test" if split == "heldout" else split
     pool = [sign for sign in signs(phrases, max(FEWEST_PHRASES, 2 * words), seed) if sign.template in PHRASES]
     turns = {domain: _in_turn(domain, split == "heldout", rng) for domain in TURN if domain in domains}
     seen: set[str] = set()
-    result: list[list[Sentence]] = []
+    pairs_of_sentences: list[list[Sentence]] = []
     for _, domain in zip(range(words), cycle(turns), strict=False):
         word = next(turns[domain])
         drawn = _timed(word, phrases, rng) if domain == "time" else _phrased(word, pool, rng)
@@ -374,8 +374,8 @@ def sentences(split: str, words: int, seed: int, domains: Sequence[str] = TURN) 
         if first is None or second is None:
             raise UserError(f"the embedded scenes hold fewer than {4 * words} {split} items; ask for fewer")
         seen |= {first.source, second.source}
-        result.append([first, second])
-    return [sentence for again in zip(*result, strict=True) for sentence in again]
+        pairs_of_sentences.append([first, second])
+    return [sentence for again in zip(*pairs_of_sentences, strict=True) for sentence in again]
 
 
 def _in_turn(domain: str, held_out: bool, rng: random.Random) -> Iterator[Ambiguity]:
@@ -398,7 +398,7 @@ def _phrased(word: Ambiguity, pool: Sequence[Sign], rng: random.Random) -> Itera
 
 
 def _timed(word: Ambiguity, split: str, rng: random.Random) -> Iterator[Sentence]:
-    """Yield signs that hold a time, without the AM or PM that the picture stands for."""
+    """Yield signs with a time, without AM or PM, which the picture shows."""
     for _ in range(10_000):
         template = rng.choice(TIMED)
         beside, _ = TEMPLATES[template].draw(rng)
@@ -420,14 +420,14 @@ def scene_examples(
 
     Args:
         split: `train`, `dev`, `test` or `heldout`.
-        items: sentences x readings; made up to a multiple of four.
+        items: sentences x readings; rounded up to a multiple of four.
         pairs: from English into some of the six languages; a pair has only the items that are ambiguous in it.
-        seed: of sentences and pictures.
-        one_image: whether two sentences and all pairs share a picture; otherwise every example has its own.
-        domains: of ambiguity; words are taken from them in turn.
+        seed: seed of sentences and pictures.
+        one_image: whether two sentences and all pairs share a picture; otherwise every example has another one.
+        domains: domains of ambiguity; words are taken from them in turn.
 
     Raises:
-        UserError: a pair or a domain that the lexicon has not.
+        UserError: a pair or a domain that the lexicon does not have.
     """
     for pair in pairs:
         if pair.source != "en" or pair.target not in LANGUAGES:
@@ -457,17 +457,17 @@ def scene_examples(
 
 
 def text_only_ceiling(examples: Sequence[Example]) -> float:
-    """Most that a system can reach in exact match (percent, mean over pairs) if it sees the source text alone."""
+    """Return the highest exact match (percent, mean over pairs) of a system that sees only the source text."""
     return _ceiling(examples, lambda example: example.source)
 
 
 def image_only_ceiling(examples: Sequence[Example]) -> float:
-    """Most that a system can reach in exact match (percent, mean over pairs) if it sees the images alone."""
+    """Return the highest exact match (percent, mean over pairs) of a system that sees only the images."""
     return _ceiling(examples, lambda example: example.images)
 
 
 def _ceiling(examples: Sequence[Example], seen: Callable[[Example], Hashable]) -> float:
-    """Whoever sees the same gives the same answer: at best, each time the most frequent reference."""
+    """Return the ceiling: equal inputs get equal answers, at best the most frequent reference of each."""
     answers: dict[Pair, dict[Hashable, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     for example in examples:
         answers[example.pair][seen(example)][example.target] += 1

@@ -1,4 +1,4 @@
-"""Signs: parallel texts in any language that CLDR knows, made by Babel. The embedded model was taught from them."""
+"""Signs: parallel texts in any language of CLDR, made by Babel. The embedded model was trained on them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from babel import Locale, UnknownLocaleError, dates, lists, numbers, units
 from neuroglot.errors import UserError, nearest
 
 # ---- Names: places, languages, days and months ----------------------------------------------------------------------
-# Also the lists of currencies and units, and which names are held out. Signs draw from these lists by place: whoever
-# adds to one or sorts it makes another corpus.
+# Also the lists of currencies and units, and which names are held out. Signs draw from these lists by position: adding
+# to a list or sorting it changes the corpus.
 
 TERRITORIES = [
     "AT", "BE", "BR", "CA", "CN", "CU", "CY", "CZ", "DE", "DK", "EE", "EG", "ES", "FI", "FR", "GB", "GR", "HU", "IE",
@@ -43,7 +43,7 @@ Name = tuple[str, str]
 
 
 def bucket(text: str, salt: str) -> int:
-    """Return a number below 1000 that depends on nothing but the text and what it is asked for."""
+    """Return a number below 1000 that depends only on the text and the salt."""
     return int.from_bytes(hashlib.sha256(f"{salt}:{text}".encode()).digest()[:4], "big") % 1000
 
 
@@ -52,25 +52,25 @@ HELD_OUT_NAMES = frozenset(c for c in (*TERRITORIES, *TONGUES) if bucket(c, "nam
 
 @cache
 def cldr(language: str) -> Locale:
-    """Return what CLDR knows of a language.
+    """Return the CLDR data of a language.
 
     Raises:
-        UnknownLocaleError: nothing.
+        UnknownLocaleError: CLDR does not know the language.
     """
     locale = Locale.parse(language)
     locale.languages.get(language)  # reads its data
-    # Babel's locales share what they inherit and write what they look up into it: once Japanese has been asked for its
-    # months, the Spanish ones are Japanese. A copy shares nothing.
+    # Babel's locales share inherited data and write into it on look-up: after a look-up of the Japanese months, the
+    # Spanish months are Japanese. A copy shares nothing.
     return copy.deepcopy(locale)
 
 
 def day_name(language: str, number: int, width: Literal["wide", "abbreviated"] = "wide") -> str:
-    """Return what a language calls a day of the week; 0 is Monday."""
+    """Return the name of a day of the week in a language; 0 is Monday."""
     return str(dates.get_day_names(width, context="stand-alone", locale=cldr(language))[number])
 
 
 def call(language: str, kind: str, code: str) -> str:
-    """Return what a language calls the thing of that kind and code."""
+    """Return the name in a language of a kind and code."""
     if kind == "territory":
         return str(cldr(language).territories[code])
     if kind == "tongue":
@@ -96,12 +96,11 @@ def pick_names(rng: random.Random, count: int) -> tuple[Name, ...]:
 
 
 # ---- Signs ----------------------------------------------------------------------------------------------------------
-# A sign is a template (date, opening hours, price ...) and its arguments; its text in a language is what Babel
-# formats. Nothing is stored: sign `index` of seed `seed` is always the same sign (Babel is pinned to one CLDR
-# release).
+# A sign is a template (date, opening hours, price ...) and its arguments; Babel formats its text in a language.
+# Nothing is stored: sign `index` of seed `seed` is always the same sign (Babel is pinned to one CLDR release).
 #
-# Splits are disjoint by English text, because the text itself decides its split. Some names (countries, languages) and
-# two whole templates are *held out*: tuning never sees them, and they make the second test set `heldout`.
+# Splits are disjoint by English text, because the text decides its split. Some names (countries, languages) and two
+# complete templates are *held out*: tuning never uses them, and they make the second test set `heldout`.
 
 LANGUAGES = ("fr", "cs", "de", "lv", "hi", "tr")
 """The six target languages of the embedded model, in the papers' order."""
@@ -134,7 +133,7 @@ def _pick_money(rng: random.Random) -> tuple[float, str]:
 def _money(language: str, money: tuple[float, str]) -> str:
     amount, currency = money
     pattern = None if amount != int(amount) else numbers.get_currency_unit_pattern(currency, locale=cldr(language))
-    if pattern and amount < 100:  # "5 euros"; larger and broken amounts carry the symbol
+    if pattern and amount < 100:  # "5 euros"; larger and fractional amounts have the symbol
         return numbers.format_currency(
             int(amount),
             currency,
@@ -164,7 +163,7 @@ def _amount(language: str, value: float, unit: str) -> str:
     lengths: tuple[Literal["long", "short", "narrow"], ...] = ("long", "short", "narrow")
     for length in lengths:
         text = units.format_unit(value, unit, length, locale=cldr(language))
-        if unit not in text:  # Babel writes the key where a length is inherited, as in Hindi, Turkish and Japanese
+        if unit not in text:  # Babel writes the key if a length is inherited, as in Hindi, Turkish and Japanese
             return text
     raise KeyError(unit)
 
@@ -252,14 +251,14 @@ TEMPLATES: dict[str, _Template] = {
 
 
 def tidy(text: str) -> str:
-    """Return a text in NFC with CLDR's special spaces and direction marks made plain."""
+    """Return a text in NFC with plain spaces instead of CLDR's special ones and without direction marks."""
     spaced = "".join(" " if unicodedata.category(c) == "Zs" else c for c in text if unicodedata.category(c) != "Cf")
     return unicodedata.normalize("NFC", " ".join(spaced.split()))
 
 
 @dataclass(frozen=True)
 class Sign:
-    """A sign text before it is put into a language."""
+    """A sign, independent of language."""
 
     template: str
     arguments: Arguments
@@ -268,7 +267,7 @@ class Sign:
         """Return the sign in a language.
 
         Raises:
-            UserError: CLDR does not know the language well enough to write the sign.
+            UserError: CLDR lacks data of the language for the sign.
         """
         try:
             return tidy(TEMPLATES[self.template].write(language, *self.arguments))
@@ -281,7 +280,7 @@ class Sign:
 
     @property
     def held_out(self) -> bool:
-        """Whether it is made by a held-out template or holds a held-out name."""
+        """Whether it has a held-out template or a held-out name."""
         return self.template in HELD_OUT_TEMPLATES or any(c in HELD_OUT_NAMES for c in _codes(self.arguments))
 
     @property
@@ -314,24 +313,24 @@ def signs(split: str, count: int, seed: int = 0) -> list[Sign]:
     """Return `count` distinct signs of one split, in an order fixed by the seed.
 
     Raises:
-        UserError: an unknown split, or more signs asked for than the templates hold.
+        UserError: an unknown split, or more signs than the templates can make.
     """
     if split not in SPLITS:
         raise UserError(f"split {split!r} is not known; {nearest(split, SPLITS)}")
     rng = random.Random(f"{split}:{seed}")
-    result: dict[str, Sign] = {}
+    by_text: dict[str, Sign] = {}
     for _ in range(400 * count + 10_000):
-        if len(result) == count:
-            return list(result.values())
+        if len(by_text) == count:
+            return list(by_text.values())
         sign = draw(rng)
         text = sign.text("en")
-        if text in result or not _fits(text) or sign.split != split or _ambiguous(sign):
+        if text in by_text or not _fits(text) or sign.split != split or _ambiguous(sign):
             continue
         if all(len(sign.text(language)) <= MAX_TARGET for language in LANGUAGES):
-            result[text] = sign
-    if len(result) == count:
-        return list(result.values())
-    raise UserError(f"the embedded corpus holds fewer than {count} {split} signs; got {len(result)}; ask for fewer")
+            by_text[text] = sign
+    if len(by_text) == count:
+        return list(by_text.values())
+    raise UserError(f"the embedded corpus holds fewer than {count} {split} signs; got {len(by_text)}; ask for fewer")
 
 
 def _fits(text: str) -> bool:
@@ -339,5 +338,5 @@ def _fits(text: str) -> bool:
 
 
 def _ambiguous(sign: Sign) -> bool:
-    """English writes May alike in full and abbreviated, so its translation would depend on a form that nobody sees."""
+    """Whether a date is in May: its full and short English forms are the same, but its translations may differ."""
     return any(isinstance(a, dt.date) and a.month == 5 for a in sign.arguments)

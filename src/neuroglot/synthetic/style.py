@@ -1,7 +1,7 @@
-"""What may be asked of a rendering: the keys of a style, their ranges, and what is said of a wrong one.
+"""The style of a rendering: its keys, their ranges, and the errors for wrong values.
 
-A style is a mapping of strings, as it stands in a render spec; a recipe's `data.render` may hold numbers as well. This
-file imports nothing heavy, so that a recipe is checked before anything is drawn.
+A style is a mapping of strings, as in a render spec; a recipe's `data.render` may also have numbers. This file has
+only fast imports, so that a recipe can be checked before anything is drawn.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from neuroglot.errors import UserError, nearest
 from neuroglot.file_format import given_path
 
 SIZE = 120
-"""Side of the images that the embedded model takes, in pixels."""
+"""Side of the embedded model's images, in pixels."""
 
 GROUNDS = ("plain", "gradient", "plate", "texture")
-"""Backgrounds that are made; a folder of photographs is the other kind."""
+"""Backgrounds that are drawn; the other kind is a folder of photographs."""
 
 ALIGNMENTS = ("left", "centre", "right")
 
@@ -32,7 +32,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "perspective": (0, 0.4, "share of the side"),
     "blur": (0, 8, "pixels"),
 }
-"""Key of a number -> smallest, largest, unit."""
+"""Key with a number -> smallest value, largest value, unit."""
 
 WHOLE = ("width", "height", "size", "noise", "jpeg")
 
@@ -41,16 +41,16 @@ STYLE_KEYS = ("align", "background", "font", "plain", *RANGES)
 
 @dataclass(frozen=True)
 class Style:
-    """What is fixed of a rendering; the rest follows from (seed, index).
+    """Fixed settings of a rendering; the others depend on (seed, index).
 
     Attributes:
         font: a family or a font file.
-        size: the largest size of letters tried, in pixels.
+        size: the largest font size tried, in pixels.
         plain: black on white without noise.
-        width: of the image, in pixels.
-        height: of the image, in pixels.
-        background: kinds that one is drawn from: those of `GROUNDS`, or one folder of photographs.
-        perspective: how far a corner may move, as a share of the side; each moves by its own amount.
+        width: width of the image, in pixels.
+        height: height of the image, in pixels.
+        background: kinds from which one is chosen: of `GROUNDS`, or one folder of photographs.
+        perspective: how far a corner may move, as a share of the side; each moves by another amount.
         blur: largest radius in pixels.
         noise: largest deviation in grey levels; every second image has noise.
         jpeg: lowest quality that an image is compressed to.
@@ -77,17 +77,17 @@ def parse_style(style: Mapping[str, str] | None, width: int = SIZE, height: int 
 
     Args:
         style: key -> text.
-        width: of the image where the style says nothing.
-        height: of the image where the style says nothing.
+        width: width of the image if the style has none, in pixels.
+        height: height of the image if the style has none, in pixels.
 
     Raises:
-        UserError: a key that is not known, or a value that is no number, out of range, or no background.
+        UserError: an unknown key, or a value that is no number, out of range, or no background.
     """
     return _parse(tuple((style or {}).items()), width, height)
 
 
 def style_texts(given: Mapping[str, Any]) -> dict[str, str]:
-    """Return a style as strings, from what YAML makes of it, checked and sorted by key.
+    """Return a style from YAML values as strings, checked and sorted by key.
 
     Examples:
         >>> style_texts({"width": 448, "perspective": 0.2, "plain": False})
@@ -111,21 +111,21 @@ def style_texts(given: Mapping[str, Any]) -> dict[str, str]:
 
 @lru_cache(maxsize=256)
 def _parse(items: tuple[tuple[str, str], ...], width: int, height: int) -> Style:
-    result: dict[str, Any] = {"width": width, "height": height}
+    fields: dict[str, Any] = {"width": width, "height": height}
     for key, value in items:
         if key not in STYLE_KEYS:
             raise UserError(f"render style {key!r} is not known; {nearest(key, STYLE_KEYS)}")
         if key in RANGES:
-            result[key] = _number(key, str(value))
+            fields[key] = _number(key, str(value))
         elif key == "background":
-            result[key] = _background(str(value))
+            fields[key] = _background(str(value))
         elif key == "plain":
             if value not in ("yes", "no"):
                 raise UserError(f"render style plain must be yes or no, got {value!r}")
-            result[key] = value == "yes"
+            fields[key] = value == "yes"
         else:
-            result[key] = str(value)
-    style = Style(**result)
+            fields[key] = str(value)
+    style = Style(**fields)
     if style.align is not None and style.align not in ALIGNMENTS:
         raise UserError(
             f"render style align must be {', '.join(ALIGNMENTS)}, got {style.align!r}; leave it out to vary"
@@ -139,13 +139,13 @@ def _parse(items: tuple[tuple[str, str], ...], width: int, height: int) -> Style
 
 def _number(key: str, value: str) -> float | int:
     low, high, unit = RANGES[key]
-    whole = key in WHOLE
+    is_whole = key in WHOLE
     try:
-        number = int(value) if whole else float(value)
+        number = int(value) if is_whole else float(value)
     except ValueError:
-        kind = f"a whole number of {unit}" if whole else f"a number ({unit})"
+        kind = f"a whole number of {unit}" if is_whole else f"a number ({unit})"
         raise UserError(f"render style {key} must be {kind}, got {value!r}") from None
-    if not low <= number <= high:  # also not a number
+    if not low <= number <= high:  # also true for NaN
         raise UserError(f"render style {key} must be from {low:g} to {high:g} ({unit}), got {value!r}")
     return number
 

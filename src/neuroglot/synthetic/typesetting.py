@@ -1,4 +1,4 @@
-"""Typesetting: breaking a text into lines, placing them on an image, and telling where each character stands."""
+"""Typesetting: breaking a text into lines, placing them on an image, and measuring each character's position."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from neuroglot.synthetic.fonts import Face, is_bundled, leading, word_width
 from neuroglot.synthetic.style import ALIGNMENTS, Style
 
 # ---- Line breaks ----------------------------------------------------------------------------------------------------
-# The rules for scripts without spaces are those that every such text needs and no more (JIS X 4051 and Unicode's UAX
-# 14 have the rest): no line begins with a closing or small mark, and none ends with an opening one. Thai, Lao, Khmer
-# and Burmese, whose words only a dictionary knows, are broken between letters with their vowel signs and tone marks.
+# The rules for scripts without spaces are only the most important ones (JIS X 4051 and Unicode's UAX 14 have more): no
+# line begins with a closing or small mark, and none ends with an opening one. Thai, Lao, Khmer and Burmese, for whose
+# words a dictionary is needed, are broken between letters with their vowel signs and tone marks.
 
 SMALLEST = 8
-"""Font size in pixels below which a text counts as not fitting."""
+"""Smallest font size in pixels; a text that needs a smaller one does not fit."""
 
 NOT_FIRST = frozenset(
     "、。，．・：；？！゛゜ヽヾゝゞ々ー’”）〕］｝〉》」』】…‥〜～％‰℃ぁぃぅぇぉっゃゅょゎゕゖァィゥェォッャュョヮヵヶ,.:;?!)]}%ๆฯ"
@@ -34,22 +34,22 @@ _UNSPACED = re.compile(
 """Thai, Lao, Burmese, Khmer, kana, bopomofo, ideographs and their punctuation; Korean has spaces."""
 
 APART = 1.2
-"""How much wider a word may be than its letters: in no bundled font are two Latin ones moved apart by a tenth of their
-widths, and a letter has two neighbours."""
+"""Upper bound of a word's width relative to its letters: no bundled font moves two Latin letters apart by a tenth of
+their widths, and a letter has two neighbours."""
 
 Piece = tuple[str, float, bool]
-"""What stays whole on a line, its width at a size of one pixel, and whether a space precedes it."""
+"""A part that is not broken, its width at a size of one pixel, and whether a space precedes it."""
 
 
 def fit(text: str, face: Face, size: int, width: float, height: float, grid: int) -> tuple[int, list[str]] | None:
-    """Return the largest size of letters up to `size` in which the wrapped text fits, and its lines; None if none.
+    """Return the largest font size up to `size` at which the wrapped text fits, and its lines; None if none.
 
     Args:
-        text: what is drawn.
+        text: text to draw.
         face: its font or fonts.
         size: largest size tried, in pixels.
-        width: room for a line, in pixels.
-        height: room for all lines, in pixels.
+        width: space for a line, in pixels.
+        height: space for all lines, in pixels.
         grid: step of the baseline grid, in pixels.
     """
     paragraphs = [list(pieces(paragraph, face)) for paragraph in text.split("\n")]
@@ -59,7 +59,7 @@ def fit(text: str, face: Face, size: int, width: float, height: float, grid: int
         lines = wrap(paragraphs, space, trial, width)
         return lines if lines is not None and len(lines) * leading(face, trial, grid) <= height else None
 
-    # What fits at a size fits at every smaller one: both the number of lines and their height only grow.
+    # A text that fits at a size fits at every smaller one: the number of lines and their height only grow with size.
     low, high = SMALLEST, max(size, SMALLEST)
     best = lines_at(high)
     if best is not None:
@@ -80,9 +80,9 @@ def fit(text: str, face: Face, size: int, width: float, height: float, grid: int
 
 
 def surely_fits(text: str, face: Face, width: float, height: float, grid: int) -> bool:
-    """Whether `fit` is sure to find a size, told from the widths of letters; False says nothing.
+    """Whether `fit` surely finds a size, from the widths of letters; if False, it is not known.
 
-    Few letters are measured and many words, which takes most of the time of `fit`.
+    There are few letters and many words to measure, and measuring takes most of the time of `fit`.
     """
     if max(text) >= "\u0250" or not all(is_bundled(path) for path in face.paths):
         return False
@@ -93,7 +93,7 @@ def surely_fits(text: str, face: Face, width: float, height: float, grid: int) -
 
 
 class _Letters(dict[str, float]):
-    """Letters and what they may take of a line at a size of one pixel, measured when they are first asked for."""
+    """Letters and their largest widths on a line at a size of one pixel, measured on first access."""
 
     def __init__(self, face: Face) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ _letters = lru_cache(maxsize=64)(_Letters)
 
 
 def pieces(paragraph: str, face: Face) -> Iterator[Piece]:
-    """Yield what stays whole on a line."""
+    """Yield the parts of a paragraph that are not broken."""
     for word in paragraph.split():
         if _UNSPACED.search(word):
             for number, part in enumerate(breakable(word)):
@@ -118,7 +118,7 @@ def pieces(paragraph: str, face: Face) -> Iterator[Piece]:
 
 
 def breakable(word: str) -> list[str]:
-    """Break a word of a script without spaces where a line may end.
+    """Split a word of a script without spaces at the possible line breaks.
 
     Examples:
         >>> breakable("東京（日本）、2026年")
@@ -130,9 +130,8 @@ def breakable(word: str) -> list[str]:
             character in NOT_FIRST
             or parts[-1][-1] in NOT_LAST
             or unicodedata.category(character)[0] == "M"
-            or character
-            in "\u0e30\u0e32\u0e33\u0eb0\u0eb2\u0eb3\u200d"  # vowels written after the letter they belong to
-            or parts[-1][-1] in "\u200d\u1039\u17d2"  # what joins the next letter to this one
+            or character in "\u0e30\u0e32\u0e33\u0eb0\u0eb2\u0eb3\u200d"  # vowels written after their letter
+            or parts[-1][-1] in "\u200d\u1039\u17d2"  # joins the next letter to this one
             or not (_UNSPACED.match(character) or _UNSPACED.match(parts[-1][-1]))  # inside a Latin word or a number
         )
         if joined:
@@ -143,7 +142,7 @@ def breakable(word: str) -> list[str]:
 
 
 def wrap(paragraphs: list[list[Piece]], space: float, size: int, width: float) -> list[str] | None:
-    """Fill lines no wider than `width` at a size; None if a piece alone is wider."""
+    """Return lines no wider than `width` at a size; None if a single piece is wider."""
     lines: list[str] = []
     for paragraph in paragraphs:
         line, used = "", 0.0
@@ -163,7 +162,7 @@ def wrap(paragraphs: list[list[Piece]], space: float, size: int, width: float) -
 
 
 def _broken(piece: Piece, face: Face, width: float) -> Iterator[Piece]:
-    """Cut a piece wider than a line at the smallest size into pieces that are not."""
+    """Cut a piece that is wider than a line at the smallest size into pieces that fit."""
     word, wide, spaced = piece
     if wide * SMALLEST <= width:
         yield piece
@@ -184,8 +183,8 @@ def _broken(piece: Piece, face: Face, width: float) -> Iterator[Piece]:
 class Character:
     """A drawn character, and the centre and the size of its box in pixels.
 
-    The box is as wide as the character's advance and as high as its line; seen in perspective, the smallest upright
-    box around what becomes of it.
+    The box is as wide as the character's advance and as high as its line; in perspective, it is the smallest upright
+    box around the transformed box.
     """
 
     text: str
@@ -216,7 +215,7 @@ class Placed:
 
 
 def gutter(width: int, height: int) -> int:
-    """Space at either side, for letters such as J that reach out of their box."""
+    """Return the space at each side in pixels, for letters such as J that extend beyond their box."""
     return max(2, min(width, height) // 48)
 
 
@@ -227,7 +226,7 @@ def margins(style: Style) -> tuple[int, int]:
 
 
 def place(rng: random.Random, lines: list[str], text: str, face: Face, size: int, style: Style, grid: int) -> Placed:
-    """Choose where the lines stand: on the grid, so that neither patch nor line is cut more often than it must."""
+    """Choose the positions of the lines: on the grid, so that lines and patches cut each other little."""
     height = leading(face, size, grid)
     direction = base_direction(text)
     widths = [face.length(line, size, direction) for line in lines]
@@ -257,7 +256,7 @@ def write(placed: Placed, image: Image.Image, ink: tuple[int, int, int] | int) -
 
 def characters(placed: Placed) -> list[Character]:
     """Return every visible character, in reading order."""
-    result = []
+    boxes = []
     for line in placed.lines:
         y = line.y - placed.leading // 2 + placed.leading / 2
         for character, (left, right) in zip(
@@ -265,12 +264,12 @@ def characters(placed: Placed) -> list[Character]:
         ):
             if not character.isspace():
                 wide = abs(right - left)
-                result.append(Character(character, line.x + (left + right) / 2, y, wide, float(placed.leading)))
-    return result
+                boxes.append(Character(character, line.x + (left + right) / 2, y, wide, float(placed.leading)))
+    return boxes
 
 
 def base_direction(text: str) -> str | None:
-    """Return `rtl` or `ltr` by the first letter that has a direction (Unicode's P2); None where none runs leftwards.
+    """Return `rtl` or `ltr` from the first letter with a direction (Unicode's P2); None if none is right-to-left.
 
     Examples:
         >>> base_direction("שלום Paris"), base_direction("Paris שלום"), base_direction("Paris")
@@ -288,8 +287,8 @@ def edges(line: str, face: Face, size: int, direction: str | None) -> list[tuple
     """Return for each character of a line its left and right edge, in pixels from the line's left end.
 
     Characters that run against the line (a number or a Latin word in an Arabic line) are placed as one block, and a
-    mark on a letter at its end. That is less than Unicode's bidirectional algorithm (UAX 9), which draws the line: of
-    a number that follows Arabic letters in a Latin line the place told here is that beside them, not before.
+    mark on a letter at its end. This is simpler than Unicode's bidirectional algorithm (UAX 9), which draws the line:
+    a number that follows Arabic letters in a Latin line is placed here after them, not before.
     """
     ends = [0.0, *(face.length(line[: k + 1], size, direction) for k in range(len(line)))]
     if direction is None:
@@ -307,7 +306,7 @@ def edges(line: str, face: Face, size: int, direction: str | None) -> list[tuple
 
 
 def _runs(line: str, forward: bool) -> Iterator[tuple[int, int, bool]]:
-    """Yield stretches of a line: start, stop, whether they run with it. Neutral signs take the line's direction,
+    """Yield runs of a line: start, stop, whether they have its direction. Neutral signs take the line's direction,
     unless both neighbours run against it."""
     way: list[bool | None] = []
     for c in line:

@@ -1,4 +1,4 @@
-"""Checks before training: what a run would refuse, what would make its scores wrong, and what is worth a look."""
+"""Checks before training: what a run would refuse, what would make its scores wrong, and what to inspect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One pass over a corpus: counts, histograms and a few hashes an example stay behind, from which findings follow."""
+"""One pass over a corpus: it collects counts, histograms and a few hashes per example; findings follow from them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class Record(NamedTuple):
-    """Where a record is (line or number, from 1), what it holds or what is wrong with it, and its split."""
+    """Position of a record (line or number, from 1), its example or error, and its split."""
 
     position: int
     content: Example | UserError
@@ -47,26 +47,26 @@ class Record(NamedTuple):
 
 
 Read = Callable[[], Iterable[Record]]
-"""Begins to read from the start: a source is read again to show the texts of what was found by its hash."""
+"""Reads the source from the start; it is read again to show the texts of findings made from hashes."""
 
 Progress = Callable[[str, int], None]
-"""Called with what is done (`read`, `measured`) and how many."""
+"""Called with the step (`read`, `measured`) and the number done."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found.
+    """Result of a check.
 
     Attributes:
         source: what was checked.
-        records: how many there were; one may hold an example for each of several pairs.
-        examples: how many of them can be read, with their images.
+        records: number of records; one may have an example for each of several pairs.
+        examples: number of examples that can be read, with their images.
         counts: a row for every task, pair and split; see `conclusions.counts`.
         findings: the most serious first.
         lengths: name -> histogram, of characters (all examples) and tokens (those measured).
-        measured: examples that were measured with the model's tokenizer.
-        context: the most tokens that a sample may take; 0 for no limit.
-        over: of those measured, how many take more.
+        measured: number of examples measured with the model's tokenizer.
+        context: most tokens of a sample; 0 for no limit.
+        over: number of measured examples with more tokens.
     """
 
     source: str
@@ -84,16 +84,16 @@ class Report:
         return [f for f in self.findings if f.severity == severity]
 
     def table(self) -> tuple[list[str], list[list[Any]]]:
-        """Return heads and rows of the counts: pair, task, and examples in each split that there is."""
+        """Return headings and rows of the counts: pair, task, and examples in each split that has any."""
         rows: dict[tuple[str, str], dict[str, int]] = {}
         for row in self.counts:
             task = row["task"].replace("_", " ") + ("" if row["used"] else " (not the recipe's)")
             rows.setdefault((row["pair"], task), {})[row["split"]] = row["examples"]
-        splits = [split for split in SPLITS if any(split in result for result in rows.values())]
-        return ["pair", "task", *splits], [[*names, *map(result.get, splits)] for names, result in rows.items()]
+        splits = [split for split in SPLITS if any(split in by_split for by_split in rows.values())]
+        return ["pair", "task", *splits], [[*names, *map(by_split.get, splits)] for names, by_split in rows.items()]
 
     def facts(self) -> dict[str, Any]:
-        """Return all of it as plain data."""
+        """Return the report as plain data."""
         return {
             "source": self.source,
             "records": self.records,
@@ -118,18 +118,18 @@ def check(
 ) -> Report:
     """Check a corpus.
 
-    Memory does not grow with the texts: of an example 64 bytes are kept, of a different image about 150.
+    Memory does not grow with the texts: an example takes 64 bytes, a different image about 150.
 
     Args:
-        read: gives the records; called again where findings are to be shown with their texts.
-        plan: what the recipe wants of them.
-        batcher: the model's, for tokens; None to leave out what needs a model.
-        fits: refuses what the model cannot take; by default what cannot be encoded.
-        sample: examples measured with the model's tokenizer, drawn evenly at random; 0 for all.
-        progress: told how far it is.
+        read: returns the records; called again to show findings with their texts.
+        plan: what the recipe asks of the data.
+        batcher: the model's, for tokens; None to leave out checks that need a model.
+        fits: refuses an example that the model cannot take; by default one that cannot be encoded.
+        sample: number of examples measured with the model's tokenizer, a uniform random sample; 0 for all.
+        progress: called with the progress.
 
     Raises:
-        UserError: the source as a whole cannot be read.
+        UserError: the whole source cannot be read.
     """
     run = _Pass(Lengths(batcher, fits, sample))
     for block in blocks(read(), lambda record: record.content):
@@ -159,11 +159,11 @@ def check(
 
 SPLITS = ("train", "dev", "test", "heldout")
 UNUSABLE = tuple(kind for kind in LEFT_OUT if kind != "refused")
-"""Kinds that are found without the model."""
+"""Kinds that need no model."""
 
 
 def _unusable(run: _Pass, most: int) -> Iterator[Finding]:
-    """Yield what a run leaves out: an error if it is more than the recipe allows."""
+    """Yield findings of what a run leaves out: errors if it is more than the recipe allows."""
     refused = run.lengths.refused
     share = refused.count / max(1, run.lengths.measured)
     tallies = {**{kind: run.tallies[kind] for kind in UNUSABLE}, "refused": refused}
@@ -180,7 +180,7 @@ def _unusable(run: _Pass, most: int) -> Iterator[Finding]:
 
 
 def _find_swaps(run: _Pass, read: Read) -> None:
-    """Read again what was counted, and keep what is swapped."""
+    """Read the counted examples again, and add the swapped ones to the tally."""
     if not run.swaps.examples:
         return
     every = ((r.position, r.content) for r in read() if isinstance(r.content, Example))
@@ -190,7 +190,7 @@ def _find_swaps(run: _Pass, read: Read) -> None:
 
 
 class _Pass:
-    """What is left behind of the records that went by."""
+    """Data collected from the records that were read."""
 
     def __init__(self, lengths: Lengths) -> None:
         self.lengths = lengths
@@ -210,12 +210,12 @@ class _Pass:
         return list(self._numbers)
 
     def take(self, block: Sequence[Record]) -> None:
-        """Look at some records."""
+        """Add a block of records."""
         images = [i for r in block if isinstance(r.content, Example) for i in r.content.images]
         looks = self._looks.at(images) if images else {}
         for record in block:
             ordinal, self.entries = self.entries, self.entries + 1
-            self.records += record.position != self._position  # one record may be an example in each of several pairs
+            self.records += record.position != self._position  # a record may be an example of several pairs
             self._position = record.position
             if isinstance(record.content, UserError):
                 self.tallies["bad_record"].add(record.position, "", str(record.content))
@@ -225,25 +225,23 @@ class _Pass:
     def _take(
         self, ordinal: int, record: Record, example: Example, looks: Mapping[ImageSource, Look | UserError]
     ) -> None:
-        result: list[Look] = []
+        shown: list[Look] = []
         for image in example.images:
             look = looks[image]
             if isinstance(look, UserError):
                 self.tallies[_fault(image, look)].add(record.position, _name(image), str(look))
                 return
-            result.append(look)
+            shown.append(look)
         empty = False
         for kind, why in faults(example):
             empty |= kind == "empty_target"
             self.tallies[kind].add(record.position, example.target, why)
-        content = (
-            result[0].content if len(result) == 1 else hash_text(repr([f.content for f in result])) if result else 0
-        )
-        seen = result[0].look if len(result) == 1 else 0
-        self.columns.add(ordinal, self._cell(example, record.split), example, content, seen)
+        content = shown[0].content if len(shown) == 1 else hash_text(repr([f.content for f in shown])) if shown else 0
+        look_hash = shown[0].look if len(shown) == 1 else 0
+        self.columns.add(ordinal, self._cell(example, record.split), example, content, look_hash)
         self.swaps.add(example)
         if not empty:
-            self.lengths.offer(record.position, example, [(f.width, f.height) for f in result])
+            self.lengths.offer(record.position, example, [(f.width, f.height) for f in shown])
 
     def _cell(self, example: Example, split: str) -> int:
         key = (example.task, example.source_lang, example.target_lang, split)
@@ -254,23 +252,23 @@ class _Pass:
 
 
 def _with_texts(findings: Sequence[Finding], read: Read) -> list[Finding]:
-    """Read again, as far as is needed, to say where the examples of findings are and what they hold."""
+    """Return findings with positions and texts of their examples, read again as far as needed."""
     wanted = {position for f in findings for example in f.examples for position in example.values()}
-    result: dict[int, dict[str, Any]] = {}
+    by_ordinal: dict[int, dict[str, Any]] = {}
     for ordinal, record in enumerate(islice(read(), max(wanted) + 1) if wanted else ()):
         if ordinal in wanted and isinstance(record.content, Example):
             e = record.content
-            result[ordinal] = {"position": record.position, "split": record.split, "pair": str(e.pair)}
-            result[ordinal] |= {"text": (e.source or "")[:200], "target": e.target[:200]}
-            result[ordinal] |= {"image": _name(e.images[0])} if e.images else {}
+            by_ordinal[ordinal] = {"position": record.position, "split": record.split, "pair": str(e.pair)}
+            by_ordinal[ordinal] |= {"text": (e.source or "")[:200], "target": e.target[:200]}
+            by_ordinal[ordinal] |= {"image": _name(e.images[0])} if e.images else {}
     return [
-        replace(f, examples=tuple({**result[e["ordinal"]], "like": result[e["earlier"]]} for e in f.examples))
+        replace(f, examples=tuple({**by_ordinal[e["ordinal"]], "like": by_ordinal[e["earlier"]]} for e in f.examples))
         for f in findings
     ]
 
 
 def _fault(image: ImageSource, error: UserError) -> str:
-    """Return the kind of finding that an image which cannot be used is."""
+    """Return the kind of finding for an image that cannot be used."""
     if not isinstance(image, RenderSpec):
         return "bad_image"
     return "missing_font" if isinstance(error, MissingGlyphError) else "cannot_render"

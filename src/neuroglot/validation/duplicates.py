@@ -1,4 +1,4 @@
-"""What stands in a corpus twice: eight bytes a field and example, compared when all have been seen."""
+"""Duplicates in a corpus: eight bytes for each field of an example, compared after all are read."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from neuroglot.data.store import hash_text, text_key
 Keys = NDArray[np.uint64]
 
 NEAR = 3
-"""Bits in which the hashes of two images that look alike may differ, of 64."""
+"""Bits of 64 in which the hashes of two similar images may differ."""
 
 _BLOCK = 256
 
 
 class Columns:
-    """One row an example, in arrays of 64-bit numbers; 0 stands for "none"."""
+    """One row for each example, in arrays of 64-bit numbers; 0 means none."""
 
     NAMES = ("ordinal", "cell", "item", "source", "shown", "image", "look", "target")
 
@@ -30,17 +30,17 @@ class Columns:
         self._columns = {name: array("Q") for name in self.NAMES}
 
     def add(self, ordinal: int, cell: int, example: Example, image: int, look: int) -> None:
-        """Take one example.
+        """Add one example.
 
         Args:
-            ordinal: its place among the records, from 0.
+            ordinal: index of its record, from 0.
             cell: the number of its task, pair and split.
             example: the example.
             image: hash of its images' content.
             look: perceptual hash of its image.
         """
         source = text_key(example)
-        # What the model is given to go by: of an image with text its pixels, of a text itself, or both.
+        # The model's input: the pixels of an image with text, the text itself, or both.
         if not example.images:
             shown = source
         elif example.task == "multimodal_translation":
@@ -61,7 +61,7 @@ class Columns:
 
 
 def mixed(*columns: Any) -> Keys:
-    """Return one key a row of several columns."""
+    """Return one key for each row of several columns."""
     key: Keys = np.zeros(len(columns[0]), np.uint64)
     for column in columns:
         key = (key ^ column.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
@@ -70,23 +70,23 @@ def mixed(*columns: Any) -> Keys:
 
 
 def repeated(keys: Keys, rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the rows whose key an earlier row has, and that first row of each; both in the order of the corpus.
+    """Return the rows whose key occurs in an earlier row, and the first row with it; both in the order of the corpus.
 
     Args:
-        keys: one a row of the corpus.
-        rows: those that count, ascending.
+        keys: one for each row of the corpus.
+        rows: the rows to compare, ascending.
     """
     order = rows[np.argsort(keys[rows], kind="stable")]
-    result = keys[order]
-    begins = np.concatenate([[True], result[1:] != result[:-1]]) if len(result) else np.empty(0, bool)
-    first = order[np.flatnonzero(begins)][np.cumsum(begins) - 1] if len(result) else order
+    sorted_keys = keys[order]
+    begins = np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]]) if len(sorted_keys) else np.empty(0, bool)
+    first = order[np.flatnonzero(begins)][np.cumsum(begins) - 1] if len(sorted_keys) else order
     later, earlier = order[~begins], first[~begins]
-    index = np.argsort(later)
-    return later[index], earlier[index]
+    order_of_later = np.argsort(later)
+    return later[order_of_later], earlier[order_of_later]
 
 
 def shared(keys: Keys, rows: NDArray[np.intp], others: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return which of `rows` have a key that one of `others` has, and the first such one of each."""
+    """Return which of `rows` share a key with one of `others`, and the first such one for each."""
     if not len(rows) or not len(others):
         return rows[:0], others[:0]
     order = others[np.argsort(keys[others], kind="stable")]
@@ -97,13 +97,13 @@ def shared(keys: Keys, rows: NDArray[np.intp], others: NDArray[np.intp]) -> tupl
 
 
 def alike(looks: Keys, rows: NDArray[np.intp], others: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return which of `rows` have a perceptual hash within `NEAR` bits of one of `others`, and such a one of each.
+    """Return which of `rows` have a perceptual hash within `NEAR` bits of one of `others`, and one of those for each.
 
-    Two hashes that differ in three bits at most agree in one of four quarters, so that only what agrees in a quarter
-    is compared.
+    Two hashes that differ in at most three bits agree in one of four quarters, so that only rows that agree in a
+    quarter are compared.
     """
     rows, others = rows[looks[rows] != 0], others[looks[others] != 0]
-    result: dict[int, int] = {}
+    match: dict[int, int] = {}
     for quarter in range(4 if len(others) else 0):
         shift = np.uint64(16 * quarter)
         part = (looks >> shift) & np.uint64(0xFFFF)
@@ -112,15 +112,15 @@ def alike(looks: Keys, rows: NDArray[np.intp], others: NDArray[np.intp]) -> tupl
         for row, other in _candidates(part, known, order, rows):
             near = _bits(looks[row] ^ looks[other]) <= NEAR
             for a, b in zip(row[near].tolist(), other[near].tolist(), strict=True):
-                result.setdefault(a, b)
-    hits = np.array(sorted(result), dtype=np.intp)
-    return hits, np.array([result[row] for row in hits.tolist()], dtype=np.intp)
+                match.setdefault(a, b)
+    hits = np.array(sorted(match), dtype=np.intp)
+    return hits, np.array([match[row] for row in hits.tolist()], dtype=np.intp)
 
 
 def _candidates(
     part: Keys, known: Keys, order: NDArray[np.intp], rows: NDArray[np.intp]
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Yield pairs of rows that agree in a quarter, in blocks that stay small."""
+    """Yield pairs of rows that agree in a quarter, in small blocks."""
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]
         left, right = np.searchsorted(known, part[block], "left"), np.searchsorted(known, part[block], "right")
@@ -135,5 +135,5 @@ def _bits(keys: Keys) -> NDArray[np.intp]:
 
 
 def rows_of(cells: Keys, numbers: Sequence[int]) -> NDArray[np.intp]:
-    """Return the rows that are in one of some cells, ascending."""
+    """Return the rows in any of these cells, ascending."""
     return np.flatnonzero(np.isin(cells, np.array(numbers, dtype=np.uint64)))

@@ -1,4 +1,4 @@
-"""Findings: their kinds, how serious each is, and those that follow from the counts and hashes of a whole corpus."""
+"""Findings: their kinds and severities, and those from the counts and hashes of a whole corpus."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from neuroglot.validation.duplicates import Columns, alike, mixed, repeated, row
 # ---- Findings -------------------------------------------------------------------------------------------------------
 
 SEVERITIES = ("error", "warning", "note")
-"""`error`: training would refuse or be wrong. `warning`: look at it. `note`: good to know."""
+"""`error`: training would refuse or be wrong. `warning`: should be inspected. `note`: for information."""
 
 SHOWN = 5
-"""Examples of a finding that are kept."""
+"""Most examples listed in a finding."""
 
 LEFT_OUT = ("bad_record", "bad_image", "missing_font", "cannot_render", "refused")
-"""Kinds of what a run leaves out, or refuses to begin with."""
+"""Kinds of records that a run leaves out or refuses."""
 
 LISTED = 1000
-"""Records that a run leaves out and that are listed, each with its reason."""
+"""Most records listed, each with its reason, that a run leaves out."""
 
 REASONS = 200
-"""Different reasons that are told apart; what comes after is counted as one."""
+"""Most different reasons that are counted separately; further ones are counted together."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of finding: how serious it is by itself, what it says of `count` examples, and what to do."""
+    """A kind of finding: its default severity, what it says about `count` examples, and what to do."""
 
     severity: str
     says: str
@@ -100,18 +100,18 @@ KINDS: dict[str, Kind] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found.
+    """One finding.
 
     Attributes:
         kind: a name in `KINDS`.
         severity: one of `SEVERITIES`.
-        count: how many examples, records or pairs it is about.
-        total: out of how many; 0 where that says nothing.
-        where: the task, pair or splits that it is about; empty where it is about all.
-        message: one line for people.
-        examples: the first few, of what a run leaves out the first thousand; each with its position (line or record)
-            where it has one.
-        reasons: why, with a count each, the most frequent first.
+        count: number of examples, records or pairs that it is about.
+        total: number out of which; 0 if it has no meaning.
+        where: the task, pair or splits that it is about; empty if it is about all.
+        message: one line for the user.
+        examples: the first few, or the first thousand of those that a run leaves out; each with its position (line or
+            record) if it has one.
+        reasons: reasons with their counts, the most frequent first.
     """
 
     kind: str
@@ -134,12 +134,12 @@ def finding(
     remark: str = "",
     **more: Any,
 ) -> Finding:
-    """Return a finding with its message: how many of how many, what they do, and what to do about it."""
+    """Return a finding with its message: count and total, what is wrong, and what to do."""
     known = KINDS[kind]
     share = f" of {total:,} ({_percent(count, total)})" if total else ""
-    who = f"{count:,}{share} {subject}" if count != 1 or share else f"1 {subject.removesuffix('s')}"
-    said = known.says if kind == "no_examples" else f"{who} {known.says}"
-    message = f"{said}{f' ({where})' if where else ''}{f'; {remark}' if remark else ''}; {known.advice}"
+    subject_text = f"{count:,}{share} {subject}" if count != 1 or share else f"1 {subject.removesuffix('s')}"
+    statement = known.says if kind == "no_examples" else f"{subject_text} {known.says}"
+    message = f"{statement}{f' ({where})' if where else ''}{f'; {remark}' if remark else ''}; {known.advice}"
     return Finding(kind, severity or known.severity, count, total, where, message, **more)
 
 
@@ -150,7 +150,7 @@ def _percent(count: int, total: int) -> str:
 
 @dataclass
 class Tally:
-    """Counts of one kind, its first examples and its reasons; of bounded size whatever it is fed."""
+    """Count, first examples and reasons of one kind; its size is bounded."""
 
     most: int = SHOWN
     count: int = 0
@@ -158,9 +158,9 @@ class Tally:
     reasons: Counter[str] = field(default_factory=Counter)
 
     def add(self, position: int, text: str, why: str = "") -> None:
-        """Count one, and keep it if it is among the first."""
+        """Count one example, and list it if it is among the first."""
         self.count += 1
-        again = bool(self.examples) and self.examples[-1]["position"] == position  # another pair of the same record
+        again = bool(self.examples) and self.examples[-1]["position"] == position  # the same record in another pair
         if len(self.examples) < self.most and not again:
             self.examples.append({"position": position, "text": text[:200]} | ({"why": why} if why else {}))
         if why:
@@ -168,7 +168,7 @@ class Tally:
             self.reasons[reason if reason in self.reasons or len(self.reasons) < REASONS else "other reasons"] += 1
 
     def finding(self, kind: str, total: int, **more: Any) -> Finding:
-        """Return what was counted as a finding."""
+        """Return the tally as a finding."""
         reasons = tuple(self.reasons.most_common(20))
         return finding(kind, self.count, total, examples=tuple(self.examples), reasons=reasons, **more)
 
@@ -179,7 +179,7 @@ _NUMBER = re.compile(r"(?<![\w+])\d[\d,.]*")
 
 
 def _reason(why: str) -> str:
-    """Return a reason without what is special to its record, so that alike ones count as one."""
+    """Return a reason without the values of its record, so that similar ones count as one."""
     return _NUMBER.sub("N", _PLACE.sub("…", _QUOTED.sub("…", why))).partition("; ")[0][:160]
 
 
@@ -187,27 +187,27 @@ def _reason(why: str) -> str:
 
 Rows = NDArray[np.intp]
 ORDER = (("train", "dev"), ("train", "test"), ("train", "heldout"), ("dev", "test"))
-"""Earlier and later split: what the later one has should be new."""
+"""Earlier and later split: the later one should share nothing with the earlier one."""
 
 SOME = 0.01
 """Share of a test split above which inputs seen in training make its score wrong."""
 
 FEW_TRAIN, FEW_TEST = 50, 20
-"""Examples of a pair below which training, or a score's interval, says little."""
+"""Fewest examples of a pair for training, and for a useful interval of a score."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a recipe wants of its data.
+    """What a recipe asks of its data.
 
     Attributes:
-        source: what it is called.
+        source: name of the data.
         task: the task that is trained.
         pairs: in text form; empty for all.
-        train: source items that are taken.
-        max_bad: records that may be left out.
-        made: whether the examples are made here, so that none of them can be missing.
-        replays: whether other tasks are trained, too.
+        train: number of source items that are used.
+        max_bad: number of records that may be left out.
+        made: whether the examples are generated, so that none of them can be missing.
+        replays: whether other tasks are also trained.
     """
 
     source: str
@@ -228,7 +228,7 @@ class Cell(NamedTuple):
 
 
 def counts(cells: Sequence[Cell], columns: Columns, plan: Plan) -> list[dict[str, Any]]:
-    """Return a row a cell: task, pair, split, examples, different items, and whether the recipe uses it."""
+    """Return a row for each cell: task, pair, split, examples, different items, and whether the recipe uses it."""
     cell = columns["cell"].astype(np.int64)
     examples = np.bincount(cell, minlength=len(cells))
     _, first = np.unique(mixed(columns["cell"], columns["item"]), return_index=True)
@@ -241,14 +241,14 @@ def counts(cells: Sequence[Cell], columns: Columns, plan: Plan) -> list[dict[str
 
 
 def repeats(columns: Columns) -> Iterator[Finding]:
-    """Yield what repeats an earlier example of its task, pair and split; examples by the ordinals of their records."""
+    """Yield findings of examples that repeat an earlier one of their task, pair and split; by record ordinals."""
     cell, image, source, target = (columns[name] for name in ("cell", "image", "source", "target"))
     every = np.arange(len(columns))
     total = len(columns)
     known = every[columns["shown"] != 0]
-    whole, first = repeated(mixed(cell, columns["shown"], source, target), known)
-    yield from _found("repeated_example", whole, first, total, columns)
-    rest = np.setdiff1d(every, whole, assume_unique=True)
+    repeated_rows, first = repeated(mixed(cell, columns["shown"], source, target), known)
+    yield from _found("repeated_example", repeated_rows, first, total, columns)
+    rest = np.setdiff1d(every, repeated_rows, assume_unique=True)
     later, first = repeated(mixed(cell, image, target), rest[image[rest] != 0])
     yield from _found("repeated_image", later, first, total, columns)
     later, first = repeated(mixed(cell, source, target), rest[(source[rest] != 0) & (image[rest] != 0)])
@@ -256,10 +256,10 @@ def repeats(columns: Columns) -> Iterator[Finding]:
 
 
 def leaks(cells: Sequence[Cell], columns: Columns) -> Iterator[Finding]:
-    """Yield what a later split shares with an earlier one, task by task.
+    """Yield findings of what a later split shares with an earlier one, for each task.
 
-    An example counts once: for its whole input, else for its source text, else for its image, else for an image that
-    looks alike.
+    An example counts once: for its whole input, else for its source text, else for its image, else for a similar
+    image.
     """
 
     def rows(task: str, split: str) -> Rows:
@@ -285,21 +285,21 @@ def leaks(cells: Sequence[Cell], columns: Columns) -> Iterator[Finding]:
 
 
 def replayed(cells: Sequence[Cell], columns: Columns, plan: Plan) -> Iterator[Finding]:
-    """Yield what other tasks, where they are trained too, share with what a different task tests."""
+    """Yield findings of what replayed tasks share with the tested examples of other tasks."""
     if not plan.replays:
         return
     for task in dict.fromkeys(c.task for c in cells if c.task in RETAINED and c.task != plan.task):
         numbers = [number for number, c in enumerate(cells) if (c.task, c.split) == (task, "train")]
         others = [number for number, c in enumerate(cells) if c.task != task and c.split not in ("train", "")]
         trained, tested = rows_of(columns["cell"], numbers), rows_of(columns["cell"], others)
-        result: dict[int, int] = {}
+        earlier_row: dict[int, int] = {}
         for name in ("item", "source", "image"):
             key = columns[name]
             hits, first = shared(key, trained[key[trained] != 0], tested)
             for hit, other in zip(hits.tolist(), first.tolist(), strict=True):
-                result.setdefault(hit, other)
-        later = np.array(sorted(result), dtype=np.intp)
-        first = np.array([result[row] for row in later.tolist()], dtype=np.intp)
+                earlier_row.setdefault(hit, other)
+        later = np.array(sorted(earlier_row), dtype=np.intp)
+        first = np.array([earlier_row[row] for row in later.tolist()], dtype=np.intp)
         yield from _found("leaked_replay", later, first, len(trained), columns, where=f"{task}, replayed")
 
 
@@ -319,7 +319,7 @@ def _found(kind: str, later: Rows, first: Rows, total: int, columns: Columns, **
     if not len(later):
         return
     ordinal = columns["ordinal"]
-    _, fresh = np.unique(columns["item"][later], return_index=True)  # an item of several pairs is shown once
+    _, fresh = np.unique(columns["item"][later], return_index=True)  # an item of several pairs is listed once
     fresh = np.sort(fresh)[:SHOWN]
     shown = zip(later[fresh], first[fresh], strict=True)
     examples = tuple({"ordinal": int(ordinal[a]), "earlier": int(ordinal[b])} for a, b in shown)
@@ -327,20 +327,20 @@ def _found(kind: str, later: Rows, first: Rows, total: int, columns: Columns, **
 
 
 def splits(table: Sequence[Mapping[str, Any]], plan: Plan) -> Iterator[Finding]:
-    """Yield what a run would refuse for want of examples, and what it would have too few of."""
-    result: dict[str, dict[str, Mapping[str, Any]]] = {}
+    """Yield findings of missing examples, which a run would refuse, and of too few or unused ones."""
+    by_pair: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in table:
         if row["task"] == plan.task:
-            result.setdefault(row["pair"], {})[row["split"]] = row
-    if not result:
+            by_pair.setdefault(row["pair"], {})[row["split"]] = row
+    if not by_pair:
         tasks = ", ".join(sorted({row["task"] for row in table})) or "nothing"
         yield finding("no_examples", 1, subject="tasks", where=plan.task, remark=f"the data have {tasks}")
         return
     for pair in plan.pairs:
-        if pair not in result:
-            yield finding("no_examples", 1, subject="pairs", where=pair, remark=nearest(pair, result))
+        if pair not in by_pair:
+            yield finding("no_examples", 1, subject="pairs", where=pair, remark=nearest(pair, by_pair))
     for split, few in (("train", FEW_TRAIN), ("test", FEW_TEST)):
-        rows = {pair: result[pair].get(split) for pair in plan.pairs or result if pair in result}
+        rows = {pair: by_pair[pair].get(split) for pair in plan.pairs or by_pair if pair in by_pair}
         counted = {pair: row["examples"] if row else 0 for pair, row in rows.items()}
         lacking = {pair: n for pair, n in counted.items() if n < few and not (plan.made and n)}
         empty, small = [p for p, n in lacking.items() if not n], [f"{p} {n}" for p, n in lacking.items() if n]
@@ -349,13 +349,13 @@ def splits(table: Sequence[Mapping[str, Any]], plan: Plan) -> Iterator[Finding]:
         if small:
             remark = f"{few} would say something"
             yield finding("small_split", len(small), subject="pairs", where=f"{_some(small)}, {split}", remark=remark)
-    most = max((by_split["train"]["items"] for by_split in result.values() if "train" in by_split), default=0)
+    most = max((by_split["train"]["items"] for by_split in by_pair.values() if "train" in by_split), default=0)
     if most > plan.train:
         remark = f"data.train is {plan.train:,}"
         yield finding("unused", most - plan.train, most, subject="training items of a pair", remark=remark)
 
 
 def _some(names: Sequence[str]) -> str:
-    """Return names as a list of which the tail is counted."""
+    """Return the first names as a list, and the number of the others."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more

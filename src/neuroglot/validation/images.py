@@ -1,4 +1,4 @@
-"""Every image of a corpus once: whether it opens or can be drawn, its size, hashes of its bytes and of its look."""
+"""Check of every image of a corpus: whether it opens or can be drawn, its size, content and perceptual hashes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from neuroglot.data.store import hash_text
 from neuroglot.errors import UserError
 
 FLAT = 8
-"""Bits that a perceptual hash must have to say anything: fewer, and the image is a plain surface."""
+"""Least number of set (and of unset) bits of a perceptual hash; below it the image is too plain to compare."""
 
 
 class Look(NamedTuple):
-    """What is kept of an image: hash of its content, perceptual hash (0: none), width and height."""
+    """Facts about an image: hash of its content, perceptual hash (0: none), width and height in pixels."""
 
     content: int
     look: int
@@ -33,9 +33,9 @@ class Look(NamedTuple):
 
 
 def difference_hash(image: Image.Image) -> int:
-    """Return 64 bits, each saying whether a cell of an 8 x 8 grid is darker than its neighbour to the right.
+    """Return 64 bits: whether a cell of an 8 x 8 grid is darker than its neighbour to the right.
 
-    They stay when an image is scaled or compressed again. 0 where an image is too plain to be told from others.
+    Scaling an image or compressing it again keeps them. 0 if an image is too plain to be compared.
     """
     grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
     bits = grey[:, 1:] > grey[:, :-1] + 1  # (8, 8); a step of one grey level is rounding
@@ -44,31 +44,31 @@ def difference_hash(image: Image.Image) -> int:
 
 
 class Looks:
-    """Looks at images, at each file once; keeps 40 bytes of each and an entry of a table."""
+    """Opens each image file once; keeps 40 bytes of each and an entry of a table."""
 
     def __init__(self) -> None:
         self._places: dict[int, int] = {}
         self._kept = {name: array("Q") for name in Look._fields}
-        self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # decoding leaves Python alone
+        self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # decoding releases Python's lock
 
     def at(self, images: Iterable[ImageSource]) -> dict[ImageSource, Look | UserError]:
-        """Return what is known of each of some images, or what is wrong with it."""
-        result: dict[ImageSource, Look | UserError] = {}
+        """Return the facts about each image, or its error."""
+        looks: dict[ImageSource, Look | UserError] = {}
         unseen: list[Path | bytes] = []
         for image in dict.fromkeys(images):
             if isinstance(image, RenderSpec):
-                result[image] = _spec(image)
+                looks[image] = _spec(image)
             elif isinstance(image, Path) and (index := self._places.get(hash_text(str(image)))) is not None:
-                result[image] = Look(*(self._kept[name][index] for name in Look._fields))
+                looks[image] = Look(*(self._kept[name][index] for name in Look._fields))
             else:
                 unseen.append(image)
         for image, look in zip(unseen, self._pool.map(_look, unseen), strict=True):
-            result[image] = look
+            looks[image] = look
             if isinstance(image, Path) and isinstance(look, Look):
                 self._places[hash_text(str(image))] = len(self._kept["content"])
                 for name, value in zip(Look._fields, look, strict=True):
                     self._kept[name].append(value)
-        return result
+        return looks
 
 
 def _look(image: Path | bytes) -> Look | UserError:
@@ -84,7 +84,7 @@ def _look(image: Path | bytes) -> Look | UserError:
 
 
 def _spec(spec: RenderSpec) -> Look | UserError:
-    """An image that is made when it is looked at: the same fields, the same pixels."""
+    """Return the facts about an image that is drawn when needed: the same fields give the same pixels."""
     try:
         size = image_size(spec)
     except UserError as error:

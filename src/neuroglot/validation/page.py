@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # ---- Batch preview --------------------------------------------------------------------------------------------------
-# B batch, L tokens. Nothing is computed a second time from the examples: tokens, labels and pixels are those of the
-# tensors that `Batcher.encode` returns, and the pixels are taken back to colours by the processor's own mean, standard
-# deviation and scale.
+# B batch, L tokens. Nothing is computed again from the examples: tokens, labels and pixels are those of the
+# tensors that `Batcher.encode` returns, and the pixels are converted back to colours with the processor's mean,
+# standard deviation and scale.
 
 IGNORED = -100
 """The label of a token that is not trained."""
 
 SPACES = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
-"""What stands for a token that is nothing else."""
+"""White space token -> the character shown for it."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Token:
     """A token, or a run of image tokens or of padding.
 
     Attributes:
-        text: what the tokenizer makes of it.
+        text: the token decoded by the tokenizer.
         kind: `trained`, `masked`, `image` or `padding`.
         ids: its token ids.
         special: whether it is a special token.
@@ -59,7 +59,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Sample:
-    """A row of the batch: its example, its chips in order, and its images as RGB pixels."""
+    """A row of the batch: its example, its tokens in order, and its images as RGB pixels."""
 
     example: Example
     chips: tuple[Token, ...]
@@ -73,7 +73,7 @@ class BatchPreview:
     Attributes:
         samples: its rows.
         shapes: tensor -> its shape and type, as the model gets them.
-        remark: what cannot be shown; empty if all is.
+        remark: what cannot be shown; empty if everything is shown.
     """
 
     samples: tuple[Sample, ...]
@@ -82,11 +82,11 @@ class BatchPreview:
 
 
 def preview_batch(batcher: Batcher, examples: Sequence[Example]) -> BatchPreview:
-    """Encode examples as training does, and return what the model gets.
+    """Encode examples as training does, and return the model's inputs.
 
     Args:
-        batcher: the recipe's.
-        examples: of one pair; all with images or all without.
+        batcher: the recipe's batcher.
+        examples: examples of one pair; all with images or all without.
 
     Raises:
         UserError: one of them cannot be encoded.
@@ -127,9 +127,9 @@ def _chips(batcher: Batcher, ids: list[int], attention: list[int], labels: list[
 
 
 def image_token(processor: Any) -> int | None:
-    """Return the id of the token that stands for a piece of an image; None if the processor does not say.
+    """Return the id of the placeholder token for a piece of an image; None if the processor does not have it.
 
-    The tokenizer is asked first: of Gemma3's processor the image token is the one that opens an image.
+    The tokenizer is asked first: the image token of Gemma3's processor is the one that opens an image.
     """
     known = getattr(processor.tokenizer, "image_token_id", None)
     if known is None:
@@ -142,7 +142,7 @@ def image_token(processor: Any) -> int | None:
 def _text(tokenizer: Any, token: int) -> str:
     text = str(tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False))
     raw = str(tokenizer.convert_ids_to_tokens(token))
-    if not text or "\ufffd" in text:  # a piece of a character
+    if not text or "\ufffd" in text:  # a part of a character
         return raw
     if raw[:1] in ("▁", "Ġ") and not text[:1].isspace():  # some decoders drop the space before a first word
         text = f" {text}"
@@ -157,28 +157,28 @@ def _pictures(
 ) -> tuple[list[tuple[NDArray[np.uint8], ...]], str]:
     """Return each example's images, or tiles of images, as the model gets them.
 
-    How many of the tensor's rows belong to an example depends on the family; encoding it alone tells.
+    The number of the tensor's rows for an example depends on the family; encoding the example alone gives it.
     """
     nothing: list[tuple[NDArray[np.uint8], ...]] = [() for _ in examples]
     if not any(example.images for example in examples):
         return nothing, ""
-    whole = inputs.get("pixel_values")
-    if not isinstance(whole, torch.Tensor):
+    pixel_values = inputs.get("pixel_values")
+    if not isinstance(pixel_values, torch.Tensor):
         return nothing, "this processor's pixels are not one tensor, so that they are not shown"
     processor = getattr(batcher.processor, "image_processor", None)
     tiles = _tiles(inputs, processor)
     single = tiles is not None and len(tiles) == len(examples) == sum(len(e.images) for e in examples)
-    own = [1 if single else len(_tiles(batcher.encode([e]), processor) or ()) for e in examples]
-    if tiles is None or sum(own) != len(tiles):
-        return nothing, f"pixels of shape {tuple(whole.shape)} are laid out in a way that is not known here"
+    tile_counts = [1 if single else len(_tiles(batcher.encode([e]), processor) or ()) for e in examples]
+    if tiles is None or sum(tile_counts) != len(tiles):
+        return nothing, f"pixels of shape {tuple(pixel_values.shape)} are laid out in a way that is not known here"
     rows = iter(tiles)
-    return [tuple(_colours(next(rows), processor) for _ in range(count)) for count in own], ""
+    return [tuple(_colours(next(rows), processor) for _ in range(count)) for count in tile_counts], ""
 
 
 def _tiles(inputs: dict[str, Any], processor: Any) -> list[torch.Tensor] | None:
-    """Return images or tiles, (channels, height, width) each; None where the layout is not known."""
+    """Return images or tiles, (channels, height, width) each; None if the layout is not known."""
     pixels, grid = inputs["pixel_values"], inputs.get("image_grid_thw")
-    if pixels.dim() == 5:  # (images or samples, tiles, C, H, W); tiles that one lacks are zeros
+    if pixels.dim() == 5:  # (images or samples, tiles, C, H, W); missing tiles are zeros
         return [tile for row in pixels for tile in row if bool(tile.any())]
     if pixels.dim() == 4:
         return list(pixels)
@@ -188,7 +188,7 @@ def _tiles(inputs: dict[str, Any], processor: Any) -> list[torch.Tensor] | None:
 
 
 def _unpacked(pixels: torch.Tensor, grid: list[list[int]], processor: Any) -> list[torch.Tensor]:
-    """Put Qwen-VL's patches back in their places: those that become one token stand together, two frames deep."""
+    """Return images from Qwen-VL's patches: those of one token are adjacent, with two frames each."""
     side, merge = int(processor.patch_size), int(processor.merge_size)
     frames, images, start = int(processor.temporal_patch_size), [], 0
     for t, h, w in grid:
@@ -202,7 +202,7 @@ def _unpacked(pixels: torch.Tensor, grid: list[list[int]], processor: Any) -> li
 
 
 def _colours(pixels: torch.Tensor, processor: Any) -> NDArray[np.uint8]:
-    """Return (height, width, 3) of 0 to 255: the inverse of what the processor did to the numbers."""
+    """Return (height, width, 3) of 0 to 255: the inverse of the processor's scaling and normalisation."""
     values = pixels.detach().float()
     if getattr(processor, "do_normalize", True):
         mean, std = (getattr(processor, name, None) for name in ("image_mean", "image_std"))
@@ -226,7 +226,7 @@ TITLES = {
     "image_tokens": "tokens of the images",
     "tokens": "tokens in all",
 }
-"""Histogram -> what it is of."""
+"""Histogram -> its title."""
 
 
 def write_page(path: Path, report: Report, seen: BatchPreview | None, pair: str = "") -> None:
@@ -234,9 +234,9 @@ def write_page(path: Path, report: Report, seen: BatchPreview | None, pair: str 
 
     Args:
         path: the file.
-        report: what was found.
+        report: result of the check.
         seen: a batch; None to leave it out.
-        pair: of the batch.
+        pair: pair of the batch.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -265,7 +265,7 @@ def _style() -> str:
 
 
 def _cards(seen: BatchPreview) -> list[dict[str, Any]]:
-    """Return what the page shows of each sample; images as long as there is room."""
+    """Return what the page shows of each sample; images up to `PICTURES` bytes in total."""
     cards, room = [], PICTURES
     for sample in seen.samples:
         pictures = []
@@ -294,24 +294,24 @@ def _png(pixels: Any) -> str:
 
 
 def _histograms(report: Report) -> dict[str, str] | None:
-    result = {name: report.lengths[name] for name in TITLES if name in report.lengths}
-    if not result:
+    histograms = {name: report.lengths[name] for name in TITLES if name in report.lengths}
+    if not histograms:
         return None
-    medians = "; ".join(f"{TITLES[name]}: median {h.quantile(0.5)}" for name, h in result.items())
-    return {"alt": f"Histograms. {medians}.", **both("lengths", _draw(result, report.context))}
+    medians = "; ".join(f"{TITLES[name]}: median {h.quantile(0.5)}" for name, h in histograms.items())
+    return {"alt": f"Histograms. {medians}.", **both("lengths", _draw(histograms, report.context))}
 
 
-def _draw(result: Mapping[str, Histogram], context: int) -> Draw:
+def _draw(histograms: Mapping[str, Histogram], context: int) -> Draw:
     def draw(width: float) -> Figure:
         from matplotlib.figure import Figure as NewFigure  # no pyplot: no global state and no display
 
-        columns = min(3 if width == WIDE else 1, len(result))
-        rows = -(-len(result) // columns)
+        columns = min(3 if width == WIDE else 1, len(histograms))
+        rows = -(-len(histograms) // columns)
         figure = NewFigure(figsize=(width, 1.9 * rows), layout="constrained")
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for axis, (name, histogram) in zip(axes, result.items(), strict=False):
+        for axis, (name, histogram) in zip(axes, histograms.items(), strict=False):
             _bars(axis, TITLES[name], histogram, context if name == "tokens" else 0)
-        for axis in axes[len(result) :]:
+        for axis in axes[len(histograms) :]:
             axis.set_visible(False)
         return figure
 
@@ -325,7 +325,7 @@ def _bars(axis: Axes, title: str, histogram: Histogram, context: int) -> None:
     if context and context <= 1.5 * edges[-1]:
         axis.axvline(context, color=INK, linewidth=1.2, linestyle=(0, (3, 1.6)))
         axis.text(context, 0.97, " context", transform=axis.get_xaxis_transform(), va="top", color=INK)
-    if len(bins) < 3:  # one length for all is a bar, not a wall
+    if len(bins) < 3:  # a single length is drawn as a narrow bar
         axis.set_xlim(edges[0] - 3 * widths[0], edges[-1] + 3 * widths[0])
     axis.set_title(title)
     axis.set_ylim(bottom=0)

@@ -1,4 +1,4 @@
-"""What is wrong with texts: longer than the model takes, targets that no person wrote, source and target swapped."""
+"""Faults of texts: too long for the model, targets that no person wrote, source and target swapped."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # ---- Lengths --------------------------------------------------------------------------------------------------------
 
 LONGEST = 100_000
-"""Lengths from here on count as this one, so that a histogram stays small."""
+"""Longer lengths count as this one, so that a histogram stays small."""
 
 Size = tuple[int, int]
 
@@ -42,16 +42,16 @@ class Histogram:
     counts: Counter[int] = field(default_factory=Counter)
 
     def add(self, length: int) -> None:
-        """Count one."""
+        """Count one length."""
         self.counts[min(length, LONGEST)] += 1
 
     @property
     def total(self) -> int:
-        """How many were counted."""
+        """Number of lengths counted."""
         return self.counts.total()
 
     def quantile(self, share: float) -> int:
-        """Return the length that at least `share` of all do not exceed."""
+        """Return the smallest length that at least a share `share` of all do not exceed."""
         reached = 0
         for length in sorted(self.counts):
             reached += self.counts[length]
@@ -60,7 +60,7 @@ class Histogram:
         return 0
 
     def facts(self) -> dict[str, Any]:
-        """Return its figures and its bins as plain data."""
+        """Return statistics and bins as plain data."""
         edges, bins = self.bins()
         total = sum(length * count for length, count in self.counts.items())
         return {
@@ -73,9 +73,9 @@ class Histogram:
         }  # fmt: skip
 
     def bins(self, most: int = 30) -> tuple[list[int], list[int]]:
-        """Return edges and counts of at most `most` bins of one round width; the last takes what is beyond.
+        """Return edges and counts of at most `most` bins of one round width; the last also counts longer ones.
 
-        The last bin begins where the longest one in a thousand do, so that a single outlier does not flatten the rest.
+        The last bin begins at the 99.9 % quantile, so that a single outlier does not flatten the rest.
         """
         if not self.counts:
             return [0, 1], [0]
@@ -91,12 +91,12 @@ class Histogram:
 
 @dataclass
 class Lengths:
-    """Measures examples with the model's own tokenizer: all of them, or a random sample of bounded size.
+    """Measures examples with the model's tokenizer: all of them, or a random sample of bounded size.
 
     Attributes:
         batcher: the model's; None to measure characters only.
-        fits: refuses what the model cannot take; by default what cannot be encoded.
-        most: examples that are kept for measuring; 0 for all.
+        fits: refuses an example that the model cannot take; by default one that cannot be encoded.
+        most: number of examples to measure; 0 for all.
     """
 
     batcher: Batcher | None
@@ -125,17 +125,17 @@ class Lengths:
             return
         index = len(self._kept) if len(self._kept) < self.most else self._rng.randrange(self.offered)
         if index < self.most:
-            # What the image holds is of no more use, and may be megabytes; of the rest only what is asked.
+            # The image's bytes are no longer needed and may be megabytes; of `meta` only the question is.
             meta = {key: value for key, value in example.meta.items() if key == INSTRUCTION}
             entry = (position, replace(example, images=(Path(),) * len(sizes), meta=meta), sizes)
             self._kept[index : index + 1] = [entry]
 
     def finish(self, progress: Callable[[str, int], None]) -> None:
-        """Measure what was kept."""
-        for number, kept in enumerate(sorted(self._kept, key=lambda entry: entry[0])):
+        """Measure the sampled examples."""
+        for number, entry in enumerate(sorted(self._kept, key=lambda item: item[0])):
             if number % 100 == 0:
                 progress("measured", number)
-            self._measure(*kept)
+            self._measure(*entry)
         self._kept = []
 
     def _add(self, name: str, length: int) -> None:
@@ -146,7 +146,7 @@ class Lengths:
         self.measured += 1
         try:
             text, image, target = self.batcher.lengths(example, sizes)
-        except UserError as error:  # of a size that its processor does not take
+        except UserError as error:  # an image size that its processor refuses
             self.refused.add(position, example.target, str(error))
             return
         self._add("prompt_tokens", text)
@@ -177,7 +177,7 @@ _CHATTER = re.compile(
 )
 _HINTS = ("sure", "certainly", "of course", "absolutely", "translat", "as an ai", "i'm ", "i am ", "i can", "voici la",
           "voici une", "übersetzung", "traducci", "以下是")  # fmt: skip
-"""One of these is in whatever the pattern finds; looking for them first takes a tenth of the time."""
+"""Every match of the pattern contains one of these; searching for them first takes a tenth of the time."""
 
 _HTML = re.compile(
     r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,7}|#x[0-9a-f]{1,6});"
@@ -189,11 +189,11 @@ _THINK = re.compile(r"</?(?:think(?:ing)?|thought|reason(?:ing)?)>|<\|?(?:begin|
 _WORD = re.compile(r"\S+")
 
 SHORT = 12
-"""Letters from which on a text must be mostly in its language's script: a brand alone may stand in Latin letters."""
+"""Number of letters from which a text must be mostly in its language's script: a brand may be in Latin letters."""
 
 
 def faults(example: Example) -> Iterator[tuple[str, str]]:
-    """Yield (kind, why) of each fault in an example's target, of U+FFFD in its source, and of what its reader did."""
+    """Yield (kind, why) for faults of an example's target, for U+FFFD in its source, and for its reader's notes."""
     yield from ((kind, why) for kind, why in example.meta.get(NOTES, ()))
     target, source = example.target, example.source or ""
     if blank(target):
@@ -255,7 +255,7 @@ def _label(language: str) -> re.Pattern[str]:
 
 
 def _labelled(target: str, source: str, language: str) -> bool:
-    """Whether a target begins with a label, which a source with a colon of its own would explain."""
+    """Whether a target begins with a label and the source has no colon, which would explain it."""
     return not re.search("[:：]", source) and bool(_label(language).match(target))
 
 
@@ -269,9 +269,9 @@ def _is_json(text: str) -> bool:
 
 
 def _unbalanced(text: str) -> str:
-    """Return the quotation marks of which a text has an odd number, or nothing.
+    """Return the quotation marks of which a text has an odd number; empty if none.
 
-    Languages differ in which mark opens and which closes, so that only their sum says something.
+    Languages differ in which mark opens and which closes, so that only their sum is checked.
     """
     if text.count('"') % 2 and _INCHES.sub("", text).count('"') % 2:
         return '"'
@@ -294,7 +294,7 @@ _NEUTRAL = ("Zyyy", "Zinh", "Zzzz", "")
 
 @cache
 def scripts_of(language: str) -> frozenset[str]:
-    """Return the ISO 15924 codes of the scripts that a language is written in, as CLDR says; none if it does not.
+    """Return the ISO 15924 codes of the scripts that a language is written in, from CLDR; none if unknown.
 
     Examples:
         >>> sorted(scripts_of("ja"))
@@ -306,7 +306,7 @@ def scripts_of(language: str) -> frozenset[str]:
 
 @cache
 def _script(character: str) -> str:
-    """Return the script of a letter; nothing of anything else."""
+    """Return the script of a letter; empty for other characters."""
     from fontTools.unicodedata import script
 
     return str(script(character)) if unicodedata.category(character)[0] == "L" else ""
@@ -316,14 +316,14 @@ def _strange_script(text: str, language: str) -> str:
     expected = scripts_of(language)
     if not expected or (text.isascii() and "Latn" in expected):
         return ""
-    result = {_script(c) for c in set(text)}
-    foreign = result - expected - {"Latn", *_NEUTRAL}
+    scripts = {_script(c) for c in set(text)}
+    foreign = scripts - expected - {"Latn", *_NEUTRAL}
     if foreign:
         return f"{', '.join(sorted(foreign))} in a text of {language}"
-    if "Latn" in result and "Latn" not in expected:
+    if "Latn" in scripts and "Latn" not in expected:
         letters = [s for s in map(_script, text) if s not in _NEUTRAL]
-        own = sum(s in expected for s in letters)
-        if len(letters) >= SHORT and own < len(letters) / 2:
+        expected_letters = sum(s in expected for s in letters)
+        if len(letters) >= SHORT and expected_letters < len(letters) / 2:
             return f"mostly Latn in a text of {language}"
         if expected & {"Cyrl", "Grek"} and any({"Latn"} | expected <= {_script(c) for c in w} for w in _words(text)):
             return f"Latn inside a word of {language}"
@@ -331,7 +331,7 @@ def _strange_script(text: str, language: str) -> str:
 
 
 def crossed(example: Example) -> bool:
-    """Whether source and target are each written in the script of the other's language, and not in that of their own.
+    """Whether source and target are each written only in the script of the other's language.
 
     Examples:
         >>> crossed(Example((), "出口", "exit", "en", "zh", "text_translation"))
@@ -341,8 +341,13 @@ def crossed(example: Example) -> bool:
     if scripts_of(source) == scripts_of(target) or example.task not in TRANSLATING:
         return False
     shown, answer = ({_script(c) for c in text} - {*_NEUTRAL} for text in (example.source or "", example.target))
-    own, other = scripts_of(source), scripts_of(target)
-    return bool(shown and answer) and shown <= other and answer <= own and not (shown <= own or answer <= other)
+    source_scripts, target_scripts = scripts_of(source), scripts_of(target)
+    return (
+        bool(shown and answer)
+        and shown <= target_scripts
+        and answer <= source_scripts
+        and not (shown <= source_scripts or answer <= target_scripts)
+    )
 
 
 def _words(text: str) -> list[str]:
@@ -350,19 +355,19 @@ def _words(text: str) -> list[str]:
 
 
 # ---- Source and target swapped --------------------------------------------------------------------------------------
-# Notable: letters in threes are counted by language and hashed, so that nothing has to be known of a language
-# beforehand and memory does not grow. A single swapped record is found where most others are right; a corpus that is
-# swapped as a whole is found where its languages have different scripts.
+# Letter trigrams are hashed and counted by language, so that no language has to be known beforehand and memory does
+# not grow. A single swapped record is found if most others are right; a corpus that is swapped completely is found if
+# its languages have different scripts.
 
 MOST = 50_000
-"""Examples that are counted and judged, the first ones."""
+"""Number of examples that are counted and judged, from the first."""
 
 SURE = 3.0
-"""Nats by which each of the two texts must look more like the other's language: one in twenty."""
+"""Nats by which each of the two texts must be likelier in the other's language: a factor of twenty."""
 
 _SIZE = 2**16
 _SEEN = 0.1
-"""What is added to each count."""
+"""Added to each count (smoothing)."""
 
 
 @dataclass
@@ -385,18 +390,20 @@ class Swaps:
                 self.totals[language] += len(grams)
 
     def swapped(self, example: Example) -> bool:
-        """Whether each text of a judged example is in the other's script, or looks like the other's language."""
+        """Whether each text of a judged example is in the other's script, or likelier in the other's language."""
         (source, shown), (target, answer) = _texts(example)
         if crossed(example):
             return True
         return self._leans(shown, source, target) > SURE and self._leans(answer, target, source) > SURE
 
-    def _leans(self, text: str, own: str, other: str) -> float:
-        """Return the log-likelihood ratio of a text in the other language to its own, itself not counted there."""
+    def _leans(self, text: str, language: str, other: str) -> float:
+        """Return the log-likelihood ratio of a text, the other language to its own, without the text's own counts."""
         grams, times = np.unique(_trigrams(text), return_counts=True)
-        mine, theirs = self.counts[own], self.counts[other]
-        as_own = (np.maximum(mine[grams] - times, 0) + _SEEN) / (self.totals[own] - times.sum() + _SEEN * _SIZE)
-        as_other = (theirs[grams] + _SEEN) / (self.totals[other] + _SEEN * _SIZE)
+        own_counts, other_counts = self.counts[language], self.counts[other]
+        as_own = (np.maximum(own_counts[grams] - times, 0) + _SEEN) / (
+            self.totals[language] - times.sum() + _SEEN * _SIZE
+        )
+        as_other = (other_counts[grams] + _SEEN) / (self.totals[other] + _SEEN * _SIZE)
         return float((times * np.log(as_other / as_own)).sum())
 
 
@@ -412,7 +419,7 @@ def _texts(example: Example) -> Iterator[tuple[str, str]]:
 
 
 def _trigrams(text: str) -> NDArray[np.int64]:
-    """Return the hashes of a text's letters in threes, its words apart; signs and digits are of no language."""
+    """Return the hashes of a text's letter trigrams, with spaces between words, without signs and digits."""
     words = "".join(c if c.isalpha() else " " for c in text.casefold()).split()
     codes = np.frombuffer(f" {' '.join(words)} ".encode("utf-32-le", "ignore"), dtype=np.uint32).astype(np.uint64)
     mixed = codes[:-2] * np.uint64(2654435761) ^ codes[1:-1] * np.uint64(40503) ^ codes[2:] * np.uint64(2246822519)

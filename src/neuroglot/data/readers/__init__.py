@@ -1,13 +1,13 @@
 """Readers: each turns one published layout into examples.
 
-A reader yields, as it goes, where a record is and an example, or what is wrong with the record. The place is the line
-of a file that is read line by line, the number of the record otherwise (over all files, where there are several; the
-reason then begins with file and line). It never falls, and all examples of one record share it: those of several
-languages, or of several tasks. Nothing of a record that is wrong is yielded. What is wrong with a source as a whole is
-raised: a missing file, files that are not aligned, a missing column.
+A reader yields the position of a record, and an example or the record's error. The position is the line of a file that
+is read line by line, otherwise the number of the record (counted over all files if there are several; the error then
+begins with file and line). It never falls, and all examples of one record share it, of several languages or tasks. A
+record with an error yields no example. An error of the whole source is raised: a missing file, files that are not
+aligned, a missing column.
 
-Memory does not grow with the source. Images are not opened; `check_records` does that. What a reader changed in a text
-is kept in the example's `meta`, and `neuroglot data check` shows it.
+Memory does not grow with the source. Images are not opened; `check_records` does that. A reader's changes to a text
+are noted in the example's `meta`, and `neuroglot data check` shows them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A data file as a whole: ids unique, images opened, texts laid out, before anything is trained on any of it."""
+"""Checks of a whole data file before training: ids are unique, images can be opened, texts can be laid out."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from neuroglot.errors import UserError
 T = TypeVar("T")
 
 BLOCK = 512
-"""Most records whose images are opened together."""
+"""Most records whose images are opened at once."""
 
 HELD = 32 * 2**20
-"""Bytes of images from which on no further record is taken along; the block before may still be held."""
+"""Bytes of images at which a block ends; the previous block may still be in memory."""
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -42,7 +42,7 @@ class Bad:
 
     Attributes:
         line: its line in the file, from 1.
-        reason: what is wrong with it and what to do.
+        reason: what is wrong with it and how to correct it.
     """
 
     line: int
@@ -52,22 +52,22 @@ class Bad:
 def check_records(
     records: Iterable[tuple[int, Example | UserError]], fits: Fits, progress: Callable[[int], None] | None = None
 ) -> Iterator[tuple[int, Example | Bad]]:
-    """Yield the line and the example of every record that can be used, and what is wrong with the others.
+    """Yield the line of every record, and its example or why it cannot be used.
 
-    Images are opened some hundred records at a time, several at once, so that memory grows neither with the source nor
-    with the images that it holds. Those that neuroglot draws are laid out, which says whether they can be drawn.
+    Images are opened in parallel for some hundred records at a time, so that memory does not grow with the source or
+    its images. Images that neuroglot draws are only laid out, which shows whether they can be drawn.
 
     Args:
-        records: line and example, or what is wrong with the line.
-        fits: what the model has to say about an example.
+        records: line, and example or error.
+        fits: raises a UserError if the model cannot take an example.
         progress: called with the number of records checked so far.
     """
     done = 0
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding leaves Python alone
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases Python's lock
         for block in blocks(records, lambda record: record[1]):
             images = dict.fromkeys(i for _, e in block if isinstance(e, Example) for i in e.images)
-            given = [image for image in images if not isinstance(image, RenderSpec)]
-            sizes = dict[ImageSource, Size | UserError](zip(given, pool.map(_measure, given), strict=True))
+            files = [image for image in images if not isinstance(image, RenderSpec)]
+            sizes = dict[ImageSource, Size | UserError](zip(files, pool.map(_measure, files), strict=True))
             sizes |= {image: _measure(image) for image in images if isinstance(image, RenderSpec)}
             for line, record in block:
                 yield line, _checked(line, record, sizes, fits)
@@ -82,55 +82,55 @@ def _checked(
     try:
         if isinstance(record, UserError):
             raise record
-        result = [sizes[image] for image in record.images]
-        for size in result:
+        measured = [sizes[image] for image in record.images]
+        for size in measured:
             if isinstance(size, UserError):
                 raise size
-        fits(record, [size for size in result if not isinstance(size, UserError)])
+        fits(record, [size for size in measured if not isinstance(size, UserError)])
     except UserError as error:
         return Bad(line, str(error))
     return record
 
 
 def blocks(records: Iterable[T], content: Callable[[T], Example | UserError]) -> Iterator[tuple[T, ...]]:
-    """Yield `BLOCK` records at a time, or fewer where their images come with them and are large.
+    """Yield `BLOCK` records at a time, or fewer if they contain large images as bytes.
 
     Args:
         records: in order.
-        content: takes the example out of a record.
+        content: returns the example of a record.
     """
     block: list[T] = []
-    held = 0
+    held_bytes = 0
     for record in records:
         block.append(record)
         example = content(record)
         if isinstance(example, Example):
-            held += sum(len(image) for image in example.images if isinstance(image, bytes))
-        if len(block) == BLOCK or held >= HELD:
+            held_bytes += sum(len(image) for image in example.images if isinstance(image, bytes))
+        if len(block) == BLOCK or held_bytes >= HELD:
             yield tuple(block)
-            block, held = [], 0
+            block, held_bytes = [], 0
     if block:
         yield tuple(block)
 
 
 def allow(path: Path, good: int, bad: Sequence[Bad], most: int, count: int | None = None) -> None:
-    """Refuse a file with too many bad records, or without a good one.
+    """Refuse a file with too many bad records, or without any good one.
 
     Args:
         path: the file.
-        good: how many records can be used.
-        bad: those that cannot, or the first of them.
-        most: how many may be left out.
-        count: how many cannot be used; as many as `bad` holds by default.
+        good: number of records that can be used.
+        bad: records that cannot be used, or the first of them.
+        most: number that may be left out.
+        count: number of records that cannot be used; by default the length of `bad`.
 
     Raises:
         UserError: the first bad record, and how many there are.
     """
     counts = counted(path)
-    result = len(bad) if count is None else count
-    if result > most:
-        all_ = f"; {result} of {good + result} records are bad and data.max_bad allows {most}"
-        more = "" if (result, most) == (1, 0) else f"{all_}; this is the first"
+    bad_count = len(bad) if count is None else count
+    if bad_count > most:
+        all_ = f"; {bad_count} of {good + bad_count} records are bad and data.max_bad allows {most}"
+        more = "" if (bad_count, most) == (1, 0) else f"{all_}; this is the first"
         raise UserError(f"{path} {counts} {bad[0].line}: {bad[0].reason}{more}")
     if not good:
         first = f"; {counts} {bad[0].line}: {bad[0].reason}" if bad else ""
@@ -139,7 +139,7 @@ def allow(path: Path, good: int, bad: Sequence[Bad], most: int, count: int | Non
 
 
 def counted(path: Path) -> str:
-    """Return what the positions in a source count: `line` or `record`."""
+    """Return the unit of the positions in a source: `line` or `record`."""
     lines = path.suffix.lower() in (".jsonl", ".ndjson", ".csv", ".tsv", "") and not path.is_dir()
     return "line" if lines else "record"
 
@@ -150,7 +150,7 @@ def _measure(image: ImageSource) -> Size | UserError:
             return image_size(image)
         except UserError as error:
             return error
-    identity = stamp(image) or (0, 0)  # it is not there, which is said when it is opened
+    identity = stamp(image) or (0, 0)  # a missing file is reported when it is opened
     try:
         return _measured(image, *identity)
     except UserError as error:
@@ -159,20 +159,20 @@ def _measure(image: ImageSource) -> Size | UserError:
 
 @lru_cache(maxsize=100_000)
 def _measured(image: Path, size: int, changed: int) -> Size:
-    """Several runs of one process look at an image once."""
+    """Return the size of an image; several runs of one process open it once."""
     return image_size(image)
 
 
 # ---- Repeated ids ---------------------------------------------------------------------------------------------------
 
 IDS_BLOCK = 65_536
-"""Ids that are kept in a dictionary before they go into the sorted arrays."""
+"""Most ids in the dictionary before they are moved to the sorted arrays."""
 
 
 class Ids:
     """The ids of a source with their positions, by 64 bits of a hash.
 
-    Two different ids of a million are taken for one with a chance of 3 in 10^8.
+    The probability that two of a million different ids are taken for one is 3 in 10^8.
     """
 
     def __init__(self) -> None:
@@ -181,14 +181,14 @@ class Ids:
         self._positions: NDArray[np.int64] = np.empty(0, np.int64)
 
     def earlier(self, name: str, position: int) -> int | None:
-        """Return the position of the record that has this id already; None, and remember it, if there is none."""
+        """Return the position of an earlier record with this id; if there is none, add this one and return None."""
         digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         key = int.from_bytes(digest, "little")
         if key in self._recent:
             return self._recent[key]
-        at = int(np.searchsorted(self._hashes, np.uint64(key)))
-        if at < len(self._hashes) and int(self._hashes[at]) == key:
-            return int(self._positions[at])
+        index = int(np.searchsorted(self._hashes, np.uint64(key)))
+        if index < len(self._hashes) and int(self._hashes[index]) == key:
+            return int(self._positions[index])
         self._recent[key] = position
         if len(self._recent) >= IDS_BLOCK:
             self._merge()
@@ -198,7 +198,7 @@ class Ids:
         hashes = np.fromiter(self._recent, np.uint64, len(self._recent))
         positions = np.fromiter(self._recent.values(), np.int64, len(self._recent))
         order = np.argsort(hashes)
-        places = np.searchsorted(self._hashes, hashes[order])
-        self._hashes = np.insert(self._hashes, places, hashes[order])
-        self._positions = np.insert(self._positions, places, positions[order])
+        indices = np.searchsorted(self._hashes, hashes[order])
+        self._hashes = np.insert(self._hashes, indices, hashes[order])
+        self._positions = np.insert(self._positions, indices, positions[order])
         self._recent.clear()

@@ -1,21 +1,21 @@
-"""Conversations: one question with its images, and the answer, which is the target.
+"""Conversations: one question with its images, and an answer, which is the target.
 
 TRL and ms-swift: `prompt` and `completion`, or `messages`, lists of `{role, content}` whose content is a text or a
-list of parts, and `images`. A part is a text, an image (`image`, `url` or `path`, or OpenAI's `image_url`), or else a
-place of one of `images`, as is an `<image>` in a text. LLaMA-Factory (sharegpt): `conversations` of `{from, value}`;
+list of parts, and `images`. A part is a text, an image (`image`, `url` or `path`, or OpenAI's `image_url`), or a
+placeholder of one of `images`, like `<image>` in a text. LLaMA-Factory (sharegpt): `conversations` of `{from, value}`;
 ms-swift also writes `conversation` of `{human, assistant}`. Alpaca: `instruction`, `input` and `output`. ms-swift:
 `query` and `response`. The last two may have a `history` of pairs. All of them have `images`, with an `<image>` in the
-user's text for each of them, which only the sharegpt format demands. Either as JSONL, a JSON array, parquet, a saved
+user's text for each image, which only the sharegpt format requires. The file is JSONL, a JSON array, parquet, a saved
 dataset or a dataset of the hub.
 
 How to obtain: whatever was prepared for TRL's SFTTrainer, LLaMA-Factory (without its dataset_info.json) or ms-swift.
 
-What the user says beside the images is an instruction for image translation, transcribing and describing, and is
-dropped: neuroglot asks in its own words, the same for all systems. For text and multimodal translation it is what
-there is to translate, and is kept whole as the source (of an Alpaca record with an `input`, the input); where it
-carries an instruction as well, give the text a column of its own and name that in `data.columns.source`. System
-messages are dropped. A record with several turns is refused: which of them translates cannot be told. A mark
-`<image>` is a place of an image in what the user says; in an answer it is text.
+For image translation, transcribing and describing, the user's text beside the images is an instruction and is
+dropped: neuroglot uses its instructions, the same for all systems. For text and multimodal translation the user's text
+is the text to translate, and all of it is the source (of an Alpaca record with an `input`, the input); if it also
+contains an instruction, put the text into another column and name that in `data.columns.source`. System messages are
+dropped. A record with several turns is refused: it is unclear which of them translates. `<image>` in the user's text
+is the placeholder of an image; in an answer it is text.
 
 Languages come from `source_lang` and `target_lang`, as columns or by `data.columns`, or are the recipe's one pair.
 """
@@ -57,13 +57,13 @@ IMAGE_KEYS = ("image", "image_url", "url", "path")
 
 
 class _Turn(NamedTuple):
-    """What one side says.
+    """One turn of a conversation.
 
     Attributes:
         role: a value of `ROLES`.
-        text: as it stands, with marks of images.
-        images: those that stand in it.
-        places: parts that stand for one of the record's images.
+        text: unchanged, with placeholders of images.
+        images: images in its parts.
+        places: number of parts that are placeholders of the record's images.
     """
 
     role: str
@@ -112,38 +112,38 @@ def read_swift(path: Path, layout: Layout) -> Iterator[Record]:
     return _read(path, layout, SWIFT, ["query", "response"], _swift)
 
 
-def _read(path: Path, layout: Layout, own: Sequence[str], needs: Sequence[str], talk: Talk) -> Iterator[Record]:
-    named, uses = columns_read(layout, (*OWN, *own))
-    mapped_away = set(layout.columns)
-    missing = [need for need in needs if not set(need.split("|")) & mapped_away]
-    return convert(source_rows(path, layout, [*named, *missing], uses), partial(_record, layout, own, talk))
+def _read(path: Path, layout: Layout, columns: Sequence[str], needs: Sequence[str], talk: Talk) -> Iterator[Record]:
+    named, uses = columns_read(layout, (*OWN, *columns))
+    mapped_fields = set(layout.columns)
+    missing = [need for need in needs if not set(need.split("|")) & mapped_fields]
+    return convert(source_rows(path, layout, [*named, *missing], uses), partial(_record, layout, columns, talk))
 
 
-def _record(layout: Layout, own: Sequence[str], talk: Talk, row: Row, fields: Fields) -> Iterator[Example]:
-    values = mapped(fields, layout, (*OWN, *own))
+def _record(layout: Layout, columns: Sequence[str], talk: Talk, row: Row, fields: Fields) -> Iterator[Example]:
+    values = mapped(fields, layout, (*OWN, *columns))
     turns = talk(values)
     asking = [turn for turn in turns if turn.role != "assistant"]
-    places = sum(turn.places + turn.text.count(PLACE) for turn in asking) + sum(
+    slots = sum(turn.places + turn.text.count(PLACE) for turn in asking) + sum(
         turn.places for turn in turns if turn.role == "assistant"
     )
     inside = [image for turn in turns for image in turn.images]
-    given = _listed(values)
-    if inside and given and inside != given:
+    listed = _listed(values)
+    if inside and listed and inside != listed:
         raise UserError("images stand both in the messages and in the field images; give them in one of the two")
-    count = len(given or inside)
-    if talk is _sharegpt and places != count:
-        raise UserError(f"the turns have {places} {PLACE}, and the record has {count} images; expected as many")
-    if places not in (0, count):
+    count = len(listed or inside)
+    if talk is _sharegpt and slots != count:
+        raise UserError(f"the turns have {slots} {PLACE}, and the record has {count} images; expected as many")
+    if slots not in (0, count):
         raise UserError(
-            f"the messages have {places} places for images ({PLACE} or a part of type image), and the record has "
+            f"the messages have {slots} places for images ({PLACE} or a part of type image), and the record has "
             f"{count} images; expected as many in the field images"
         )
-    return _examples(layout, row, values, turns, given or inside)
+    return _examples(layout, row, values, turns, listed or inside)
 
 
 def _listed(values: Mapping[str, Any]) -> list[Any]:
-    given = values.get("images", values.get("image"))
-    return [] if given is None else given if isinstance(given, list) else [given]
+    images = values.get("images", values.get("image"))
+    return [] if images is None else images if isinstance(images, list) else [images]
 
 
 # ---- turns ----------------------------------------------------------------------------------------------------------
@@ -173,10 +173,10 @@ def _messages(value: Any, name: str) -> list[_Turn]:
 def _turn(role: Any, parts: Sequence[Mapping[str, Any]]) -> _Turn:
     texts: list[str] = []
     images: list[Any] = []
-    places = 0
+    placeholders = 0
     for part in parts:
-        held = next((part[key] for key in IMAGE_KEYS if part.get(key)), None)
-        kind = part.get("type") or ("text" if part.get("text") else "image" if held else None)
+        image = next((part[key] for key in IMAGE_KEYS if part.get(key)), None)
+        kind = part.get("type") or ("text" if part.get("text") else "image" if image else None)
         if kind not in ("text", "image", "image_url"):
             raise UserError(
                 f"a part of type {shown(kind)} in the content of a message cannot be read; expected text, image or "
@@ -184,20 +184,20 @@ def _turn(role: Any, parts: Sequence[Mapping[str, Any]]) -> _Turn:
             )
         if kind == "text":
             texts.append(str(part.get("text") or ""))
-        elif held:  # OpenAI's address is an object, which may hold how closely to look besides
-            images.append(held.get("url") if kind == "image_url" and isinstance(held, Mapping) else held)
+        elif image:  # OpenAI's address is an object, which may also have the level of detail
+            images.append(image.get("url") if kind == "image_url" and isinstance(image, Mapping) else image)
         else:
-            places += 1
-    return _Turn(_role(role), "\n".join(text for text in texts if text), images, places)
+            placeholders += 1
+    return _Turn(_role(role), "\n".join(text for text in texts if text), images, placeholders)
 
 
 def _sharegpt(values: Mapping[str, Any]) -> list[_Turn]:
     name = "conversations" if values.get("conversations") is not None else "conversation"
-    said = values.get(name)
-    if not isinstance(said, list):
-        raise UserError(f"field 'conversations' must be a list of turns with from and value, got {shown(said)}")
+    talk = values.get(name)
+    if not isinstance(talk, list):
+        raise UserError(f"field 'conversations' must be a list of turns with from and value, got {shown(talk)}")
     turns = []
-    for turn in said:
+    for turn in talk:
         if isinstance(turn, Mapping) and set(turn) == {"human", "assistant"}:
             turns += _pair(turn["human"], turn["assistant"], name, name)
         elif not isinstance(turn, Mapping) or not isinstance(turn.get("value"), str) or "from" not in turn:
@@ -246,7 +246,7 @@ def _role(name: Any) -> str:
 
 
 def _examples(
-    layout: Layout, row: Row, values: Mapping[str, Any], turns: Sequence[_Turn], given: Sequence[Any]
+    layout: Layout, row: Row, values: Mapping[str, Any], turns: Sequence[_Turn], image_values: Sequence[Any]
 ) -> Iterator[Example]:
     asked = [turn.text for turn in turns if turn.role == "user"]
     answers = [turn.text for turn in turns if turn.role == "assistant"]
@@ -255,40 +255,40 @@ def _examples(
     if next(turn.role for turn in turns if turn.role != "system") == "assistant":
         raise UserError("the answer of the assistant comes before the question; expected the user's turn first")
     target = checked_text(answers[0], "answer of the assistant")
-    images = images_of(list(given), layout.images or row.folder)
+    images = images_of(list(image_values), layout.images or row.folder)
     pair = directed(values, layout)
     task = values.get("task")
     if task is not None and task not in TASKS:
         raise UserError(f"task {shown(task)} is not known; {nearest(shown(task), TASKS)}")
-    for one in [task] if task else layout.tasks or ([layout.task] if images else ["text_translation"]):
+    for name in [task] if task else layout.tasks or ([layout.task] if images else ["text_translation"]):
         notes = Notes()
         split = split_named(values.get("split"), row, layout, notes)
-        source, item = _source(one, values, asked[0], notes), values.get("item")
+        source, item = _source(name, values, asked[0], notes), values.get("item")
         piece = Piece(
             source=source,
             targets={pair: target},
-            item=f"{names_of(list(given))}|{source or ''}" if item is None else name_of(item, "item"),
+            item=f"{names_of(list(image_values))}|{source or ''}" if item is None else name_of(item, "item"),
             number=row.position,
             written=images,
             pictured=images,
             split=split,
             meta={**id_of(values), **notes.meta},
         )
-        if one in ("ocr", "describe"):  # the answer is the target of whichever task it is
+        if name in ("ocr", "describe"):  # the answer is the target of any task
             if not images:
-                raise UserError(f"task {one} needs an image; this record has none")
-            yield Example(images, None, target, pair.source, pair.target, one, item=piece.item,
+                raise UserError(f"task {name} needs an image; this record has none")
+            yield Example(images, None, target, pair.source, pair.target, name, item=piece.item,
                           meta={**({"split": split} if split else {}), **piece.meta})  # fmt: skip
             continue
-        if one == "image_translation" and not images and layout.render is None:
+        if name == "image_translation" and not images and layout.render is None:
             raise UserError("task image_translation needs an image; this record has none")
-        yield from examples(piece, layout, [one])
+        yield from examples(piece, layout, [name])
 
 
 def _source(task: str, values: Mapping[str, Any], asked: str, notes: Notes) -> str | None:
-    """Return the text to translate: a field of its own, Alpaca's input, or all that the user says.
+    """Return the text to translate: the field `source`, Alpaca's input, or the user's whole text.
 
-    Marks of images before and after it are no part of it; one in the middle is reported.
+    Image placeholders before and after it are removed; one in the middle is also removed, and reported.
     """
     text = values.get("source")
     if text is None and task in ("text_translation", "multimodal_translation"):

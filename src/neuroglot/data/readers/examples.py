@@ -1,4 +1,4 @@
-"""From what a record holds to examples: one for each task that it serves."""
+"""From the contents of a record to examples: one for each of its tasks."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from neuroglot.pair import Pair
 
 @dataclass(frozen=True)
 class Piece:
-    """What one record of a corpus holds, whatever is made of it.
+    """The contents of one record of a corpus, from which examples are made.
 
     Attributes:
-        source: the text to translate, where it is known.
+        source: the text to translate; None if it is not known.
         targets: pair -> its translation.
         item: names the record within the corpus.
-        number: place of the record in the corpus, which decides how it is rendered.
-        written: images in which the source stands written.
+        number: position of the record in the corpus; the rendering depends on it.
+        written: images that contain the source text.
         pictured: images of what the text is about.
         alternatives: pair -> wrong readings.
-        split: train, dev, test, or unknown.
-        meta: what else is kept.
+        split: train, dev or test; None if unknown.
+        meta: further data for the example's `meta`.
     """
 
     source: str | None
@@ -42,36 +42,36 @@ class Piece:
 
 
 NOTES = "notes"
-"""In the `meta` of an example: pairs of a kind of finding and what happened, which `neuroglot data check` reports."""
+"""Key in an example's `meta`: pairs of a kind of finding and its reason, which `neuroglot data check` reports."""
 
 
 class Notes:
-    """What a reader did to one record that its user should know.
+    """Notes for the user about what a reader changed in one record.
 
     Attributes:
-        meta: for the examples of the record.
+        meta: the notes, for the `meta` of the record's examples.
     """
 
     def __init__(self) -> None:
         self.meta: dict[str, list[list[str]]] = {}
 
     def add(self, kind: str, why: str) -> None:
-        """Keep a remark of a kind in `neuroglot.validation.findings.KINDS`."""
+        """Add a note of a kind in `neuroglot.validation.findings.KINDS`."""
         self.meta.setdefault(NOTES, []).append([kind, why])
 
     def cleaned(self, what: str, before: str, after: str) -> str:
-        """Return a text that a reader cleaned; keep how it was."""
+        """Return a text that a reader cleaned; add a note if it changed."""
         if before != after:
             self.add("cleaned", f"{what} {_LONG.repr(before)} became {_LONG.repr(after)}")
         return after
 
     def split(self, named: object, own: str | None, of_file: str | None, used: str | None) -> None:
-        """Keep that a record names another split than the file that it is in.
+        """Add a note if a record names another split than its file.
 
         Args:
-            named: by the record, in its words.
-            own: our name for it; None for one that is not used.
-            of_file: the split of the file, where it has one.
+            named: the split that the record names, in its words.
+            own: our name for it; None if it is not used.
+            of_file: the split of the file; None if it has none.
             used: the split that the record is put in.
         """
         if named is not None and of_file is not None and own != of_file:
@@ -84,12 +84,12 @@ _LONG.maxstring = 120
 
 
 def shown(value: object) -> str:
-    """Return what a message shows of a value: of a long text both ends, of what is nested a few levels."""
+    """Return a value for a message: both ends of a long text, a few levels of a nested value."""
     return _SHORT.repr(value)
 
 
 def not_a_text(what: str, value: object) -> UserError:
-    """Return what is wrong with a value that should be a text with something in it."""
+    """Return the error for a value that should be a text that is not empty."""
     if value is None:
         return UserError(f"{what} is missing or empty")
     if isinstance(value, str):
@@ -111,13 +111,13 @@ def name_of(value: object, what: str) -> str:
 
 
 def examples(piece: Piece, layout: Layout, tasks: Sequence[str] | None = None) -> Iterator[Example]:
-    """Yield the examples of a record: every task, and of those that translate every pair.
+    """Yield the examples of a record: of every task, and for translation tasks of every pair.
 
-    Image translation takes an image in which the source stands written, or renders it; multimodal translation takes
-    an image of what the text is about; transcribing and describing stay in the source language.
+    Image translation uses an image that contains the source text, or renders it; multimodal translation uses an image
+    of what the text is about; transcribing and describing stay in the source language.
 
     Raises:
-        UserError: a task that the record cannot serve.
+        UserError: the record lacks something that a task needs.
     """
     for task in layout.made if tasks is None else tasks:
         images = _images(piece, layout, task)
@@ -162,12 +162,12 @@ def _same(piece: Piece) -> tuple[Pair, str]:
 
 
 def rendered(text: str, split: str | None, number: int, layout: Layout) -> RenderSpec:
-    """Return the image of a text: a record has the same one in every pair, and no two splits share one."""
+    """Return the rendered image of a text: the same for all pairs of a record, never shared by two splits."""
     return RenderSpec(text, split_seed(split or "train", layout.seed), number, style=layout.render or ())
 
 
 def image_name(image: ImageSource) -> str:
-    """Return what an image is called where it has no path: a hash of its bytes."""
+    """Return the name of an image: its path, or a hash of its bytes."""
     return hashlib.blake2b(image, digest_size=12).hexdigest() if isinstance(image, bytes) else str(image)
 
 
@@ -175,7 +175,7 @@ def checked_text(value: str, what: str) -> str:
     """Return a text without white space around it.
 
     Raises:
-        UserError: nothing is left, or it holds half a surrogate pair.
+        UserError: nothing is left, or it contains half a surrogate pair.
     """
     text = value.strip()
     if blank(text):
@@ -185,10 +185,10 @@ def checked_text(value: str, what: str) -> str:
 
 
 def check_surrogates(*texts: str) -> None:
-    """Refuse what no UTF-8 can hold.
+    """Refuse texts that UTF-8 cannot encode.
 
     Raises:
-        UserError: half a surrogate pair.
+        UserError: a text contains half a surrogate pair.
     """
     for text in texts:
         if not text.isascii() and text.encode("utf-8", "ignore").decode() != text:

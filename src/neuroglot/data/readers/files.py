@@ -24,10 +24,10 @@ from neuroglot.errors import UserError
 
 Fields = Mapping[str, Any]
 Numbered = tuple[int, Fields | UserError]
-"""Line or record number, from 1, and its fields or what is wrong with it."""
+"""Line or record number, from 1, and its fields or its error."""
 
 SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")
-"""What lies in a folder that `save_to_disk` wrote."""
+"""Files of a folder that `save_to_disk` wrote."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Row:
     """One record of a source.
 
     Attributes:
-        position: line or record number, from 1; over all files where there are several.
-        fields: name -> value, or what is wrong with the record.
-        folder: where image names are relative to.
-        split: ours, as the place of the record says it.
-        place: file and line for messages, where there are several files.
+        position: line or record number, from 1; counted over all files if there are several.
+        fields: name -> value, or the error of the record.
+        folder: folder to which image names are relative.
+        split: our split of the record's file.
+        place: file and line for messages, if there are several files.
     """
 
     position: int
@@ -54,10 +54,10 @@ class Part:
     """One of the files that make up a source.
 
     Attributes:
-        name: for messages.
+        name: name for messages.
         rows: its records.
-        folder: where image names are relative to.
-        split: ours.
+        folder: folder to which image names are relative.
+        split: our split.
         counts: `line` or `record`.
     """
 
@@ -70,7 +70,7 @@ class Part:
 
 @contextmanager
 def reading(what: str, expected: str) -> Iterator[None]:
-    """Turn whatever a library raises about a source into one line: nobody knows all that it may raise.
+    """Turn any exception of a library about a source into a one-line UserError: its types are not all known.
 
     Args:
         what: names the source, and how it was read.
@@ -88,15 +88,15 @@ def reading(what: str, expected: str) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """Return what an exception of a library says, on one line."""
+    """Return the message of a library's exception, on one line."""
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def refuse_twice(where: str, names: Iterable[str]) -> None:
-    """Refuse a table of which one of two columns of the same name would be lost; columns without a name are.
+    """Refuse a table with two columns of the same name, one of which would be lost; unnamed columns are ignored.
 
     Raises:
-        UserError: which.
+        UserError: names the column.
     """
     for name, count in Counter(names).items():
         if count > 1 and name:
@@ -104,7 +104,7 @@ def refuse_twice(where: str, names: Iterable[str]) -> None:
 
 
 def joined(parts: Iterable[Part], alone: bool = False) -> Iterator[Row]:
-    """Yield the records of all parts; those of a part that is alone keep their numbers."""
+    """Yield the records of all parts; a single part's records keep their numbers."""
     position = 0
     for part in parts:
         for number, fields in part.rows:
@@ -114,21 +114,21 @@ def joined(parts: Iterable[Part], alone: bool = False) -> Iterator[Row]:
 
 
 def convert(rows: Iterable[Row], schema: Callable[[Row, Fields], Iterable[Example]]) -> Iterator[Record]:
-    """Yield the examples of every record, or what is wrong with it: all examples of a record or none.
+    """Yield the examples of every record, or its error: all examples of a record or none.
 
     Args:
         rows: the records.
-        schema: makes examples of the fields of a record, and raises a UserError where it cannot.
+        schema: makes examples from the fields of a record, or raises a UserError.
     """
     for row in rows:
         try:
             if isinstance(row.fields, UserError):
                 raise row.fields
-            result = list(schema(row, row.fields))
+            examples = list(schema(row, row.fields))
         except UserError as error:
             yield row.position, UserError(f"{row.place}{error}")
         else:
-            yield from ((row.position, example) for example in result)
+            yield from ((row.position, example) for example in examples)
 
 
 _UTF_16 = "is UTF-16; save it as UTF-8"
@@ -147,14 +147,14 @@ _KINDS = {
 
 
 def refuse_other_kinds(path: Path, but: bytes = b"") -> None:
-    """Refuse a file that is plainly of another kind than its name says.
+    """Refuse a file that is clearly of another kind than its name says.
 
     Args:
-        path: the file; one that cannot be read is left to who reads it.
-        but: how the files that are read here begin.
+        path: the file; an unreadable one is not refused here, since the reader reports it.
+        but: first bytes of the kind that is expected.
 
     Raises:
-        UserError: what the file is.
+        UserError: says what the file is.
     """
     try:
         with path.open("rb") as file:
@@ -169,8 +169,8 @@ def refuse_other_kinds(path: Path, but: bytes = b"") -> None:
 
 
 # ---- CSV and TSV ----------------------------------------------------------------------------------------------------
-# In a CSV file a value that begins with a quotation mark may go on over several lines. In a TSV file values rarely are
-# in quotation marks, and texts often begin with one: what is not wholly quoted is read as it stands.
+# In a CSV file a value that begins with a quotation mark may span several lines. In a TSV file values are rarely in
+# quotation marks, and texts often begin with one: a value that is not completely quoted is read unchanged.
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _BYTES = "the line is not UTF-8; save the file as UTF-8"
@@ -178,7 +178,7 @@ _QUOTES = "close every quotation mark, and double those inside a value"
 
 
 class _Lines:
-    """Lines of a file, those of a row that went wrong once more."""
+    """Lines of a file; lines of a row with an error can be read again."""
 
     def __init__(self, file: Iterable[str]) -> None:
         self._file = iter(file)
@@ -194,7 +194,7 @@ class _Lines:
         return line
 
     def keep(self, count: int) -> None:
-        """Let all lines that were taken come again but the first ones."""
+        """Return all taken lines except the first `count` to be read again."""
         self._again.extendleft(reversed(self.taken[count:]))
         del self.taken[count:]
 
@@ -206,7 +206,7 @@ def csv_rows(path: Path) -> Iterator[Numbered]:
         UserError: the file has no head, or one that cannot be read.
     """
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    # What is not UTF-8 is kept as half surrogate pairs, so that one bad row does not end the reading.
+    # Bytes that are not UTF-8 become half surrogate pairs, so that one bad row does not stop reading.
     opened = path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
     with reading(f"{path} cannot be read", "expected a CSV or TSV file"), opened as file:
         rows = _rows(_Lines(file), delimiter)
@@ -224,7 +224,7 @@ def csv_rows(path: Path) -> Iterator[Numbered]:
 
 
 def _rows(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str] | UserError]]:
-    """Yield each row with its last line; of lines whose quotation marks are wrong, what is wrong with each."""
+    """Yield each row with its last line; for lines with wrong quotation marks, an error for each."""
     number = width = 0
     values: list[str] = []
     while True:
@@ -235,10 +235,8 @@ def _rows(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str] | User
             width = width or len(values)
             several = count > 1 or (delimiter == "\t" and values)
             if several and (len(values) != width or _swallows(values, delimiter)):
-                result = "several rows" if len(values) == width else f"a row of {len(values)} values, expected {width}"
-                wrong = (
-                    f"the quotation mark that opens in line {number + 1} spans {result}, up to line {number + count}"
-                )
+                span = "several rows" if len(values) == width else f"a row of {len(values)} values, expected {width}"
+                wrong = f"the quotation mark that opens in line {number + 1} spans {span}, up to line {number + count}"
         except StopIteration:
             return
         except csv.Error as error:
@@ -256,7 +254,7 @@ def _rows(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str] | User
 def _swallows(values: list[str], delimiter: str) -> bool:
     """Whether each line of a value looks like a row: then a quotation mark is missing.
 
-    A row has a value for each column and, unlike a sentence, no space after a comma, and does not end in one.
+    A row has a value for each column. Unlike a sentence, it has no space after a comma and does not end with one.
     """
     for index, value in enumerate(values):
         parts = [part.split(delimiter) for part in _LINE_END.split(value)]
@@ -285,10 +283,10 @@ def _named(head: list[str], values: list[str]) -> Fields | UserError:
 
 
 # ---- JSONL and JSON -------------------------------------------------------------------------------------------------
-# A JSON array is parsed as a stream too (ijson), so that memory does not grow with any of them.
+# A JSON array is also parsed as a stream (ijson), so that memory does not grow with the file.
 
 _HEAD = 2**20
-"""Bytes that are read to see whether an object goes on over several lines."""
+"""Bytes that are read to check whether an object spans several lines."""
 
 DEEPEST = 200
 """Brackets that may be open at once in a JSON array; a conversation has about six."""
@@ -309,7 +307,7 @@ def text_rows(path: Path) -> Iterator[Numbered]:
 
 
 def first_fields(path: Path) -> list[str]:
-    """Return the fields of the first record of a hundred that can be read; none if none can."""
+    """Return the fields of the first readable record among the first hundred; empty if there is none."""
     try:
         return next((list(fields) for _, fields in islice(text_rows(path), 100) if isinstance(fields, dict)), [])
     except UserError:
@@ -317,10 +315,10 @@ def first_fields(path: Path) -> list[str]:
 
 
 def json_lines(path: Path) -> Iterator[Numbered]:
-    """Yield the number of each line that is not blank, and its object or what is wrong with it.
+    """Yield the number of each line that is not blank, and its object or its error.
 
     Raises:
-        UserError: the first object goes on over several lines.
+        UserError: the first object spans several lines.
     """
     first = True
     with _reading(path), path.open("rb") as file:
@@ -342,17 +340,17 @@ def json_lines(path: Path) -> Iterator[Numbered]:
                     ) from None
                 why = f"{_cause(error)} at column {error.colno}"
                 yield number, UserError(f"the line is not JSON: {why}; one object a line")
-            except Exception as error:  # a number of thousands of digits, brackets without end
+            except Exception as error:  # a number with thousands of digits, too many nested brackets
                 yield number, UserError(f"the line is not JSON that can be read: {reason(error)}; one object a line")
             first = first and not line
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
         raise _twice(next(name for name in names if names.count(name) > 1))
-    return result
+    return fields
 
 
 def _twice(name: str) -> UserError:
@@ -369,7 +367,7 @@ _CAUSES = {
     "}": "a comma before the closing bracket",
     "]": "a comma before the closing bracket",
 }
-"""What stands where JSON goes wrong -> what it is."""
+"""Text at the position of a JSON error -> what it is."""
 
 
 def _cause(error: json.JSONDecodeError) -> str:
@@ -400,7 +398,7 @@ def _object(value: Any) -> Fields | UserError:
 
 
 def _is_array(path: Path) -> bool:
-    """Whether a file is an array, which one of another name than .json is if it begins with an object."""
+    """Whether a file is a JSON array; if its name does not end in .json, only if it begins with an object."""
     with _reading(path), path.open("rb") as file:
         begins = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     return begins.startswith(b"[") and (path.suffix.lower() == ".json" or begins[1:].lstrip().startswith(b"{"))
@@ -410,7 +408,7 @@ def array_rows(path: Path) -> Iterator[Numbered]:
     """Yield the objects of a JSON array, counted from 1.
 
     Raises:
-        UserError: the array is broken; the message names the line, where bytes are not UTF-8, or the record.
+        UserError: the array is broken; the message names the record, or the line if bytes are not UTF-8.
     """
     number = 0
     with _reading(path), path.open("rb") as file:
@@ -429,7 +427,7 @@ def array_rows(path: Path) -> Iterator[Numbered]:
 def _items(file: IO[bytes]) -> Iterator[Any]:
     """Yield the values of an array.
 
-    `ijson.items` keeps the path of every open bracket, so that 100,000 of them take 25 GB.
+    `ijson.items` is not used: it keeps the path of every open bracket, and 100,000 of them take 25 GB.
     """
     builder, opened = ijson.ObjectBuilder(_Object), 0
     for event, value in ijson.basic_parse(file, use_float=True, buf_size=8192):
@@ -437,7 +435,7 @@ def _items(file: IO[bytes]) -> Iterator[Any]:
         opened += event.startswith("start_") - event.startswith("end_")
         if opened > DEEPEST:
             raise ValueError(f"more than {DEEPEST} brackets are open")
-        if before and opened:  # otherwise it is a bracket of the array itself
+        if before and opened:  # otherwise it is a bracket of the array
             builder.event(event, value)
             if opened == 1:
                 yield builder.value
@@ -456,10 +454,10 @@ class _Object(dict[str, Any]):
 
 
 def _repeated(value: Any) -> str | None:
-    """Return a field that occurs twice in an object or in one inside it."""
+    """Return a field that occurs twice in an object or in a nested one; None if none does."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    own = value.twice if isinstance(value, _Object) else None
-    return own if own is not None else next(filter(None, map(_repeated, inner)), None)
+    repeated = value.twice if isinstance(value, _Object) else None
+    return repeated if repeated is not None else next(filter(None, map(_repeated, inner)), None)
 
 
 def _refuse_bytes(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Layout: what a reader is told about a source; and a proposed column map for a table with other column names."""
+"""Layout: settings of a reader for a source; and a proposed column map for a table with other column names."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class Layout:
 
     Attributes:
         format: a key of `READERS`, or `auto`.
-        columns: our field -> theirs (`text`, or `translation.de` for what lies deeper), or `=value` for a constant.
-        pairs: directions; where the records do not say their languages, those to make examples of.
-        splits: ours (train, dev, test) -> the name that the source has for it, where that is not a usual one.
-        images: folder that image names are relative to; None for the place that the layout has for them.
-        root: folder that all images must lie in, wherever `..` and symbolic links lead; None for no bound.
-        tasks: what to make of records that do not say their task; empty for what `task` and the record suggest.
+        columns: our field -> theirs (`text`, or `translation.de` for a nested one), or `=value` for a constant.
+        pairs: directions; if records do not name their languages, the pairs to make examples of.
+        splits: ours (train, dev, test) -> the source's name for it, if that is not a usual one.
+        images: folder that image names are relative to; None for the layout's default folder.
+        root: folder that must contain all images, after resolving `..` and symbolic links; None for no bound.
+        tasks: tasks of records that do not name one; if empty, `task` and the record decide.
         task: the task that the run trains.
         render: style of images that are rendered from the source text, as sorted (key, value) pairs; None to render
-            only where the layout has no images of its own.
-        seed: of rendered images.
+            only if the layout has no images.
+        seed: seed of rendered images.
     """
 
     format: str = "auto"
@@ -61,7 +61,7 @@ class Layout:
 
     @property
     def made(self) -> tuple[str, ...]:
-        """The tasks of records that cannot say theirs."""
+        """The tasks of records that do not name one."""
         return self.tasks or (self.task,)
 
     @property
@@ -76,33 +76,33 @@ def _parsed(pairs: tuple[str, ...]) -> tuple[Pair, ...]:
 
 
 Record = tuple[int, Example | UserError]
-"""Where it is (line or record, from 1; growing, and the same for all examples of one record), and what was read."""
+"""Position (line or record, from 1; never falling, and the same for all examples of a record), and the result."""
 
 Reader = Callable[[Path, Layout], Iterator[Record]]
 
 
 def divided(name: str, layout: Layout) -> bool:
-    """Whether `data.splits` names a split of the source for several of ours: then the run divides it."""
+    """Whether `data.splits` uses a split of the source for several of ours: then the run divides it."""
     return list(layout.splits.values()).count(name) > 1
 
 
 def split_of(name: str, layout: Layout) -> str | None:
-    """Return our name for a split of the source; None for one that is not used, or that the run divides."""
+    """Return our name for a split of the source; None if it is not used, or the run divides it."""
     if divided(name, layout):
         return None
-    named = next((ours for ours, theirs in layout.splits.items() if theirs == name), None)
+    from_recipe = next((ours for ours, theirs in layout.splits.items() if theirs == name), None)
     usual = next((ours for ours, names in _USUAL.items() if name.lower() in names), None)
-    return named or (usual if usual not in layout.splits else None)
+    return from_recipe or (usual if usual not in layout.splits else None)
 
 
 def splits_of(names: Iterable[str], layout: Layout, where: Path | str) -> dict[str | None, str]:
-    """Return our split -> the source's, of those that a source has.
+    """Return our split -> the source's, for the splits that a source has.
 
-    A name such as `test_2016_flickr` counts as test where it is the only one that begins so. What `data.splits` names
-    for several of ours, as in `{train: test, test: test}`, is divided by the run, and is in none here.
+    A name such as `test_2016_flickr` counts as test if it is the only one that begins with `test`. A split that
+    `data.splits` uses for several of ours, as in `{train: test, test: test}`, is divided by the run; its key is None.
 
     Raises:
-        UserError: a split that the recipe names is not there, or several could be meant.
+        UserError: a split that the recipe names is missing, or several splits match one of ours.
     """
     names = sorted(names)
     for ours, theirs in layout.splits.items():
@@ -110,10 +110,10 @@ def splits_of(names: Iterable[str], layout: Layout, where: Path | str) -> dict[s
             raise UserError(
                 f"{where} has no split {theirs!r}, which data.splits.{ours} names; {nearest(theirs, names)}"
             )
-    result = dict(layout.splits)
-    free = [name for name in names if name not in result.values()]
+    splits = dict(layout.splits)
+    free = [name for name in names if name not in splits.values()]
     for ours, usual in _USUAL.items():
-        if ours in result:
+        if ours in splits:
             continue
         exact = [name for name in free if name.lower() in usual]
         near = exact or [name for name in free if re.split(r"[._-]", name.lower())[0] in usual]
@@ -123,39 +123,39 @@ def splits_of(names: Iterable[str], layout: Layout, where: Path | str) -> dict[s
                 f"such as {{{ours}: {near[0]}}}"
             )
         if near:
-            result[ours] = near[0]
-    # Three splits can share only one name.
-    own: dict[str | None, str] = {
-        ours: result[ours] for ours in SPLITS if ours in result and not divided(result[ours], layout)
+            splits[ours] = near[0]
+    # At most one name can be shared among three splits.
+    ordered: dict[str | None, str] = {
+        ours: splits[ours] for ours in SPLITS if ours in splits and not divided(splits[ours], layout)
     }
-    own.update((None, theirs) for theirs in result.values() if divided(theirs, layout))
-    return own
+    ordered.update((None, theirs) for theirs in splits.values() if divided(theirs, layout))
+    return ordered
 
 
 def check_left_out(
-    files: Mapping[str, str], result: Mapping[str | None, str], layout: Layout, where: Path | str
+    files: Mapping[str, str], splits: Mapping[str | None, str], layout: Layout, where: Path | str
 ) -> None:
-    """Refuse a source of which a part belongs to no split; a recipe that names splits has chosen, and is told.
+    """Refuse a source with a part that belongs to no split; if the recipe names splits, only log a warning.
 
     Args:
-        files: split of the source -> what it is called in a message.
-        result: what `splits_of` returned; nothing is left out of a source without splits.
+        files: split of the source -> its name in messages.
+        splits: result of `splits_of`; nothing is left out of a source without splits.
         layout: how the source is laid out.
         where: the source.
 
     Raises:
-        UserError: a part, and how to name it or leave it out.
+        UserError: names a part, and how to use it or leave it out.
     """
-    left = sorted(set(files) - set(result.values()))
-    if not result or not left:
+    left = sorted(set(files) - set(splits.values()))
+    if not splits or not left:
         return
     if layout.splits:
         _log.warning("%s: not read, since data.splits names others: %s", where, ", ".join(files[x] for x in left))
         return
-    free = next((ours for ours in SPLITS if ours not in result), SPLITS[-1])
-    first = next(iter(result.items()))
+    free = next((ours for ours in SPLITS if ours not in splits), SPLITS[-1])
+    first = next(iter(splits.items()))
     raise UserError(
-        f"{where} has the splits {', '.join(result.values())}, and {files[left[0]]} belongs to none; "
+        f"{where} has the splits {', '.join(splits.values())}, and {files[left[0]]} belongs to none; "
         f"rename or move it, name it in data.splits, such as {{{free}: {left[0]}}}, or leave it out with "
         f"{{{first[0]}: {first[1]}}}"
     )
@@ -172,11 +172,11 @@ _USUAL_NAMES = {
     "source_lang": ("src_lang", "source_language", "lang_src", "src_language"),
     "target_lang": ("tgt_lang", "target_language", "lang_tgt", "tgt_language"),
 }  # fmt: skip
-"""Our field -> what others call it, the likelier first."""
+"""Our field -> usual names of it, the likelier first."""
 
 _BESIDE = {"text", "txt", "source", "src", "target", "tgt", "sentence", "caption", "label", "translation", "string",
            "name", "title", "lang", "reference", "ref"}  # fmt: skip
-"""What may stand beside a language in the name of a column."""
+"""Words that may stand beside a language in the name of a column."""
 
 
 def proposal(names: Iterable[str]) -> str:
@@ -186,37 +186,37 @@ def proposal(names: Iterable[str]) -> str:
         >>> proposal(["file", "english", "german"])
         ", such as data.columns='{image: file, source: english, target: german, source_lang: =en, target_lang: =de}'"
     """
-    result = _proposed(tuple(str(name) for name in names))
-    return f", such as data.columns={shlex.quote(result)}" if result else ""
+    columns = _proposed(tuple(str(name) for name in names))
+    return f", such as data.columns={shlex.quote(columns)}" if columns else ""
 
 
 @lru_cache
 def _proposed(names: tuple[str, ...]) -> str:
     known = {name.strip().lower(): name for name in reversed(names)}
-    result = {}
+    columns = {}
     for ours, usual in _USUAL_NAMES.items():
         theirs = next((known[name] for name in (ours, *usual) if name in known), None)
         if theirs is not None:
-            result[ours] = theirs
+            columns[ours] = theirs
     languages = {code: name for name in reversed(names) if (code := _language(name))}
     if len(languages) > 1:
         source = "en" if "en" in languages else next(reversed(languages))
         target = next(code for code in reversed(languages) if code != source)
-        result |= {"source": languages[source], "target": languages[target]}
-        result |= {"source_lang": f"={source}", "target_lang": f"={target}"}
-    if "target" not in result:
+        columns |= {"source": languages[source], "target": languages[target]}
+        columns |= {"source_lang": f"={source}", "target_lang": f"={target}"}
+    if "target" not in columns:
         return ""
     order = ("image", "source", "target", "source_lang", "target_lang")
-    return "{" + ", ".join(f"{ours}: {quoted(result[ours])}" for ours in order if ours in result) + "}"
+    return "{" + ", ".join(f"{ours}: {quoted(columns[ours])}" for ours in order if ours in columns) + "}"
 
 
 def quoted(text: str) -> str:
-    """Return a text as a YAML mapping on one line reads it back, in quotes where it needs them."""
+    """Return a text as a value of a YAML mapping on one line, in quotes if it needs them."""
     return text if re.fullmatch(r"=?[A-Za-z/][\w./-]*( [\w./-]+)*", text) else json.dumps(text, ensure_ascii=False)
 
 
 def _language(name: str) -> str | None:
-    """Return the language that the name of a column is, or has beside a word such as `text`."""
+    """Return the language in the name of a column, alone or beside a word such as `text`; None if there is none."""
     if name.strip().lower() == "id":
         return None
     parts = [part for part in re.split(r"[\s_.:-]+", name.strip().lower()) if part]

@@ -1,4 +1,4 @@
-"""Records with fields: from a row of JSONL, JSON, CSV or a table to one example for each task that it serves."""
+"""Records with fields: from a row of JSONL, JSON, CSV or a table to one example for each of its tasks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from neuroglot.pair import INSTRUCT, TASKS, Pair, language_code
 # ---- From fields to examples ----------------------------------------------------------------------------------------
 
 PLACE = "<image>"
-"""Where an image belongs in a text, as LLaVA and those after it write it."""
+"""Placeholder of an image in a text, as LLaVA and its successors write it."""
 
 REQUIRED = ("target", "source_lang", "target_lang")
 OPTIONAL = ("image", "images", "source", "task", "split", "item", "alternatives", "targets", "id",
@@ -56,38 +56,38 @@ EXCLUDED = {
     "target": ("targets", "instruction"),
     "targets": ("target", "target_lang", "instruction"),
 }
-"""Field -> those that a record cannot have beside it."""
+"""Field -> fields that a record cannot have together with it."""
 
 _DATA = re.compile(r"data:[^,]*;base64,", re.IGNORECASE)
 _ADDRESS = re.compile(r"(https?|ftp|s3|gs|data):", re.IGNORECASE)
 _FILE = re.compile(r"file:(//(localhost(?=/))?)?", re.IGNORECASE)
 _BASE64 = re.compile(r"(/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk[0-3]|SUkq|TU0A)[A-Za-z0-9+/\s]{40,}={0,2}\s*")
-"""A JPEG, PNG, GIF, WebP, BMP or TIFF file in base64: no dot, as a path would have, and its first bytes."""
+"""A JPEG, PNG, GIF, WebP, BMP or TIFF file in base64: its first bytes, and unlike a path no dot."""
 
 
 # ---- columns --------------------------------------------------------------------------------------------------------
 
 
 def columns_read(layout: Layout, names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the columns that the recipe names, which must be there (`a|b` for one of two), and all that may be read.
+    """Return the columns that the recipe names, which are required (`a|b` for one of two), and all that may be read.
 
     Raises:
-        UserError: data.columns has a field that is none of `names`.
+        UserError: data.columns has a field that is not in `names`.
     """
     names = list(names)
     for name in layout.columns:
         if name not in names:
             raise UserError(f"data.columns has no field {name!r}; {nearest(name, names)}")
-    # `a.b` is a column of that name, or else the field b of a column a
+    # `a.b` is a column of that name, otherwise the field b of a column a
     named = [dict.fromkeys((col, col.split(".")[0])) for col in layout.columns.values() if not col.startswith("=")]
     return list(dict.fromkeys(map("|".join, named))), list(dict.fromkeys([*chain(*named), *names]))
 
 
 def mapped(fields: Fields, layout: Layout, names: Iterable[str]) -> dict[str, Any]:
-    """Return our fields of a record, by the recipe's column map; a column that is not mapped has our name.
+    """Return our fields of a record, by the recipe's column map; a column that is not mapped keeps its name.
 
-    Where the recipe maps one of several fields that exclude each other, the others are not read by their own names:
-    with `target: output`, a column `instruction` does not make a question of the record.
+    If the recipe maps one of several fields that exclude each other, columns with the names of the others are ignored:
+    with `target: output`, a column `instruction` does not turn the record into a question.
 
     Raises:
         UserError: the record lacks a column that the recipe names.
@@ -95,10 +95,10 @@ def mapped(fields: Fields, layout: Layout, names: Iterable[str]) -> dict[str, An
     mapped_away = {other for name in layout.columns for other in EXCLUDED.get(name, ())} - set(layout.columns)
     if layout.columns.get("task") == f"={INSTRUCT}":
         mapped_away.discard("instruction")
-    result = {name: fields[name] for name in names if fields.get(name) is not None and name not in mapped_away}
+    values = {name: fields[name] for name in names if fields.get(name) is not None and name not in mapped_away}
     for name, theirs in layout.columns.items():
-        result[name] = theirs[1:] if theirs.startswith("=") else _deep(fields, theirs, name)
-    return result
+        values[name] = theirs[1:] if theirs.startswith("=") else _deep(fields, theirs, name)
+    return values
 
 
 def _deep(fields: Any, theirs: str, name: str) -> Any:
@@ -106,17 +106,17 @@ def _deep(fields: Any, theirs: str, name: str) -> Any:
     keys = [theirs] if theirs in fields else theirs.split(".")
     for key in keys:
         if not isinstance(value, Mapping) or key not in value:
-            held = f"; it has {', '.join(list(map(str, value))[:20])[:300]}" if isinstance(value, Mapping) else ""
-            raise UserError(f"there is no {theirs!r}, which data.columns.{name} names{held}")
+            known = f"; it has {', '.join(list(map(str, value))[:20])[:300]}" if isinstance(value, Mapping) else ""
+            raise UserError(f"there is no {theirs!r}, which data.columns.{name} names{known}")
         value = value[key]
     return value
 
 
 def directed(values: Mapping[str, Any], layout: Layout) -> Pair:
-    """Return the direction of a record: as its fields say, or the recipe's where it has one pair.
+    """Return the direction of a record: from its fields, or the recipe's if that has one pair.
 
     Raises:
-        UserError: a language is not known, or neither says it.
+        UserError: a language is not known, or neither gives it.
     """
     if not any(values.get(key) for key in ("source_lang", "target_lang")) and len(layout.pairs) == 1:
         return layout.directions[0]
@@ -136,27 +136,27 @@ def images_of(value: Any, folder: Path) -> tuple[ImageSource, ...]:
     Raises:
         UserError: they are something else, such as the address of a page.
     """
-    result: list[ImageSource] = []
-    for one, held in _held(value):
-        if not isinstance(held, str | bytes) or not held:
-            what = "an object without bytes and path" if isinstance(one, Mapping) else shown(value)
+    images: list[ImageSource] = []
+    for item, image in _held(value):
+        if not isinstance(image, str | bytes) or not image:
+            what = "an object without bytes and path" if isinstance(item, Mapping) else shown(value)
             raise UserError(f"image must be a path or a list of paths, got {what}")
-        if isinstance(held, str):
-            check_surrogates(held)
-            if _ADDRESS.match(held):
-                raise UserError(f"image {held[:80]!r} is an address; fetch it, and give the path of the file")
-        result.append(folder / held if isinstance(held, str) else held)
-    return tuple(result)
+        if isinstance(image, str):
+            check_surrogates(image)
+            if _ADDRESS.match(image):
+                raise UserError(f"image {image[:80]!r} is an address; fetch it, and give the path of the file")
+        images.append(folder / image if isinstance(image, str) else image)
+    return tuple(images)
 
 
 def _held(value: Any) -> Iterator[tuple[Any, Any]]:
-    for one in [] if value is None else value if isinstance(value, list) else [value]:
-        held = (one.get("bytes") or one.get("path")) if isinstance(one, Mapping) else one
-        yield one, _read(held) if isinstance(held, str) else held
+    for item in [] if value is None else value if isinstance(value, list) else [value]:
+        image = (item.get("bytes") or item.get("path")) if isinstance(item, Mapping) else item
+        yield item, _read(image) if isinstance(image, str) else image
 
 
 def _read(text: str) -> str | bytes:
-    """Return the path that a text is, without `file:`, or the bytes that it holds in base64."""
+    """Return a text as a path, without `file:`, or the bytes that it encodes in base64."""
     if not _DATA.match(text) and not _BASE64.fullmatch(text):
         return text[match.end() :] if (match := _FILE.match(text)) else text
     head, comma, content = text.rpartition(",")
@@ -170,46 +170,46 @@ def _read(text: str) -> str | bytes:
 
 
 def names_of(value: Any) -> str:
-    """Return what images are called where no item is given: their paths as they stand, or hashes of their bytes."""
-    return "|".join(image_name(held) for _, held in _held(value))
+    """Return a name of images for a record without item: their unchanged paths, or hashes of their bytes."""
+    return "|".join(image_name(image) for _, image in _held(value))
 
 
 def split_named(value: Any, row: Row, layout: Layout, notes: Notes) -> str | None:
-    """Return our name for the split that a record says it belongs to, or that of its file; notes a disagreement.
+    """Return our name for the split that a record names, or that of its file; add a note if they differ.
 
     Raises:
-        UserError: it names a split that is not known.
+        UserError: the record names an unknown split.
     """
     if value is None:
         return row.split
     if divided(name_of(value, "split"), layout):
         return None
-    result = value if value in SPLITS and not layout.splits else split_of(name_of(value, "split"), layout)
-    if result is None:
+    split = value if value in SPLITS and not layout.splits else split_of(name_of(value, "split"), layout)
+    if split is None:
         known = ", ".join(layout.splits.values()) if layout.splits else ", ".join(SPLITS)
         raise UserError(f"split must be one of {known}, got {shown(value)}")
-    notes.split(value, result, row.split, result)
-    return result
+    notes.split(value, split, row.split, split)
+    return split
 
 
 # ---- records --------------------------------------------------------------------------------------------------------
 
 
 def refuse_unknown(fields: Fields) -> None:
-    """Refuse a field that has no meaning: in a file that has no column map it is a slip of the pen.
+    """Refuse an unknown field: in a file without a column map it is probably misspelt.
 
     Raises:
-        UserError: which.
+        UserError: names the field.
     """
     for key in fields:
         if key not in KNOWN:
-            if map_ := "" if {"target", "targets"} & set(fields) else proposal(fields):
-                raise UserError(f"unknown field {shown(key)}; say which column is which{map_}")
+            if suggestion := "" if {"target", "targets"} & set(fields) else proposal(fields):
+                raise UserError(f"unknown field {shown(key)}; say which column is which{suggestion}")
             raise UserError(f"unknown field {shown(key)}; {nearest(key[:60], KNOWN)}")
 
 
 def record_examples(row: Row, values: Mapping[str, Any], layout: Layout) -> Iterator[Example]:
-    """Yield the examples of a record in neuroglot's fields: one, or with `targets` one for each language.
+    """Yield the examples of a record with neuroglot's fields: one, or with `targets` one for each language.
 
     Raises:
         UserError: what is wrong with the record.
@@ -225,9 +225,9 @@ def record_examples(row: Row, values: Mapping[str, Any], layout: Layout) -> Iter
         _require(values, "target")
     targets, alternatives = _targets(values, layout)
     if not targets:
-        return  # none of the pairs that the recipe wants
-    given = values.get("images", values.get("image"))
-    images = images_of(given, layout.images or row.folder)
+        return  # the recipe asks for none of its pairs
+    image_field = values.get("images", values.get("image"))
+    images = images_of(image_field, layout.images or row.folder)
     source = values.get("source")
     if source is not None and not isinstance(source, str):
         raise not_a_text("source", source)
@@ -241,7 +241,7 @@ def record_examples(row: Row, values: Mapping[str, Any], layout: Layout) -> Iter
     piece = Piece(
         source=source,
         targets=targets,
-        item=f"{names_of(given)}|{source or ''}" if item is None else name_of(item, "item"),
+        item=f"{names_of(image_field)}|{source or ''}" if item is None else name_of(item, "item"),
         number=row.position,
         written=images,
         pictured=images,
@@ -249,13 +249,13 @@ def record_examples(row: Row, values: Mapping[str, Any], layout: Layout) -> Iter
         split=split,
         meta={**id_of(values), **notes.meta},
     )
-    for one in [task] if task else layout.tasks:
-        _check_task(one, piece, layout)
+    for name in [task] if task else layout.tasks:
+        _check_task(name, piece, layout)
     yield from _as_said(piece, task, layout) if task else examples(piece, layout)
 
 
 def _asked(row: Row, values: Mapping[str, Any], layout: Layout) -> Example:
-    """Return a question of the user's own with its answer; English where the record does not say its languages."""
+    """Return a question of the user with its answer; English if the record does not name its languages."""
     for key in ("instruction", "target"):
         _require(values, key)
     task = values.get("task")
@@ -271,19 +271,19 @@ def _asked(row: Row, values: Mapping[str, Any], layout: Layout) -> Example:
     if source is not None and not isinstance(source, str):
         raise not_a_text("source", source)
     check_surrogates(values["instruction"], values["target"], source or "")
-    given = values.get("images", values.get("image"))
-    images = images_of(given, layout.images or row.folder)
+    image_field = values.get("images", values.get("image"))
+    images = images_of(image_field, layout.images or row.folder)
     notes = Notes()
     split = split_named(values.get("split"), row, layout, notes)
     item = values.get("item")
-    named = f"{names_of(given)}|{source or ''}|{values['instruction']}"
+    default_item = f"{names_of(image_field)}|{source or ''}|{values['instruction']}"
     asked = values["instruction"]
     if images and asked.count(PLACE) == len(images):  # the processor places them
         asked = asked.replace(PLACE, "").strip()
     meta = {"instruction": asked, **({} if split is None else {"split": split}), **id_of(values),
             **notes.meta}  # fmt: skip
     return Example(images, source, values["target"], languages[0], languages[1], INSTRUCT,
-                   item=named if item is None else name_of(item, "item"), meta=meta)  # fmt: skip
+                   item=default_item if item is None else name_of(item, "item"), meta=meta)  # fmt: skip
 
 
 def id_of(values: Mapping[str, Any]) -> dict[str, str]:
@@ -297,7 +297,7 @@ def _require(values: Mapping[str, Any], key: str) -> None:
 
 
 def _targets(values: Mapping[str, Any], layout: Layout) -> tuple[dict[Pair, str], dict[Pair, Sequence[str]]]:
-    """Return pair -> translation and pair -> wrong readings; of several languages those that the recipe wants."""
+    """Return pair -> translation and pair -> wrong readings; of several languages those that the recipe asks for."""
     wrong = values.get("alternatives") or []
     if "targets" not in values:
         pair = directed(values, layout)
@@ -318,16 +318,16 @@ def _targets(values: Mapping[str, Any], layout: Layout) -> tuple[dict[Pair, str]
     for code, text in values["targets"].items():
         pair = Pair(source, language_code(code))
         if text is None or pair.source == pair.target or (layout.pairs and pair not in layout.directions):
-            continue  # tables hold an empty text for each language that any record has
+            continue  # a table has an empty cell for each language of another record
         if not isinstance(text, str) or blank(text):
             raise not_a_text(f"targets.{code}", text)
         if pair in targets:
             raise UserError(f"targets names the language {pair.target} twice, as {code} too; leave one out")
         targets[pair] = text
-        result = wrong.get(code) or [] if isinstance(wrong, Mapping) else wrong
-        if not _texts(result) or (result and not isinstance(wrong, Mapping)):
+        readings = wrong.get(code) or [] if isinstance(wrong, Mapping) else wrong
+        if not _texts(readings) or (readings and not isinstance(wrong, Mapping)):
             raise UserError(f"alternatives must be an object of lists of texts by language, got {shown(wrong)}")
-        alternatives[pair] = result
+        alternatives[pair] = readings
     return targets, alternatives
 
 
@@ -340,7 +340,7 @@ def _check_task(task: str, piece: Piece, layout: Layout) -> None:
 
 
 def _as_said(piece: Piece, task: str, layout: Layout) -> Iterator[Example]:
-    """Yield the examples of a record that says its task, or has the one that suggests itself: nothing is inferred."""
+    """Yield the examples of a record with a known task, named or by default: nothing else is inferred."""
     images = tuple(piece.written)
     if not images and task in PICTURED and piece.source:
         images = (rendered(piece.source, piece.split, piece.number, layout),)
@@ -357,16 +357,16 @@ def _texts(value: Any) -> bool:
 
 # ---- JSONL, JSON, CSV and tables ------------------------------------------------------------------------------------
 # Fields: `image` (or `images`, a list; paths relative to the file), `target`, `source_lang`, `target_lang`; optional
-# `source` (for image translation what the image says, for text and multimodal translation the text to translate),
+# `source` (for image translation the text in the image, for text and multimodal translation the text to translate),
 # `task` (default `image_translation`, `text_translation` without an image), `split` (train, dev or test), `item`
-# (names what several languages share; default the image and the source), `alternatives`, `id`. Instead of `target` and
-# `target_lang` a record may have `targets`, an object of texts by language, which makes an example of each.
+# (the same for all languages of a source item; default the image and the source), `alternatives`, `id`. Instead of
+# `target` and `target_lang` a record may have `targets`, an object of texts by language; each makes an example.
 #
-# A recipe's `data.columns` gives fields other columns (`target: text`, `target: translation.de`) or constants
-# (`source_lang: =en`); a file read with a column map may have further columns, which are left alone.
+# A recipe's `data.columns` maps fields to other columns (`target: text`, `target: translation.de`) or constants
+# (`source_lang: =en`); a file read with a column map may have further columns, which are ignored.
 #
 # The pictograms (word, picture, names in twelve languages) are such a file: with `columns: {source_lang: =en, task:
-# =multimodal_translation}` and `pairs: [en-de]` it needs no reader of its own.
+# =multimodal_translation}` and `pairs: [en-de]` it needs no special reader.
 
 
 def read_jsonl(path: Path | str) -> Iterator[Example]:
@@ -375,18 +375,18 @@ def read_jsonl(path: Path | str) -> Iterator[Example]:
     Raises:
         UserError: the file is missing or empty, or a line is wrong; the message names the file and the line.
     """
-    result = False
+    any_record = False
     for number, record in read_records(path):
         if isinstance(record, UserError):
             raise UserError(f"{path} line {number}: {record}")
-        result = True
+        any_record = True
         yield record
-    if not result:
+    if not any_record:
         raise UserError(f"data file {path} holds no examples; expected one JSON object a line")
 
 
 def read_records(path: Path | str, layout: Layout | None = None) -> Iterator[Record]:
-    """Yield the number of each line that is not blank, and its example or what is wrong with it.
+    """Yield the number of each line that is not blank, and its example or its error.
 
     Raises:
         UserError: the file is missing.
@@ -427,23 +427,23 @@ def _table(layout: Layout, row: Row, fields: Fields) -> Iterator[Example]:
 # ---- Image folders --------------------------------------------------------------------------------------------------
 # How to obtain: any folder `data/` or `data/{train,validation,test}/` with images and, beside them or above them, a
 # `metadata.jsonl` or `metadata.csv` whose `file_name` (a path relative to it) names an image; `file_names`, a list,
-# names several. The other columns are neuroglot's fields, or are given their meaning by `data.columns`.
+# names several. The other columns are neuroglot's fields, or are mapped by `data.columns`.
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 NAMES = ("file_names", "file_name")
 
 
 def metadata_files(path: Path) -> list[Path]:
-    """Return the metadata files of a folder: its own, or those of the folders in it."""
-    own = [path / name for name in METADATA if (path / name).is_file()]
-    return own or sorted(p for name in METADATA for p in path.glob(f"*/{name}"))
+    """Return the metadata files directly in a folder, or else those in its subfolders."""
+    direct = [path / name for name in METADATA if (path / name).is_file()]
+    return direct or sorted(p for name in METADATA for p in path.glob(f"*/{name}"))
 
 
 def read_imagefolder(path: Path, layout: Layout) -> Iterator[Record]:
     """Yield the records of an image folder.
 
     Raises:
-        UserError: the folder has no metadata, or two files of it for the same images, or lacks a split.
+        UserError: the folder has no metadata, or two metadata files for the same images, or lacks a split.
     """
     files = metadata_files(path)
     if not files:
@@ -457,7 +457,7 @@ def read_imagefolder(path: Path, layout: Layout) -> Iterator[Record]:
 
 
 def _refuse_two(path: Path, files: Sequence[Path]) -> None:
-    """Refuse two files that would give each image twice, or of which one would not be read."""
+    """Refuse two files that would yield each image twice, or one of which would not be read."""
     every = [*files, *(p for name in METADATA for p in path.glob(f"*/{name}") if p not in files)]
     for number, file in enumerate(every):
         for other in every[:number]:
@@ -467,7 +467,7 @@ def _refuse_two(path: Path, files: Sequence[Path]) -> None:
 
 
 class _Folders:
-    """The folders beside metadata that lie above them, as splits: looked up when a record does not say its own."""
+    """The folders beside a metadata file, as splits: looked up if a record does not name its split."""
 
     def __init__(self, path: Path, layout: Layout, above: bool) -> None:
         self._path, self._layout, self._above = path, layout, above
@@ -481,11 +481,11 @@ class _Folders:
 
 def _parts(path: Path, files: list[Path], layout: Layout) -> Iterator[Part]:
     named = {file.parent.name: file for file in files if file.parent != path}
-    result = splits_of(named, layout, path) if named else {}
-    check_left_out({name: str(file.relative_to(path)) for name, file in named.items()}, result, layout, path)
-    ours = {theirs: split for split, theirs in result.items()}
+    splits = splits_of(named, layout, path) if named else {}
+    check_left_out({name: str(file.relative_to(path)) for name, file in named.items()}, splits, layout, path)
+    ours = {theirs: split for split, theirs in splits.items()}
     for file in files:
-        if file.parent == path or not result or file.parent.name in ours:
+        if file.parent == path or not splits or file.parent.name in ours:
             yield Part(str(file.relative_to(path)), text_rows(file), file.parent, ours.get(file.parent.name))
 
 
@@ -493,7 +493,7 @@ def _example(layout: Layout, folders: _Folders, row: Row, fields: Fields) -> Ite
     key = next((name for name in NAMES if fields.get(name)), None)
     if key is None:
         raise UserError(f"field 'file_name' must be a path, got {shown(fields.get('file_name'))}")
-    images_of(fields[key], row.folder)  # refuses what is no name before the record is named after it
+    images_of(fields[key], row.folder)  # refuses a value that is no path, before an item's name is made from it
     values = {**mapped(fields, layout, KNOWN), "images": fields[key]}
     values.pop("image", None)
     # The folders of two splits may have images of the same name.

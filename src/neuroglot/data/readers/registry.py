@@ -1,4 +1,4 @@
-"""Which reader a source is for: by the format that the recipe names, or by what lies at the path."""
+"""The reader for a source: by the format that the recipe names, or by the files at the path."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ READERS: dict[str, Reader] = {
     "parallel": parallel.read_parallel,
     "commute": published.read_commute,
 }
-"""Format, as a recipe's `data.format` says it -> reader."""
+"""Format (`data.format` of a recipe) -> reader."""
 
 
 FIXED = ("multi30k", "ambigcaps", "mit10m", "parallel", "commute")
@@ -40,15 +40,15 @@ FIXED = ("multi30k", "ambigcaps", "mit10m", "parallel", "commute")
 
 
 def guess_format(path: Path | str, columns: Collection[str] = ()) -> str:
-    """Return the format of a source, from the path and, of a table or a file of records, its first record.
+    """Return the format of a source, from the path and, for a table or a file of records, its first record.
 
     Args:
         path: the source.
-        columns: our fields that the recipe maps; with a target among them, a table or file of records is what the
-            recipe says, and no layout that its own names suggest.
+        columns: our fields that the recipe maps; if a target is among them, the column names of a table or file of
+            records are not used to guess the format.
 
     Raises:
-        UserError: it is nothing that is known.
+        UserError: the format is not known.
     """
     path = Path(path)
     if str(path).startswith("hf:"):
@@ -62,7 +62,7 @@ def guess_format(path: Path | str, columns: Collection[str] = ()) -> str:
     if ending in TEXTS and path.is_file():
         return (not told and _by_fields(first_fields(path))) or "jsonl"
     if ending in (*TEXTS, "") or not path.exists():
-        return "jsonl"  # which says that it does not exist
+        return "jsonl"  # whose reader reports that it does not exist
     raise _untold(path)
 
 
@@ -73,18 +73,18 @@ _FIELDS: dict[str, list[set[str]]] = {
     "alpaca": [{"instruction", "output"}],
     "mit10m": [set(published.MIT10M_TEXTS)],
 }
-"""Format -> fields that a record has in it."""
+"""Format -> sets of fields, one of which every record has."""
 
 
 def _by_fields(names: Any) -> str | None:
-    """Return the format of a record with these fields; None of one in neuroglot's fields, or in unknown ones."""
+    """Return the format of a record with these fields; None for neuroglot's fields, or unknown ones."""
     return next((name for name, sets in _FIELDS.items() if any(fields <= set(names) for fields in sets)), None)
 
 
 def _columns(path: Path) -> list[str]:
     import pyarrow.parquet as pq
 
-    with suppress(Exception):  # whatever it is, the reader says it
+    with suppress(Exception):  # the reader reports any error
         return list(pq.read_schema(path).names)
     return []
 
@@ -113,7 +113,7 @@ def _folder_format(path: Path, told: bool) -> str:
 
 
 def _saved_columns(path: Path) -> list[str]:
-    """Return the columns of a folder that `save_to_disk` wrote, of its first split."""
+    """Return the columns of the first split of a folder that `save_to_disk` wrote."""
     for info in (path / "dataset_info.json", *sorted(path.glob("*/dataset_info.json"))):
         with suppress(Exception):
             return list(json.loads(info.read_bytes())["features"])
@@ -125,11 +125,11 @@ def _untold(path: Path) -> UserError:
 
 
 def read_source(path: Path | str, layout: Layout | None = None) -> Iterator[Record]:
-    """Yield where each record of a source is, and its example or what is wrong with it.
+    """Yield the position of each record of a source, and its example or its error.
 
     Args:
         path: a file, a folder, or `hf:owner/name`.
-        layout: how it is laid out; told from the path by default.
+        layout: how the source is laid out; by default guessed from the path.
 
     Raises:
         UserError: the source as a whole cannot be read: it is missing, its files are not aligned, a column is missing,
@@ -146,7 +146,7 @@ def read_source(path: Path | str, layout: Layout | None = None) -> Iterator[Reco
 
 
 def _bounded(records: Iterator[Record], root: Path) -> Iterator[Record]:
-    """Yield records; one of which an image lies outside of a folder is a wrong one."""
+    """Yield records; a record with an image outside of the folder becomes an error."""
     for position, record in records:
         images = record.images if isinstance(record, Example) else ()
         outside = next((i for i in images if isinstance(i, Path) and not lies_in(i, root)), None)

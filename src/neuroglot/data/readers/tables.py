@@ -26,10 +26,10 @@ from neuroglot.data.readers.layout import Layout, check_left_out, proposal, spli
 from neuroglot.errors import UserError
 
 # ---- Tables ---------------------------------------------------------------------------------------------------------
-# Images are never decoded here: a `datasets.Image` column comes as its bytes or its path.
+# Images are never decoded here: a value of a `datasets.Image` column is its bytes or its path.
 
 BATCH = 64
-"""Rows that are held at once, with their images."""
+"""Rows in memory at once, with their images."""
 
 
 def table_rows(path: Path, layout: Layout, needs: Collection[str], uses: Collection[str]) -> Iterator[Row]:
@@ -38,8 +38,8 @@ def table_rows(path: Path, layout: Layout, needs: Collection[str], uses: Collect
     Args:
         path: a parquet file, a folder of them, a saved dataset, or `hf:owner/name`.
         layout: how the source is laid out.
-        needs: columns that it must have; `a|b` for one of two.
-        uses: columns that are read, if it has them.
+        needs: required columns; `a|b` for one of two.
+        uses: columns that are read if they exist.
 
     Raises:
         UserError: the source is missing or cannot be read, or lacks a column.
@@ -60,15 +60,15 @@ def table_rows(path: Path, layout: Layout, needs: Collection[str], uses: Collect
 def _folder(
     path: Path, files: Sequence[Path], layout: Layout, needs: Collection[str], uses: Collection[str]
 ) -> Iterator[Part]:
-    """Yield the parquet files of a folder, those of a split together; as on the hub, names say the split."""
+    """Yield the parquet files of a folder, grouped by split; as on the hub, names give the split."""
     named: dict[str, list[Path]] = {}
     for file in files:
         parent = file.parent.name if file.parent != path else ""
-        own = file.stem.split("-")[0]
-        named.setdefault(parent if _names_split(parent, layout) else own, []).append(file)
-    result = splits_of(named, layout, path)
-    check_left_out({name: str(of[0].relative_to(path)) for name, of in named.items()}, result, layout, path)
-    splits: dict[str | None, list[Path]] = {ours: named[theirs] for ours, theirs in result.items()}
+        stem = file.stem.split("-")[0]
+        named.setdefault(parent if _names_split(parent, layout) else stem, []).append(file)
+    splits_found = splits_of(named, layout, path)
+    check_left_out({name: str(of[0].relative_to(path)) for name, of in named.items()}, splits_found, layout, path)
+    splits: dict[str | None, list[Path]] = {ours: named[theirs] for ours, theirs in splits_found.items()}
     for split, members in (splits or {None: list(files)}).items():
         for file in members:
             rows = _parquet(file, needs, uses)
@@ -87,9 +87,9 @@ def _parquet(path: Path, needs: Collection[str], uses: Collection[str]) -> Itera
     ):
         names = file.schema_arrow.names
         _check(path, names, needs)
-        kept = [name for name in names if name in uses]
-        refuse_twice(str(path), kept)
-        yield from _rows(file.iter_batches(BATCH, columns=kept))
+        columns = [name for name in names if name in uses]
+        refuse_twice(str(path), columns)
+        yield from _rows(file.iter_batches(BATCH, columns=columns))
 
 
 def _check(where: Path | str, names: Sequence[str], needs: Collection[str]) -> None:
@@ -111,17 +111,17 @@ def _rows(batches: Iterable[pa.RecordBatch]) -> Iterator[Numbered]:
 
 def _objects(batch: pa.RecordBatch) -> Iterator[Fields | UserError]:
     try:
-        result = batch.to_pylist()
-    except Exception:  # somewhere in the batch; find the row
-        for position in range(batch.num_rows):
+        rows = batch.to_pylist()
+    except Exception:  # a row of the batch is bad; find it
+        for index in range(batch.num_rows):
             try:
-                yield batch.slice(position, 1).to_pylist()[0]
+                yield batch.slice(index, 1).to_pylist()[0]
             except UnicodeDecodeError as error:
                 yield UserError(f"a text is not UTF-8 (byte {error.start}); write the table from decoded texts")
             except Exception as error:
                 yield UserError(f"the row cannot be read: {reason(error)}; write the table again")
         return
-    yield from result
+    yield from rows
 
 
 # ---- datasets -------------------------------------------------------------------------------------------------------
@@ -133,14 +133,14 @@ def _saved(path: Path, layout: Layout, needs: Collection[str], uses: Collection[
 
     with reading(f"{path} cannot be read as a saved dataset", "save it again"):
         loaded: Any = datasets.load_from_disk(str(path))
-    whole = isinstance(loaded, datasets.Dataset)
-    splits = {None: None} if whole else _chosen(list(loaded), layout, path)
+    single = isinstance(loaded, datasets.Dataset)
+    splits = {None: None} if single else _chosen(list(loaded), layout, path)
     for ours, theirs in splits.items():
-        table = (loaded if whole else loaded[theirs]).data.table
+        table = (loaded if single else loaded[theirs]).data.table
         _check(path, table.column_names, needs)
-        kept = table.select([name for name in uses if name in table.column_names])
-        name = path.name if whole else str(theirs)
-        yield Part(name, _of_table(path, kept), path, ours, "record")
+        columns = table.select([name for name in uses if name in table.column_names])
+        name = path.name if single else str(theirs)
+        yield Part(name, _of_table(path, columns), path, ours, "record")
 
 
 def _of_table(path: Path, table: Any) -> Iterator[Numbered]:
@@ -149,16 +149,16 @@ def _of_table(path: Path, table: Any) -> Iterator[Numbered]:
 
 
 def _chosen(names: Sequence[str], layout: Layout, where: Path | str) -> dict[str | None, str | None]:
-    """Return our split -> theirs; all of a source that has only one, of whatever name."""
-    result = splits_of(names, layout, where)
-    if not result and len(names) == 1:
+    """Return our split -> theirs; a source with only one split of unknown name is {None: name}."""
+    splits = splits_of(names, layout, where)
+    if not splits and len(names) == 1:
         return {None: names[0]}
-    if not result:
+    if not splits:
         raise UserError(
             f"{where} has the splits {', '.join(names)}; say with data.splits which is train, dev and test"
         )
-    check_left_out({name: f"split {name}" for name in names}, result, layout, where)
-    return dict(result)
+    check_left_out({name: f"split {name}" for name in names}, splits, layout, where)
+    return dict(splits)
 
 
 def _hub(name: str, layout: Layout, needs: Collection[str], uses: Collection[str]) -> Iterator[Part]:
@@ -188,7 +188,7 @@ def _streamed(name: str, stream: Iterable[Fields], uses: Collection[str]) -> Ite
 
 
 def _unreachable(name: str, error: Exception) -> UserError:
-    """Return what any of a dozen libraries said: no network, no such name, a gated set, an unknown kind of file."""
+    """Return the error of one of many libraries: no network, no such name, a gated set, an unknown kind of file."""
     from huggingface_hub import is_offline_mode
 
     if is_offline_mode():
@@ -210,8 +210,8 @@ def source_rows(path: Path, layout: Layout, needs: Collection[str], uses: Collec
     Args:
         path: as the recipe names it.
         layout: how the source is laid out.
-        needs: columns that a table must have.
-        uses: columns that are read, if a table has them.
+        needs: required columns of a table.
+        uses: columns that are read if a table has them.
 
     Raises:
         UserError: the source is missing, or a table lacks a column.

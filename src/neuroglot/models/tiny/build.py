@@ -1,7 +1,7 @@
-"""The embedded model's shape and its character tokenizer; `pretrain.py` gives it its weights.
+"""The embedded model's architecture and its character tokenizer; `pretrain.py` trains its weights.
 
-B batch, P patches, C classes. One 12-pixel patch holds about one character of a sign, which is what makes proportional
-fonts readable at this size: with more characters a patch, the same tower did not learn them (docs/log.md).
+B batch, P patches, C classes. One 12-pixel patch contains about one character of a sign, so that proportional fonts
+are readable at this size: with more characters per patch, the same tower did not learn them (docs/log.md).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ UNTAUGHT = (
     "What is this in {target}, given the image?",
     "Write this text in {target}, as the image shows it.",
 )
-"""Instructions whose pieces are in the vocabulary though no task uses them; pretraining never saw them."""
+"""Instructions whose pieces are in the vocabulary although no task uses them; pretraining did not use them."""
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}<|assistant|>{% endif %}"
@@ -49,7 +49,7 @@ CHAT_TEMPLATE = (
 
 @cache
 def characters() -> str:
-    """Return every character that the model can read or write, sorted: what the corpus uses, ASCII, and a few more."""
+    """Return every character that the model can read or write, sorted: those of the corpus, ASCII, and a few more."""
     seen = set(string.ascii_letters + string.digits + string.punctuation + " \n" + EXTRA_CHARACTERS)
     for sign in signs("pretrain", 12_000):
         for language in ("en", *LANGUAGES):
@@ -58,15 +58,15 @@ def characters() -> str:
 
 
 def phrases() -> list[str]:
-    """Return the pieces of the instructions that are one token each, so that a prompt costs two or three tokens."""
+    """Return the pieces of the instructions that are one token each, so that a prompt takes two or three tokens."""
     pieces: dict[str, None] = {}
     for templates in {**TEMPLATES, "multimodal_translation": UNTAUGHT}.values():
         for template in templates:
-            head, result, tail = template.partition("{target}")
-            if not result:
+            head, placeholder, tail = template.partition("{target}")
+            if not placeholder:
                 pieces[head] = None
                 continue
-            words = head.split(" ")  # the preposition goes with the language: " in German?"
+            words = head.split(" ")  # the preposition is in the piece of the language: " in German?"
             pieces[" ".join(words[:-2])] = None
             for language in LANGUAGES:
                 pieces[f" {words[-2]} {language_name(language)}{tail}"] = None
@@ -74,7 +74,7 @@ def phrases() -> list[str]:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Return the tokenizer: one token a character, plus specials and the pieces of the instructions."""
+    """Return the tokenizer: one token per character, special tokens and the pieces of the instructions."""
     vocabulary = {token: i for i, token in enumerate((*SPECIAL, *characters()))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
@@ -155,10 +155,10 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenera
 
 @torch.no_grad()
 def _see_strokes_and_places(model: LlavaForConditionalGeneration) -> None:
-    """Start the tower with filters that ignore a patch's mean colour and with positions that know the grid.
+    """Initialise the tower with filters that ignore a patch's mean colour, and with positions from the grid.
 
-    CLIP's own initial positions are a fifteenth of the content and have no geometry, and the background's colour
-    drowns the strokes.
+    CLIP's initial positions are a fifteenth of the content's size and have no geometry, and the background's colour
+    is much stronger than the strokes.
     """
     embeddings = model.model.vision_tower.embeddings
     filters = embeddings.patch_embedding.weight  # (D, 3, p, p)
@@ -167,7 +167,7 @@ def _see_strokes_and_places(model: LlavaForConditionalGeneration) -> None:
     waves = torch.pi / side * torch.arange(1, width // 4 + 1) / 4  # slow to fast, a quarter of the width each
     grid = torch.arange(side) + 0.5
     angle = grid[:, None] * waves  # (side, D/4)
-    one = torch.cat([angle.sin(), angle.cos()], dim=1)  # (side, D/2)
-    rows = one[:, None].expand(side, side, -1)
-    columns = one[None].expand(side, side, -1)
+    code = torch.cat([angle.sin(), angle.cos()], dim=1)  # (side, D/2)
+    rows = code[:, None].expand(side, side, -1)
+    columns = code[None].expand(side, side, -1)
     embeddings.position_embedding.weight[1:] = 0.2 * torch.cat([rows, columns], dim=2).flatten(0, 1)

@@ -1,6 +1,6 @@
 """Train the embedded model from scratch: `python -m neuroglot.models.tiny.pretrain --out out/pretrain`.
 
-It is taught reading, translating and naming in endless batches; never to translate images.
+It learns reading, translating and naming in endless batches; never translating images.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from neuroglot.synthetic.signs import LANGUAGES, MAX_SOURCE, signs
 from neuroglot.synthetic.style import SIZE
 
 # ---- Lessons --------------------------------------------------------------------------------------------------------
-# Batches are built by character look-up rather than through the processor, which is several times faster; a test holds
-# the two equal. B batch, L tokens, P patches a side, S characters a patch at most.
+# Batches are built by character look-up instead of the processor, several times faster; a test checks that the two
+# are equal. B batch, L tokens, P patches per side, S most characters of a patch.
 
 SLOTS = 3
 SIDE = SIZE // PATCH
@@ -44,7 +44,7 @@ def pixels(image: object) -> np.ndarray:
 
 @dataclass
 class Lessons:
-    """Draws batches from the `pretrain` split; everything follows from the seed."""
+    """Draws batches from the `pretrain` split; everything depends only on the seed."""
 
     seed: int
     count: int = 60_000
@@ -62,11 +62,11 @@ class Lessons:
 
     @cached_property
     def words(self) -> list[str]:
-        """The words of the signs, for strings that no language model can guess."""
+        """The words of the signs, for texts that a language model cannot guess."""
         return sorted({w for text in self.texts for w in text["en"].split()})
 
     def _scrambled(self) -> str:
-        """A string of unrelated words, or of random characters: it must be looked at to be read."""
+        """Return unrelated words, or random characters: they can be read only from the image."""
         if self.rng.random() < 0.6:
             words = [self.rng.choice(self.words) for _ in range(self.rng.randrange(1, 5))]
         else:
@@ -150,12 +150,11 @@ class Lessons:
 # ---- Training -------------------------------------------------------------------------------------------------------
 # Three stages, one after the other, each resumable from its last checkpoint:
 #
-# 1. *look*: the vision tower names the characters in each patch through a linear head that is thrown away at the end.
+# 1. *look*: the vision tower predicts the characters in each patch through a linear head that is discarded at the end.
 #    Without it the language model learns to guess signs instead of reading them.
 # 2. *speak*: the language model translates text.
-# 3. *both*: everything together, the first lesson too; reading and naming through the connector, translating by text;
-#    never an image into another language, so that the gap between reading and translating what is read stays open for
-#    tuning to close.
+# 3. *both*: everything together, also the first stage; reading and naming through the connector, translating text;
+#    never an image into another language, so that this remains for tuning.
 
 SEED = 0
 CHECKPOINT_EVERY = 250
@@ -163,15 +162,15 @@ CHECKPOINT_EVERY = 250
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: how many steps, how large, how fast."""
+    """One stage: number of steps, batch sizes and learning rate."""
 
     name: str
     steps: int
     images: int
     texts: int
     lr: float
-    horizon: int = 0  # where the cosine would reach its floor, if not at the last step
-    look_weight: float = 1.0  # most cells are empty, so beside the loss of a token that of a cell is small
+    horizon: int = 0  # step of the cosine's minimum; 0: the last step
+    look_weight: float = 1.0  # most cells are empty, so a cell's loss is small beside a token's
 
 
 STAGES = (
@@ -182,7 +181,7 @@ STAGES = (
 
 
 class _Stream(IterableDataset):
-    """Endless batches of a stage, made in a worker while the model trains; starts afresh, differently, at `start`."""
+    """Endless batches of a stage, made in a worker during training; the random numbers depend on the step `start`."""
 
     def __init__(self, stage: Stage, start: int) -> None:
         self.stage, self.start = stage, start
@@ -212,7 +211,7 @@ def _learning_rate(stage: Stage, step: int) -> float:
 def _losses(
     model: LlavaForConditionalGeneration, head: torch.nn.Module, seen: Batch, texts: Batch, hidden: list[torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Mean loss per character cell and per target token; `hidden` receives the tower's output."""
+    """Return mean losses per character cell and per target token; `hidden` receives the tower's output."""
     losses = {}
     if seen and "input_ids" not in seen:
         model.model.vision_tower(seen["pixel_values"])
@@ -229,7 +228,7 @@ def _losses(
 
 
 def train_stage(stage: Stage, out: Path, start_from: list[Path], threads: int, log: Callable[[str], None]) -> Path:
-    """Train one stage, going on from its own checkpoint where there is one; return the finished weights' file."""
+    """Train one stage, from its checkpoint if there is one; return the file of the finished weights."""
     done = out / f"{stage.name}.pt"
     if done.exists():
         return done
@@ -238,7 +237,7 @@ def train_stage(stage: Stage, out: Path, start_from: list[Path], threads: int, l
     device = "cuda" if torch.cuda.is_available() else "cpu"
     processor = build_processor()
     model = build_model(processor.tokenizer)
-    model.set_attn_implementation("eager")  # the fused kernel's backward is slow on a CPU, and half of a step
+    model.set_attn_implementation("eager")  # the fused kernel's backward is slow on a CPU: half of a step's time
     head = torch.nn.Linear(model.model.vision_tower.config.hidden_size, SLOTS * len(processor.tokenizer))
     for path in start_from:
         state = torch.load(path, weights_only=True)
@@ -261,7 +260,7 @@ def train_stage(stage: Stage, out: Path, start_from: list[Path], threads: int, l
         step = saved["step"]
         log(f"{stage.name}: resumes at step {step}")
     batches = iter(DataLoader(_Stream(stage, step), batch_size=None, num_workers=1, prefetch_factor=4))
-    # Matrix units for bfloat16 (AMX, tensor cores) make this several times faster; elsewhere float32 is as good.
+    # Matrix units for bfloat16 (AMX, tensor cores) make this several times faster; without them float32 is as fast.
     half = device == "cuda" or torch.cpu._is_amx_tile_supported()
     totals: dict[str, float] = {}
     began, cpu = time.time(), time.process_time()
@@ -316,7 +315,7 @@ def export(weights: Path, folder: Path) -> None:
 
 
 def main() -> None:
-    """Run the stages that are not done, then export."""
+    """Run the unfinished stages, then export."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the log")
     parser.add_argument("--stage", choices=[s.name for s in STAGES], help="only this stage")
