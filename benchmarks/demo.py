@@ -35,6 +35,8 @@ SETTINGS: dict[str, list[str]] = {
     "language10": [*REPLAY, "select.budget=0.1", "train.lr=3e-3", "select.parts=[language]"],
     "earlier-220": [*REPLAY, "train.steps=220"],
     "earlier-220-more": ["data.replay=0.4", "train.steps=220"],
+    "two-220": [*REPLAY, "data.replay_tasks=[ocr, text_translation]", "train.steps=220"],
+    "two-240-more": ["data.replay=0.4", "data.replay_tasks=[ocr, text_translation]", "train.steps=240"],
     "rows20-220": [*REPLAY, "select.budget=0.2", "train.steps=220"],
     "lora": [*REPLAY, "method=lora", "train.lr=3e-3"],
 }
