@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import string
 from pathlib import Path
@@ -120,3 +121,23 @@ def test_a_font_installed_a_minute_ago_is_found(tmp_path, monkeypatch):
     finally:
         fonts._system_fonts.cache_clear()
         font_file.cache_clear()
+
+
+def test_a_damaged_font_is_read_or_refused_in_one_line(tmp_path):
+    """Bytes of the tables and of their directory changed at random: fontTools raises what it likes."""
+    from neuroglot.synthetic.fonts import _coverage
+
+    data = Path(font_file("DejaVu Sans", False, "a")).read_bytes()
+    draws, messages = random.Random(0), []
+    for number in range(150):
+        changed = bytearray(data if number % 5 else data[: draws.randrange(4, len(data))])
+        for _ in range(draws.randrange(1, 30)):
+            changed[draws.randrange(min(len(changed), draws.choice((300, len(changed)))))] = draws.randrange(256)
+        path = tmp_path / f"{number}.ttf"
+        path.write_bytes(changed)
+        try:
+            _coverage(str(path))
+        except UserError as error:
+            messages.append(str(error))
+    assert len(messages) > 10
+    assert all(map(str.isprintable, messages))

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuroglot.errors import UserError
+from neuroglot.errors import UserError, refusing
 from neuroglot.file_format import given_path
 
 MODEL = "Unbabel/wmt22-comet-da"
@@ -97,11 +97,9 @@ def comet(
                 f"COMET failed with exit code {ended.returncode}: {said[-1][:300] if said else 'it said nothing'}; "
                 f"try it alone: {python} -c 'import comet'"
             )
-        try:
+        with refusing(lambda why: f"COMET's answer cannot be read ({why}); is {python} COMET's own?"):
             answer = json.loads(made.read_text(encoding="utf-8"))
             scores = [100 * float(score) for score in answer["scores"]]
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f"COMET's answer cannot be read ({error}); is {python} COMET's own?") from None
     if len(scores) != len(triples) or not all(map(math.isfinite, scores)):
         raise UserError(f"COMET gave {len(scores)} scores for {len(triples)} segments, or one that is no number")
     return Comet(scores, f"model:{model}|scale:100|version:{answer.get('version', 'unknown')}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import ImageDraw, ImageFont
 
-from neuroglot.errors import UserError, nearest
+from neuroglot.errors import UserError, nearest, refusing
 
 # ---- Fonts and their characters -------------------------------------------------------------------------------------
 # The bundled families are in matplotlib's wheel, so that a text has the same pixels on every machine; for other
@@ -56,15 +56,16 @@ def is_bundled(path: str) -> bool:
 @cache
 def _coverage(path: str) -> frozenset[int]:
     from fontTools.agl import AGL2UV
-    from fontTools.ttLib import TTFont, TTLibError
+    from fontTools.ttLib import TTFont
 
     logging.getLogger("fontTools").setLevel(logging.ERROR)  # it warns of unusual dates in the head table
 
-    try:
-        with TTFont(path, fontNumber=0, lazy=True) as font:
-            glyphs: dict[int, str] = font.getBestCmap() or {}
-    except (TTLibError, OSError) as error:
-        raise UserError(f"font file {path} cannot be read: {error}; expected a TrueType or OpenType font") from None
+    said = f"font file {path} cannot be read"
+    with (
+        refusing(lambda why: f"{said}: {why}; expected a TrueType or OpenType font"),
+        TTFont(path, fontNumber=0, lazy=True) as font,
+    ):
+        glyphs: dict[int, str] = font.getBestCmap() or {}
     if Path(path).name.startswith("cm"):
         # TeX's encoding: it has Θ at the code of £. Only characters that the glyph's name confirms are used.
         return frozenset(code for code, name in glyphs.items() if AGL2UV.get(name) == code)

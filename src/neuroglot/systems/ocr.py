@@ -15,7 +15,7 @@ from PIL import Image
 
 from neuroglot.data.example import Example
 from neuroglot.data.image import open_image
-from neuroglot.errors import UserError
+from neuroglot.errors import UserError, refusing
 from neuroglot.pair import Pair, language_name, script_of
 from neuroglot.systems.base import spelling
 
@@ -330,10 +330,8 @@ class TesseractReader(Reader):
             UserError: the program fails, or takes longer than two minutes.
         """
         options = {"lang": self._data(language), "config": f"--psm {self.layout}", "timeout": TIMEOUT}
-        try:
+        with refusing(lambda why: f"tesseract failed on an image: {why[:200]}"):
             text = self._library.image_to_string(image, **options)
-        except (self._library.TesseractError, RuntimeError) as error:
-            raise UserError(f"tesseract failed on an image: {' '.join(str(error).split())[:200]}") from None
         return "\n".join(line.strip() for line in text.splitlines() if line.strip())
 
     def _data(self, language: str) -> str:
