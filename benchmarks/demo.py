@@ -24,6 +24,7 @@ from neuroglot.pipeline.evaluation import load_trained
 from neuroglot.pipeline.run import execute
 
 REPLAY = ["data.replay=0.3"]
+TWO = ["data.replay=0.4", "data.replay_tasks=[ocr, text_translation]"]
 SETTINGS: dict[str, list[str]] = {
     "earlier": [],
     "earlier-replay": REPLAY,
@@ -36,7 +37,10 @@ SETTINGS: dict[str, list[str]] = {
     "earlier-220": [*REPLAY, "train.steps=220"],
     "earlier-220-more": ["data.replay=0.4", "train.steps=220"],
     "two-220": [*REPLAY, "data.replay_tasks=[ocr, text_translation]", "train.steps=220"],
-    "two-240-more": ["data.replay=0.4", "data.replay_tasks=[ocr, text_translation]", "train.steps=240"],
+    "two-240-more": [*TWO, "train.steps=240"],
+    "attention-240": [*TWO, "select.modules=[attention]", "select.budget=0.6", "train.steps=240"],
+    "language-240": [*TWO, "select.parts=[language, connector]", "train.steps=240"],
+    "vision-240": [*TWO, "select.parts=[vision]", "train.steps=240"],
     "rows20-220": [*REPLAY, "select.budget=0.2", "train.steps=220"],
     "lora": [*REPLAY, "method=lora", "train.lr=3e-3"],
 }
