@@ -219,7 +219,7 @@ def data_file(folder, *records) -> Path:
 
 
 def with_data(cli, folder, *changes, verb="run"):
-    settings = [f"data.source={folder / 'data.jsonl'}", "data.pairs=[]", "data.retention=0", *changes]
+    settings = [f"data.source={folder / 'data.jsonl'}", "data.pairs=[]", "data.retention=0", "data.replay=0", *changes]
     return cli(verb, *SMOKE, *settings, "--runs", folder / "runs")
 
 
