@@ -28,12 +28,16 @@ def merge(
         ),
     ] = None,
     base: Base = None,
+    scale: Annotated[
+        float,
+        typer.Option("--scale", help="How much of what was trained is merged, from 0 to 1; see `dial`."),
+    ] = 1.0,
     trust_remote_code: Trust = False,
 ) -> None:
     """Write a plain model folder that needs neither peft nor neuroglot."""
     from neuroglot.pipeline.export import merge as write
 
-    write(adapter, out, dtype, base, trust_remote_code)
+    write(adapter, out, dtype, base, trust_remote_code, scale)
     print_line(out)
 
 

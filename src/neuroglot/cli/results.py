@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from neuroglot.cli.app import Force, Json, Trust, app, bars, show_facts, show_run, wide
-from neuroglot.errors import visible
+from neuroglot.errors import UserError, visible
 from neuroglot.printing import print_json, print_line
 
 # ---- show and translate ---------------------------------------------------------------------------------------------
@@ -96,6 +96,40 @@ def analyse(
         print_json(result)
         return
     print_line(f"The analysis on one page: {run / 'analysis.html'}")
+
+
+@app.command()
+def dial(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    scales: Annotated[
+        str, typer.Option("--scales", help="Comma-separated, from 0 (the base) to 1 (all that was trained).")
+    ] = "0,0.2,0.4,0.6,0.8,1",
+    retain: Annotated[
+        float, typer.Option("--retain", help="Least share of the base's chrF++ that every other task keeps.")
+    ] = 0.95,
+    as_json: Json = False,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Scale what a run trained, without training: quality against retention on the dev split, and the best scale."""
+    from neuroglot.pipeline.dial import dial as turn
+
+    try:
+        wanted = [float(scale) for scale in scales.split(",") if scale.strip()]
+    except ValueError:
+        raise UserError(f"--scales {scales!r} must be numbers with commas between them, such as 0,0.5,1") from None
+    with bars() as (track, say):
+        result = turn(run, wanted, retain, trust_remote_code, track, say)
+    if as_json:
+        print_json(result)
+        return
+    rows = {}
+    for point in result["points"]:
+        own = point["scores"][result["task"]]
+        kept = {f"{task.replace('_', ' ')} kept": share for task, share in point["kept"].items()}
+        rows[f"{point['scale']:g}"] = {"BLEU": own["bleu"], "chrF++": own["chrf"], "exact": own["exact"], **kept}
+    show_facts({"scale": rows}, False)
+    print_line(f"{result['chosen']:g} keeps at least {100 * retain:g} % of every other task.")
+    print_line(f"To use it: neuroglot merge {run} OUT --scale {result['chosen']:g}")
 
 
 @app.command()

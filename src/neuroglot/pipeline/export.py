@@ -68,7 +68,14 @@ def find(place: Path, base: str | None = None) -> Source:
     return Source(folder, str(base), fields, parts)
 
 
-def merge(place: Path, out: Path, dtype: str | None = None, base: str | None = None, trust: bool = False) -> None:
+def merge(
+    place: Path,
+    out: Path,
+    dtype: str | None = None,
+    base: str | None = None,
+    trust: bool = False,
+    scale: float = 1.0,
+) -> None:
     """Write a plain Hugging Face folder: the base with the adapter's units in its weights, and its processor.
 
     Args:
@@ -78,17 +85,20 @@ def merge(place: Path, out: Path, dtype: str | None = None, base: str | None = N
             bfloat16 if it was trained on a quantised base, and `auto` otherwise.
         base: another place of the base model.
         trust: let the model's own code run.
+        scale: how much of what was trained is merged, in [0, 1]; see `neuroglot.pipeline.dial`.
 
     Raises:
         UserError: whatever the user can mend; nothing is written then.
     """
     from neuroglot.pipeline.context import on_device, quiet
+    from neuroglot.pipeline.dial import check_scale, difference, scale_
     from neuroglot.pipeline.evaluation import with_adapter
     from neuroglot.tuner.adapter import check_free, new_folder
 
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"--dtype {dtype!r} is not known; {nearest(dtype, DTYPES)}")
     check_free(out)
+    check_scale(scale)
     source = find(place, base)
     if source.fields.get("peft_type") == "NEUROGLOT_PROMPT":
         raise UserError(
@@ -103,11 +113,15 @@ def merge(place: Path, out: Path, dtype: str | None = None, base: str | None = N
     trained_in = (source.fields.get("trained_on") or {}).get("dtype")
     trained_in = "bfloat16" if source.fields.get("quantised") else trained_in
     plain = on_device(load_model(source.base, dtype or trained_in or "auto", trust, source.parts))
+    before = {name: p.detach().clone() for name, p in plain.named_parameters()} if scale != 1 else {}
     model = with_adapter(plain, source.folder, safe_merge=True, base=source.base)
+    if scale != 1:
+        before = difference(before, model)
+        scale_(model, before, scale, {name: p.detach().clone() for name, p in model.named_parameters()})
     with new_folder(out) as part:
         model.save_pretrained(part)
         processor.save_pretrained(part)
-        write_text(part / "README.md", _card(source, model))
+        write_text(part / "README.md", _card(source, model, scale))
 
 
 def export(
@@ -156,13 +170,14 @@ def _check_dense(source: Source, config: Any) -> None:
         )
 
 
-def _card(source: Source, model: Any) -> str:
+def _card(source: Source, model: Any, scale: float) -> str:
     layout = source.fields.get("layout", {}).values()
     counts = [sum(groups.values()) for groups in layout if isinstance(groups, dict)]
     vectors = sum(len(names) for names in layout if isinstance(names, list))  # biases, or gains of norms
     what = f"{vectors:,} vectors" if vectors else "an adapter"
     what = f"{sum(counts):,} rows (or columns) in {len(counts)} layers" if counts else what
     pairs = f" for the pairs {', '.join(source.pairs)}" if source.pairs else ""
+    part = "" if scale == 1 else f", of whose changes {scale:g} is merged"
     kind = str(model.dtype).removeprefix("torch.")
     return f"""---
 base_model: {source.base}
@@ -171,8 +186,8 @@ library_name: transformers
 
 # {source.base}, with what was trained merged in
 
-Made by `neuroglot merge` from {source.base} and an adapter that had trained {what}{pairs}. Every other weight is that
-of the base model, in {kind}. It needs neither peft nor neuroglot:
+Made by `neuroglot merge` from {source.base} and an adapter that had trained {what}{pairs}{part}. Every other weight
+is that of the base model, in {kind}. It needs neither peft nor neuroglot:
 
 ```python
 from transformers import AutoModelForImageTextToText, AutoProcessor
