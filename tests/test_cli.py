@@ -34,6 +34,7 @@ VERBS = (
     "init",
     "compare",
     "analyse",
+    "dial",
     "merge",
     "export",
 )
