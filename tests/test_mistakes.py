@@ -608,3 +608,21 @@ def test_a_file_where_the_folder_should_be(cli, tmp_path):
     (tmp_path / "smoke").write_text("mine")
     refused(cli("run", *SMOKE, "--runs", tmp_path), "smoke cannot be made: a file of this name is in the way; choose")
     assert (tmp_path / "smoke").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ raise_exception('roles must\nalternate') }}", "chat template fails: roles must alternate; correct it"),
+        ("{% for m in messages %}{{ m['content'] + 1 }}{% endfor %}", "chat template fails: can only concatenate"),
+        ("{% for m in messages %}{{ m['content'] }}", "chat template fails: Unexpected end of template"),
+        ("{{ 'no images here' }}", "leaves out the text of a user's turn"),
+    ],
+)
+def test_a_chat_template_that_cannot_be_used_ends_a_run_before_it_begins(cli, tmp_path, template, message):
+    model = shutil.copytree(embedded_folder(), tmp_path / "model")
+    (model / "chat_template.jinja").write_text(template, encoding="utf-8")
+    runs = tmp_path / "runs"
+    code, _, error = cli("run", "quickstart", "--scale", "smoke", f"model.path={model}", "--runs", runs)
+    assert (code, message in error, len(error.strip().splitlines())) == (2, True, 1), error
+    assert not runs.exists() or not any(runs.iterdir())
