@@ -1,7 +1,7 @@
 """What the demo could be: settings of the recipe `quickstart`, scored on the dev split or, once chosen, on test.
 
-    python benchmarks/demo.py --out out/demo                                  # every setting below, one seed, dev
-    python benchmarks/demo.py --out out/demo --only rows10 --seeds 3 --test   # the chosen one, three seeds, test
+    python benchmarks/demo.py --out out/demo                                # every setting below, one seed, dev
+    python benchmarks/demo.py --out out/demo --only recipe --seeds 3 --test   # the chosen one, three seeds, test
 
 A setting is scored as the demo is: BLEU and exact match of image translation, exact match of what should be kept. The
 seed is that of the selection's draws, the order of batches and dropout. Done settings are not run again.
@@ -23,27 +23,19 @@ from neuroglot.pipeline.context import Context, quiet
 from neuroglot.pipeline.evaluation import load_trained
 from neuroglot.pipeline.run import execute
 
-REPLAY = ["data.replay=0.3"]
-TWO = ["data.replay=0.4", "data.replay_tasks=[ocr, text_translation]"]
+TWO = ["data.replay=0.4", "data.replay_tasks=[ocr, text_translation]", "train.steps=240"]
 SETTINGS: dict[str, list[str]] = {
-    "earlier": [],
-    "earlier-replay": REPLAY,
-    "rows10": [*REPLAY, "select.budget=0.1", "train.lr=3e-3"],
-    "rows10-half": [*REPLAY, "select.budget=0.1", "train.lr=1.5e-3"],
-    "rows20": [*REPLAY, "select.budget=0.2", "train.lr=2e-3"],
-    "rows10-long": [*REPLAY, "select.budget=0.1", "train.lr=3e-3", "train.steps=200"],
-    "rows10-more": ["data.replay=0.4", "select.budget=0.1", "train.lr=3e-3", "train.steps=200"],
-    "language10": [*REPLAY, "select.budget=0.1", "train.lr=3e-3", "select.parts=[language]"],
-    "earlier-220": [*REPLAY, "train.steps=220"],
-    "earlier-220-more": ["data.replay=0.4", "train.steps=220"],
-    "two-220": [*REPLAY, "data.replay_tasks=[ocr, text_translation]", "train.steps=220"],
-    "two-240-more": [*TWO, "train.steps=240"],
-    "attention-240": [*TWO, "select.modules=[attention]", "select.budget=0.6", "train.steps=240"],
-    "language-240": [*TWO, "select.parts=[language, connector]", "train.steps=240"],
-    "vision-240": [*TWO, "select.parts=[vision]", "train.steps=240"],
-    "rows20-220": [*REPLAY, "select.budget=0.2", "train.steps=220"],
-    "lora": [*REPLAY, "method=lora", "train.lr=3e-3"],
+    "recipe": [],
+    "no-replay-140": ["data.replay=0", "train.steps=140"],
+    "no-replay": ["data.replay=0"],
+    "replay-140": ["train.steps=140"],
+    "rows10-140": ["select.budget=0.1", "train.lr=3e-3", "train.steps=140"],
+    "rows10": ["select.budget=0.1", "train.lr=3e-3"],
+    "two-tasks-240": TWO,
+    "two-tasks-240-attention": [*TWO, "select.modules=[attention]", "select.budget=0.6"],
+    "lora": ["method=lora", "train.lr=3e-3"],
 }
+"""`no-replay-140` is the demo of 0.1.0."""
 
 
 def run(name: str, seed: int, test: bool, out: Path) -> dict[str, Any]:
