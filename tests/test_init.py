@@ -289,3 +289,21 @@ def test_places_that_cannot_be_written_and_models_that_are_none_are_named(data, 
         write_recipe("embedded", data, tmp_path / "none" / "mine.yaml")
     with pytest.raises(UserError, match="file has no config.json|does not exist"):
         write_recipe(str(tmp_path / "file"), data, tmp_path / "mine.yaml")
+
+
+def test_other_tasks_in_the_data_are_replayed(data, tmp_path):
+    rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
+    write_recipe("embedded", data, tmp_path / "plain.yaml")
+    assert "replay" not in (tmp_path / "plain.yaml").read_text(encoding="utf-8")
+    texts = [{"source": f"Word {k}", "target": f"Wort {k}", "source_lang": "en", "target_lang": "de",
+              "task": "text_translation", "split": "train"} for k in range(12)]  # fmt: skip
+    reads = [{"image": row["image"], "target": f"read {k}", "source_lang": "en", "target_lang": "en", "task": "ocr",
+              "item": f"read {k}"} for k, row in enumerate(rows[:1])]  # fmt: skip
+    mixed = data.with_name("mixed.jsonl")
+    mixed.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in (*rows, *texts, *reads)))
+    write_recipe("embedded", mixed, tmp_path / "mixed.yaml")
+    recipe = load_recipe(tmp_path / "mixed.yaml")
+    assert recipe.data.replay == 0.3
+    context = Context(recipe, tmp_path, lambda label, total: lambda done: None, print)
+    assert context.training.replayed["text_translation"] > 0
+    assert "against forgetting: " in (tmp_path / "mixed.yaml").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from neuroglot.config import check
-from neuroglot.data.corpus import Sizes, load_corpus
+from neuroglot.data.corpus import RETAINED, Sizes, load_corpus
 from neuroglot.data.example import Example
 from neuroglot.data.readers import Layout
 from neuroglot.data.readers.checked import counted
@@ -27,6 +27,9 @@ from neuroglot.pipeline.context import LISTED, Context, Data
 
 TASKS = ("image_translation", "multimodal_translation")
 """What can be trained, the likelier first."""
+
+DEV, RETENTION = 60, 60
+"""Items: the default of data.dev, and what a recipe says of data.retention."""
 
 RECIPE = """\
 # Written by `neuroglot init` for {data_name}. Run it with:
@@ -52,7 +55,7 @@ data:
   pairs: [{pairs}]
   train: {items}
   test: {test}
-  retention: 60        # items of reading and text translation that should still work afterwards; 0 to skip
+  retention: {retention}        # items of other tasks that should still work afterwards; 0 to skip{replay}
 
 profile:
   items: {profile_items}
@@ -129,6 +132,7 @@ def _write(
     items = len(np.unique(ours.column("item")))
     sizes = Sizes(items, 0, items, 0, 0)
     load_corpus(str(data), task, list(pairs or counts), sizes, 0, False, result)  # no split is empty
+    replay = _replay(data, task, list(pairs or counts), items, result)
     longest = _longest(model, ours, trust_remote_code)
     parts = _parts(model, trust_remote_code)
 
@@ -148,6 +152,8 @@ def _write(
         items=items,
         pairs=", ".join(counts),
         test=min(items, 200),
+        retention=RETENTION,
+        replay=replay,
         profile_items=min(items, 48),
         profile_batch=min(batch, 12),
         layers=", ".join(f"{part}: 0.6" for part, *_ in parts),
@@ -163,6 +169,24 @@ def _write(
         raise UserError(f"{out} cannot be written: {error.strerror}; choose another with --out") from None
     told = f"{counts.total()} {task} examples of {items} items in {len(counts)} pair{'s' * (len(counts) != 1)}"
     return f"wrote {out}: {told}; neuroglot run {shlex.quote(str(out))}"
+
+
+def _replay(data: Path, task: str, pairs: list[str], items: int, result: View) -> str:
+    """Return the line of a recipe that replays the data's other tasks; nothing where there are none to train on."""
+    others = [kind.task for kind in result.store.kinds if kind.task in RETAINED]
+    if not others:
+        return ""
+    try:
+        tested = Sizes(items, DEV, min(items, 200), 0, RETENTION)  # what the recipe's data section comes to
+        corpus = load_corpus(str(data), task, pairs, tested, 0, False, result, replays=True)
+    except UserError:  # all of them are tested
+        return ""
+    tasks = ", ".join(f"{name} ({len(examples)})" for name, examples in corpus.replay.items())
+    line = f"\n  replay: 0.3          # of the batches are the data's other tasks, against forgetting: {tasks}"
+    names = list(corpus.replay)
+    if len(names) > 1:
+        line += f"\n  # replay_tasks: [{', '.join(names[:-1])}]   # a task left out shows what is kept anyway"
+    return line
 
 
 def _layout(how: Layout, folder: Path, max_bad: int) -> str:
