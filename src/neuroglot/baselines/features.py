@@ -23,6 +23,7 @@ from neuroglot.data.example import ImageSource, RenderSpec
 from neuroglot.data.image import open_image
 from neuroglot.errors import UserError
 from neuroglot.file_format import fresh
+from neuroglot.models.load import on_device
 
 SHARD = 512
 """Images in one file of the cache."""
@@ -180,8 +181,8 @@ class _Tower:
 
     def __init__(self, images: Any, model: nn.Module, forward: Any, together: bool) -> None:
         self.images, self.forward, self.together = images, forward, together
-        self.device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-        self.model = model.to(self.device)
+        self.model = on_device(model)
+        self.device = next(model.parameters()).device
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[ImageSource]) -> Tensor:

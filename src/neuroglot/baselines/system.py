@@ -17,6 +17,7 @@ from neuroglot.baselines.settings import CLASSIC, PAD, ClassicSettings, Vocabula
 from neuroglot.data.example import Example
 from neuroglot.errors import UserError
 from neuroglot.file_format import MANIFEST, fresh, read_manifest, write_manifest, write_text
+from neuroglot.models.load import on_device
 from neuroglot.systems.base import Progress, length_sorted_batches
 
 TASKS = ("multimodal_translation", "text_translation")
@@ -192,8 +193,7 @@ def load(folder: Path | str, features: Features | None = None, **options: Any) -
             raise KeyError(f"weights do not fit: {(missing + wrong.unexpected_keys)[0]}")
     except Exception as error:
         raise CLASSIC.damaged(folder / MANIFEST, error) from None
-    if torch.accelerator.is_available():
-        network.to(torch.accelerator.current_accelerator())
+    on_device(network)
     made = features or TowerFeatures(**manifest["features"])
     return ClassicSystem(manifest["kind"], network, vocabulary, made, settings, manifest["image_width"], **options)
 

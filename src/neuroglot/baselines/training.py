@@ -27,6 +27,7 @@ from neuroglot.data.example import Example
 from neuroglot.errors import UserError
 from neuroglot.file_format import fresh, remove
 from neuroglot.finite import DivergedError
+from neuroglot.models.load import on_device
 
 STATE = "state.pt"
 POOL = 20
@@ -136,8 +137,7 @@ def _fresh(kind: str, examples: Sequence[Example], features: Features, settings:
         every = sample.flatten(0, 1)
         network.shift.copy_(every.mean(0))
         network.scale.copy_(1 / every.std(0).clamp(min=1e-6))
-    if torch.accelerator.is_available():
-        network.to(torch.accelerator.current_accelerator())
+    on_device(network)
     return ClassicSystem(kind, network, vocabulary, features, settings, width)
 
 

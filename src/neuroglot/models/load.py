@@ -21,6 +21,13 @@ Parts = Mapping[Any, Sequence[str]]
 """Part -> module prefixes."""
 
 
+def on_device(model: Any) -> Any:
+    """Return a model on the accelerator, where there is one."""
+    import torch
+
+    return model.to(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else model
+
+
 def embedded_folder() -> Path:
     """Return the folder of the embedded model, which `from_pretrained` can load."""
     return Path(__file__).parent / "tiny" / "weights"

@@ -36,7 +36,7 @@ from neuroglot.data.store import Store, View, open_store
 from neuroglot.errors import UserError
 from neuroglot.file_format import Format, cache_folder, read_json, remove, write_json, write_text
 from neuroglot.finite import check_weights
-from neuroglot.models.load import model_identity
+from neuroglot.models.load import model_identity, on_device
 from neuroglot.pair import Pair
 
 # ---- The user's data ------------------------------------------------------------------------------------------------
@@ -479,13 +479,6 @@ def made_for(what: Path | str, wanted: str | None, model: str, instead: str) -> 
         raise UserError(
             f"{what} was made for another model: one with fingerprint {wanted}, and this one has {model}; {instead}"
         )
-
-
-def on_device(model: Any) -> Any:
-    """Return a model on the accelerator, where there is one."""
-    import torch
-
-    return model.to(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else model
 
 
 def quiet() -> None:

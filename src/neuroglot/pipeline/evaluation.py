@@ -26,7 +26,8 @@ from neuroglot.file_format import (
     write_json,
     write_text,
 )
-from neuroglot.pipeline.context import Context, asked_model, examples_digest, made_for, on_device, quiet
+from neuroglot.models.load import on_device
+from neuroglot.pipeline.context import Context, asked_model, examples_digest, made_for, quiet
 from neuroglot.pipeline.folder import watch
 from neuroglot.pipeline.training import trained_folder
 

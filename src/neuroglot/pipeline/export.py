@@ -90,7 +90,7 @@ def merge(
     Raises:
         UserError: whatever the user can mend; nothing is written then.
     """
-    from neuroglot.pipeline.context import on_device, quiet
+    from neuroglot.pipeline.context import quiet
     from neuroglot.pipeline.dial import check_scale, difference, scale_
     from neuroglot.pipeline.evaluation import with_adapter
     from neuroglot.tuner.adapter import check_free, new_folder
@@ -106,7 +106,7 @@ def merge(
             "merged into its weights; use the adapter as it is (peft.PeftModel.from_pretrained)"
         )
     quiet()
-    from neuroglot.models.load import load_model, load_processor, load_skeleton
+    from neuroglot.models.load import load_model, load_processor, load_skeleton, on_device
 
     _check_dense(source, load_skeleton(source.base, trust, source.parts).config)
     processor = load_processor(source.base, trust)

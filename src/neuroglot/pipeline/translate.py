@@ -141,8 +141,7 @@ def _bare(model: str, adapter: Path | None, pair: Pair, trust: bool) -> tuple[An
     if adapter is not None:
         _check_pair(pair, _pairs(adapter), f"adapter {adapter}")
 
-    from neuroglot.models.load import load_model
-    from neuroglot.pipeline.context import on_device
+    from neuroglot.models.load import load_model, on_device
     from neuroglot.pipeline.evaluation import with_adapter
 
     loaded = on_device(load_model(model, trust_remote_code=trust))

@@ -164,16 +164,13 @@ class Builder:
         return mt.Apertium() if kind == "apertium" else mt.FastTranslate()
 
     def _model(self, name: str, settings: OtherModelSection) -> System:
-        import torch
 
         from neuroglot.data.batch import Batcher
-        from neuroglot.models.load import load_model, load_processor, stop_tokens
+        from neuroglot.models.load import load_model, load_processor, on_device, stop_tokens
         from neuroglot.systems.hf import HFSystem
         from neuroglot.systems.mt import longest
 
-        model = load_model(settings.path, settings.dtype, self.trust_remote_code)
-        if torch.accelerator.is_available():
-            model = model.to(torch.accelerator.current_accelerator())
+        model = on_device(load_model(settings.path, settings.dtype, self.trust_remote_code))
         processor = load_processor(settings.path, self.trust_remote_code)
         context = longest(processor.tokenizer, model.config.get_text_config(), unknown=0)
         # data.max_length counts the tokens of the recipe's own model, so it does not make another's context shorter.

@@ -16,7 +16,7 @@ import torch
 from neuroglot.data.batch import rendered, special_tokens
 from neuroglot.data.example import Example
 from neuroglot.errors import UserError, nearest
-from neuroglot.models.load import from_pretrained, resolve
+from neuroglot.models.load import from_pretrained, on_device, resolve
 from neuroglot.pair import Pair, language_code, language_name, script_of
 from neuroglot.systems.base import PROTOCOL, SEQ2SEQ, own_settings, spelling
 from neuroglot.systems.cascade import unmarked
@@ -108,8 +108,7 @@ def load_weights(kind: Any, what: str, path: str, dtype: str, trust_remote_code:
     """
     resolve(path)
     options = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype), "trust_remote_code": trust_remote_code}
-    model = from_pretrained(kind, what, path, use_safetensors=True, **options).eval()
-    return model.to(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else model
+    return on_device(from_pretrained(kind, what, path, use_safetensors=True, **options).eval())
 
 
 def in_batches(texts: Sequence[str], size: int, answer: Callable[[list[str]], list[str]]) -> list[str]:
