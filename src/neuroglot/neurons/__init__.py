@@ -1,7 +1,7 @@
-"""The science: what the neurons of a model do for each language pair, and which of them to train. No training code.
+"""What the neurons of a model do for each language pair, and which of them to train. No training code.
 
 Read in this order: `inventory` (which layers and neurons there are), `importance` (one pass over data), `profile`
-(what it leaves behind), `layers` (which layers), `select` (which neurons, for which pairs).
+(its result), `layers` (which layers), `select` (which neurons, for which pairs).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 What a row selection calls a neuron is an output of one matrix. In a (gated) MLP the natural unit spans three: what
 unit i reads is its row of gate and up, what it writes is its column of down. A selection of such units becomes rows
-and columns of the matrices, which is all that the tuner knows of.
+and columns of the matrices, because the tuner knows only these.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from neuroglot.neurons.inventory import Layer, check_parts
 from neuroglot.selection import Group, Selection
 
 DOWN = ("down_proj", "fc2", "linear_fc2", "c_proj", "w2", "dense_4h_to_h", "linear_2", "2")
-"""What the matrix that writes is called; "2" is the third of an `nn.Sequential` (Qwen's mergers)."""
+"""Names of the matrix that writes; "2" is the third of an `nn.Sequential` (Qwen's mergers)."""
 
 FUSED = ("gate_up_proj", "gate_up", "w12", "dense_h_to_4h_gated")
-"""What a matrix is called that holds the gate rows and, below them, the up rows."""
+"""Names of a matrix that holds the gate rows and, below them, the up rows."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ class FeedForward:
 def feed_forwards(model: nn.Module, parts: Sequence[str] = PARTS) -> tuple[FeedForward, ...]:
     """Return the feed-forward blocks of a model's parts, in its order.
 
-    A block is a module with two or more Linear children of which one is called like a writing matrix and the others
+    A block is a module with two or more Linear children of which one has the name of a writing matrix and the others
     have as many outputs (a fused one twice as many) as it has inputs.
 
     Raises:
         UserError: a part is not known.
     """
-    asked, family, result = check_parts(parts), family_of(model), []
+    asked, family, blocks = check_parts(parts), family_of(model), []
     for name, module in model.named_modules():
         part = family.part_of(name)
         if part not in asked or part is None:
@@ -79,20 +79,20 @@ def feed_forwards(model: nn.Module, parts: Sequence[str] = PARTS) -> tuple[FeedF
             if child != down and linear.out_features == units * (2 if child in FUSED else 1)
         )
         if reads:
-            result.append(FeedForward(name, part, units, reads, f"{name}.{down}"))
-    return tuple(result)
+            blocks.append(FeedForward(name, part, units, reads, f"{name}.{down}"))
+    return tuple(blocks)
 
 
 def ffn_layers(model: nn.Module, parts: Sequence[str] = PARTS) -> tuple[Layer, ...]:
     """Return the feed-forward blocks of a model's parts as layers whose neurons are their units."""
-    result = []
+    layers = []
     for block in feed_forwards(model, parts):
         reads = [cast(nn.Linear, model.get_submodule(name)) for name in block.reads]
         writes = cast(nn.Linear, model.get_submodule(block.writes))
         held = sum(x.in_features * x.out_features // block.units for x in reads) + writes.out_features
         bias = any(x.bias is not None for x in reads)
-        result.append(Layer(block.name, block.part, block.units, held, bias, 0, block.reads, block.writes))
-    return tuple(result)
+        layers.append(Layer(block.name, block.part, block.units, held, bias, 0, block.reads, block.writes))
+    return tuple(layers)
 
 
 def ffn_selection(

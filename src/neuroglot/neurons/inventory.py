@@ -55,7 +55,7 @@ def check_parts(parts: Iterable[str]) -> tuple[str, ...]:
 def inventory(model: nn.Module, parts: Sequence[str] = PARTS, include: Sequence[str] = ()) -> tuple[Layer, ...]:
     """Return the layers of the requested parts, in the order of the model's modules.
 
-    A layer is an `nn.Linear`, or a bare matrix that the family's row names. Left out are the patch embedding, which is
+    A layer is an `nn.Linear`, or a bare matrix that the family lists. Left out are the patch embedding, which is
     a convolution; what lies in a torch `MultiheadAttention`, which reads its weights without calling a layer; the LM
     head, unless `include` names it; and any matrix tied to an embedding. A matrix that two modules share counts once,
     under its first name.
@@ -147,7 +147,7 @@ def module_of(model: nn.Module, layer: Layer) -> nn.Module:
 def fingerprint(model: nn.Module, layers: Sequence[Layer]) -> str:
     """Return a hash of the layers' names and shapes and of 64 spread entries of each weight.
 
-    The entries are taken in bfloat16, so that a model is itself whether it was loaded in float32 or in bfloat16.
+    The entries are taken in bfloat16, so that a model has the same hash in float32 and in bfloat16.
     """
     digest = hashlib.sha256()
     for layer in layers:

@@ -1,4 +1,4 @@
-"""Layers: which of them to train. Two rankings, by how much a layer matters and by how much training moves it."""
+"""Layers: which of them to train. Two rankings: by how much a layer matters, and by how much training changes it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def keep(
     """
     parts = [part for part in PARTS if any(layer.part == part for layer in layers)]
     shares = layer_fractions(fraction, parts)
-    kept: set[str] = set()
+    best: set[str] = set()
     for part in parts:
         names = [layer.name for layer in layers if layer.part == part]
         missing = [name for name in names if name not in ranking]
@@ -75,8 +75,8 @@ def keep(
             )
         if shares[part]:
             count = max(1, int(shares[part] * len(names) + 0.5))
-            kept.update(sorted(names, key=lambda name: ranking[name] if lowest else -ranking[name])[:count])
-    return [layer.name for layer in layers if layer.name in kept]
+            best.update(sorted(names, key=lambda name: ranking[name] if lowest else -ranking[name])[:count])
+    return [layer.name for layer in layers if layer.name in best]
 
 
 def layer_fractions(fraction: float | Mapping[str, float], parts: Sequence[str]) -> dict[str, float]:
@@ -117,7 +117,7 @@ def activation_similarity(
 
     Each batch goes through the model twice. Between the two passes the outputs of one batch's layers are held in the
     model's own dtype; each is compared, one layer at a time in float64, and freed as the second pass reaches it.
-    After a short tuning R is 1 but for 1e-7, less than float32 tells apart: what is added up is 1 - R, see `distance`.
+    After a short tuning R differs from 1 by 1e-7, which float32 does not resolve, so 1 - R is summed; see `distance`.
 
     Args:
         model: a transformers model in either state; with a PEFT adapter, `peft_model.get_base_model()`.
@@ -127,7 +127,7 @@ def activation_similarity(
         layers: which layers, by default the whole inventory; to be taken before an adapter wraps the model.
         progress: called after each batch with the number of batches done.
         apart: another measure of how far a token's outputs before and after are apart, [..., T, N] -> [..., T, 1];
-            `distance` by default. What is returned is 1 less its mean.
+            `distance` by default. The result is 1 minus its mean.
 
     Raises:
         UserError: no batches, a layer never reached, or an R that is not finite.
@@ -160,9 +160,9 @@ def activation_similarity(
 def distance(x: Tensor, y: Tensor) -> Tensor:
     """Return 1 - R of every token, [..., T, N] -> [..., T, 1]: from the difference of the directions, |u - v|^2 / 2.
 
-    1 - <u, v> would lose all digits where x and y are nearly the same. The paper's eps, which only keeps from dividing
-    by zero, is left out, for with small activations it would be larger than what is measured: a token whose
-    activation is all zeros before or after counts as similarity 0, and one that is so both times has not changed.
+    1 - <u, v> would lose all digits where x and y are nearly the same. The paper's eps only avoids division
+    by zero. It is left out, because with small activations it would exceed what is measured: a token whose activation
+    is all zeros before or after counts as similarity 0; one with zeros both times has not changed.
     """
     x, y = wide(x), wide(y)
     u, v = (z / z.norm(dim=-1, keepdim=True).masked_fill(~z.any(-1, keepdim=True), 1) for z in (x, y))
@@ -171,7 +171,7 @@ def distance(x: Tensor, y: Tensor) -> Tensor:
 
 
 class _Similarity:
-    """Sums of 1 - R over samples, layer -> pair, and the first pass's outputs of the batch at hand."""
+    """Sums of 1 - R over samples, layer -> pair, and the first pass's outputs of the current batch."""
 
     positions: Positions
     pair: str

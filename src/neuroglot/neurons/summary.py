@@ -1,4 +1,4 @@
-"""Summary: what a selection and a profile hold, in numbers that fit on a screen."""
+"""Summary: what a selection and a profile hold, in a few numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from neuroglot.neurons.profiling.profile import Profile
 from neuroglot.selection import Selection, group_name, is_readable
 
 MOST = 10
-"""Layers that are named."""
+"""How many layers are listed."""
 
 
 def summary(path: Path) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def summary(path: Path) -> dict[str, Any]:
 
 
 def selection_summary(selection: Selection) -> dict[str, Any]:
-    """Return where the chosen rows are, by part, group and kind of layer; `of` is what they were chosen from.
+    """Return where the chosen rows are, by part, group and kind of layer; `of` counts what they were chosen from.
 
     Of feed-forward units, whose rows and columns lie in several matrices, `of` counts the units.
     """

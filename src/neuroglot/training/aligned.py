@@ -1,10 +1,10 @@
-"""Aligned: low-rank neurons whose factors start along the gradient, with ranks where the gradient is.
+"""Aligned: low-rank neurons whose factors start along the gradient, with more rank where the gradient is larger.
 
-A fresh low-rank delta, up x down with up = 0, can at first only move what its random `down` happens to read. One pass
-over some data tells what it should read: with G [k, w] the gradient of the loss by the weights of a group's k units,
-the r first right singular vectors of G are the r directions that lose the least of it. And a layer's next direction is
-worth what its singular value says, so ranks are handed out where a squared singular value per parameter is largest,
-over all layers and groups, until the parameters are used up. (LoRA-GA and GoRA do each for LoRA.)
+A fresh low-rank delta, up x down with up = 0, can at first only change what its random `down` reads. One pass over
+some data tells what it should read: with G [k, w] the gradient of the loss by the weights of a group's k units, the r
+first right singular vectors of G are the r directions that lose the least of it. The value of a layer's next direction
+is its singular value, so ranks go where a squared singular value per parameter is largest, over all layers and groups,
+until the parameters are used up. (LoRA-GA and GoRA do each for LoRA.)
 
 Shape suffixes: k units of a group, w the width of a unit, r a rank.
 """
@@ -34,7 +34,7 @@ from neuroglot.tuner.deltas import UnitLayer
 EXACT = 1024
 """Up to this many rows or columns a singular value decomposition is exact; beyond, the largest values by iteration."""
 LENGTH = 3**-0.5
-"""Of a row of `down`: what LoRA's random ones have on average."""
+"""Length of a row of `down`: the average of LoRA's random rows."""
 
 Place = tuple[str, Group]
 
@@ -71,15 +71,15 @@ def aligned(
 ) -> Adapter:
     """Return an adapter of zero deltas whose factors point along the gradient.
 
-    The gradients of the chosen units are held for the time of the pass, in float32: as much memory as training the
-    same units densely takes without an optimiser. The model is restored afterwards, bit for bit.
+    The gradients of the chosen units are held during the pass, in float32: as much memory as training the same
+    units densely takes without an optimiser. The model is restored afterwards, bit for bit.
 
     Args:
         model: the base model.
         selection: the units; those of layers that get no rank are left out of the adapter.
         batches: `(inputs, condition)` as for `neuroglot.profile`, with labels; a condition is of one of the pairs.
-        parameters: how many the adapter may train. Biases are not among them: at the rates that low-rank factors want,
-            they would move far.
+        parameters: how many the adapter may train. Biases are not trained: at the learning rates of low-rank factors
+            they would change too much.
         rows: of each group's units in a layer, the share that is trained: those with the largest gradients.
         mode: of the adapter, see `NeuroglotConfig`.
         seed: of the iteration for large matrices.
@@ -91,18 +91,18 @@ def aligned(
     gradients = _gradients(model, selection, batches, progress)
     chosen = {(module, group): index.sort().values for module, group, index in selection}
     if rows < 1:
-        for position, gradient_kw in gradients.items():
+        for key, gradient_kw in gradients.items():
             largest = gradient_kw.norm(dim=1).topk(max(1, round(rows * len(gradient_kw)))).indices.sort().values
-            chosen[position], gradients[position] = chosen[position][largest.cpu()], gradient_kw[largest]
+            chosen[key], gradients[key] = chosen[key][largest.cpu()], gradient_kw[largest]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        result = {position: _directions(gradient) for position, gradient in gradients.items()}
+        directions = {key: _directions(gradient) for key, gradient in gradients.items()}
     units: dict[str, dict[str, Units]] = {}
-    for (module, group), rank in allocate(result, parameters).items():
-        index, own = chosen[module, group].to(torch.int32), result[module, group]
-        down_rw = (own.vectors_rw[:rank] * LENGTH).contiguous()
+    for (module, group), rank in allocate(directions, parameters).items():
+        index, direction = chosen[module, group].to(torch.int32), directions[module, group]
+        down_rw = (direction.vectors_rw[:rank] * LENGTH).contiguous()
         delta: tuple[Tensor, ...] = (down_rw.new_zeros(len(index), rank), down_rw)
-        if rank * own.cost > own.parameters(rank):
+        if rank * direction.cost > direction.parameters(rank):
             delta = (down_rw.new_zeros(len(index), down_rw.shape[1]),)
         units.setdefault(module, {})[group_name(group)] = Units(index, delta)
     shapes = shapes_of(model, units)
@@ -118,28 +118,23 @@ def allocate(directions: Mapping[Place, Directions], parameters: int) -> dict[Pl
     """Return the ranks that groups get, best value per parameter first; groups that get none are left out.
 
     Args:
-        directions: by group.
-        parameters: for all of them.
+        directions: by module and group.
+        parameters: for all of them together.
 
     Raises:
         UserError: they do not suffice for one rank anywhere.
     """
     offers = sorted(
-        (
-            (float(value) ** 2 / one.cost, index)
-            for index, one in directions.items()
-            for value in one.values
-            if value > 0
-        ),
+        ((float(value) ** 2 / one.cost, key) for key, one in directions.items() for value in one.values if value > 0),
         key=lambda offer: -offer[0],
     )
     ranks: dict[Place, int] = {}
     left = parameters
-    for _, index in offers:  # of a group in the order of its singular values
-        rank = ranks.get(index, 0)
-        price = directions[index].parameters(rank + 1) - directions[index].parameters(rank)
+    for _, key in offers:  # of a group in the order of its singular values
+        rank = ranks.get(key, 0)
+        price = directions[key].parameters(rank + 1) - directions[key].parameters(rank)
         if price <= left:
-            ranks[index] = rank + 1
+            ranks[key] = rank + 1
             left -= price
     if not ranks:
         least = min((one.parameters(1) for one in directions.values()), default=0)
@@ -176,17 +171,17 @@ def _gradients(
                 progress(done)
         if not done:
             raise UserError("no batches to align the factors with; expected at least one; check the data's pairs")
-        result: dict[Place, Tensor] = {}
+        gradients: dict[Place, Tensor] = {}
         for layer in tuned.modules():
             if isinstance(layer, UnitLayer):
                 for text in layer.neuroglot_layout["default"].groups:
                     (delta,) = layer.delta("default", text)
                     gradient = torch.zeros_like(delta) if delta.grad is None else delta.grad.detach()
-                    result[layer.module_name, texts[text]] = gradient
-        wrong = unusable({f"{module}, group {group_name(group)}": x for (module, group), x in result.items()})
+                    gradients[layer.module_name, texts[text]] = gradient
+        wrong = unusable({f"{module}, group {group_name(group)}": x for (module, group), x in gradients.items()})
         if wrong:
             raise UserError(f"the factors cannot be aligned: the gradient of {wrong}; look at the model and the data")
-        return result
+        return gradients
     finally:
         tuned.unload()
 

@@ -1,4 +1,4 @@
-"""What is told while a training runs: a line per logged step in a file, a call per step for whoever shows progress."""
+"""Reports during training: a line per logged step in a file, and a call per step to show progress."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ LookFunction = Callable[[Any], dict[str, Any]]
 
 
 class LogFile(TrainerCallback):
-    """Writes `{"step", "loss", "lr", "grad_norm"}` lines; a resumed run goes on where its checkpoint stood.
+    """Writes `{"step", "loss", "lr", "grad_norm"}` lines; a resumed run continues at its checkpoint's step.
 
-    The lines of `Look` stand among them, and `{"step", "skipped"}` lines that say why a step was left out; the logged
-    loss is then the mean of the others, with the last one before it in its place.
+    The file also holds the lines of `Look`, and `{"step", "skipped"}` lines with the reason why a step was left out;
+    the logged loss is then a mean in which the last loss before it takes its place.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,10 +37,10 @@ class LogFile(TrainerCallback):
         self.keep(state.global_step)
 
     def keep(self, step: int) -> None:
-        """Drop the lines after a step, and what a full disk cut off."""
+        """Drop the lines after a step, and a line that a full disk cut off."""
         lines = self.path.read_text(encoding="utf-8").splitlines(True) if step and self.path.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        write_text(self.path, "".join(kept))
+        remaining = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        write_text(self.path, "".join(remaining))
 
     @property
     def skipped(self) -> int:
@@ -71,12 +71,12 @@ class LogFile(TrainerCallback):
 
 
 class Finite(TrainerCallback):
-    """Ends a training whose parameters are no longer finite, before a checkpoint or a result is made of them."""
+    """Ends a training whose parameters are no longer finite, before they are saved in a checkpoint or a result."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Look at all that is trained, once for each checkpoint and at the end."""
+        """Check all trained parameters, once for each checkpoint and at the end."""
         if control.should_save or state.global_step >= state.max_steps:
             wrong = unusable({name: p for name, p in kwargs["model"].named_parameters() if p.requires_grad})
             if wrong:
@@ -87,7 +87,7 @@ class Finite(TrainerCallback):
 
 
 class Look(TrainerCallback):
-    """Writes `{"step", "dev": {...}}` lines: what a function says of the model as it is, every so many steps.
+    """Writes `{"step", "dev": {...}}` lines: figures that a function returns for the current model, at regular steps.
 
     The function must restore the model and the random state; then training is the same bit for bit with
     and without it.
@@ -106,7 +106,7 @@ class Look(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Append a line, of the process that writes."""
+        """Append a line, in the process that writes."""
         due = state.global_step % self.every == 0 or state.global_step == state.max_steps
         if due and state.is_world_process_zero:
             line = {"step": state.global_step, "dev": self.function(kwargs["model"])}
@@ -115,7 +115,7 @@ class Look(TrainerCallback):
 
 
 class Manifest(TrainerCallback):
-    """Puts a manifest into each checkpoint once it is whole: a checkpoint without one is not resumed from.
+    """Puts a manifest into each checkpoint once it is complete: a checkpoint without one is not resumed from.
 
     Args:
         before: seconds that the training took up to the checkpoint that it resumes from.

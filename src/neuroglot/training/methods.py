@@ -22,7 +22,7 @@ from neuroglot.tuner import NeuroglotConfig, PromptConfig, VectorsConfig
 
 
 def linear_names(model: nn.Module) -> list[str]:
-    """Return the full name of every Linear but the output embeddings: the layers of all three parts."""
+    """Return the full name of every Linear except the output embeddings: the layers of all three parts."""
     head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
 
@@ -131,7 +131,7 @@ def prompt(model: nn.Module, tokens: int = 16, seed: int = 0) -> nn.Module:
 def bitfit(model: nn.Module) -> nn.Module:
     """Train every bias, of Linears, norms and convolutions (BitFit, arXiv 2106.10199).
 
-    Many language models (Llama, Mistral, Gemma) have none: there it trains the other parts' alone.
+    Many language models (Llama, Mistral, Gemma) have none: there only the other parts' biases are trained.
 
     Raises:
         UserError: the model has no bias at all.
@@ -164,7 +164,7 @@ def _vectors(model: nn.Module, wanted: Callable[[nn.Module, str], bool]) -> dict
     for name, module in model.named_modules():
         if module is head or isinstance(_parent(model, name), nn.MultiheadAttention):
             continue
-        names = [own for own, p in module.named_parameters(recurse=False) if p.dim() == 1 and wanted(module, own)]
+        names = [key for key, p in module.named_parameters(recurse=False) if p.dim() == 1 and wanted(module, key)]
         if names and name:
             layout[name] = names
     return layout
@@ -210,7 +210,7 @@ def language(model: nn.Module, modules: Sequence[str] | None = None) -> nn.Modul
 def part_parameters(model: nn.Module, part: str) -> set[str]:
     """Return the names of a part's parameters, its embeddings, norms and convolutions included.
 
-    A parameter that two parts share, under two names, is neither's: to train it would be to train both.
+    A parameter that two parts share, under two names, belongs to neither: training it would train both.
     """
     family = family_of(model)
     owners: dict[int, set[str | None]] = {}
@@ -220,7 +220,7 @@ def part_parameters(model: nn.Module, part: str) -> set[str]:
 
 
 def _part(model: nn.Module, part: str, modules: Sequence[str] | None) -> nn.Module:
-    """Train one part and freeze the rest; all in float32, for no model computes in two dtypes."""
+    """Train one part and freeze the rest; all in float32, because no model computes in two dtypes."""
     names = part_parameters(model, part)
     if not names:
         raise UserError(
@@ -274,10 +274,10 @@ def prepare(model: nn.Module, method: str, selection: Selection | None = None, *
         if option not in known:
             hint = nearest(option, known) if known else "it takes none"
             raise UserError(f"training method {method} has no option {option!r}; {hint}")
-    given = (model, selection) if method == "neurons" else (model,)
-    return function(*given, **options)
+    positional = (model, selection) if method == "neurons" else (model,)
+    return function(*positional, **options)
 
 
 def from_adapter(model: nn.Module, folder: Path | str) -> nn.Module:
-    """Make a model trainable by going on from a saved adapter of neurons."""
+    """Make a model trainable from a saved adapter of neurons."""
     return PeftModel.from_pretrained(model, str(folder), is_trainable=True)

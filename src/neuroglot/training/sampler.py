@@ -23,8 +23,8 @@ class Mix:
         kinds: a text for each item; a batch holds items of one pair and one kind. None for one kind.
         temperature: T of p ~ n^(1/T), by which pairs with n items share an epoch: 1 by size, larger more evenly
             (Arivazhagan et al. 2019, arXiv 1907.05019, section 4.1; the papers use up to 100, which is nearly even).
-        replayed: so many items, the last ones, are of other tasks. They are no part of what the pairs share.
-        share: of all batches, those of replayed items. Their kinds come in turn.
+        replayed: how many items, the last ones, are of other tasks. The pairs' shares do not include them.
+        share: of replayed items in all batches. Their kinds come in turn.
     """
 
     kinds: Sequence[str] | None = None
@@ -48,16 +48,16 @@ class OnePairBatchSampler(Sampler[list[int]]):
 
     An epoch visits every item once. Each pair's items are shuffled and cut into batches (its last may be short), then
     the batches of all pairs are shuffled together. The order is a function of (seed, epoch) alone, so that a run
-    resumed in the middle of an epoch skips exactly what it has seen.
+    resumed in the middle of an epoch skips exactly the batches that it has seen.
 
-    With a temperature an epoch has as many items as before, but the pairs other shares of it. A pair that gets fewer
-    than it has draws others every epoch; one that gets more goes through all its items again and again.
+    With a temperature an epoch has as many items as before, but the pairs have other shares of it. A pair with fewer
+    than all its items draws new ones every epoch; one with more repeats all its items.
 
     Batches of replayed items are full and evenly spread: after any number of batches of an epoch, those that were
     replayed are the share of them, to within one. The share is therefore the same in a training of less than an epoch.
-    Few batches have no whole number of replayed ones as their share. An epoch then is several passes over the items,
-    as few as make the share right to a hundredth of it; all epochs stay of one length, by which a resumed training
-    finds its place.
+    Of few batches the share may be no integer. An epoch is then several passes over the items, as few as make the
+    share exact to a hundredth of it; all epochs have the same length, from which a resumed training computes its
+    position.
 
     With several processes the batches come in runs of `world` batches of one pair, one for each process: accelerate
     gives the i-th batch to process i modulo `world`. It also drops or refills runs that end in a short batch, so here
@@ -68,7 +68,7 @@ class OnePairBatchSampler(Sampler[list[int]]):
         pairs: the pair of each item, in text form.
         batch_size: items per batch, that of one process.
         seed: chooses the order.
-        world: number of processes that share the batches out.
+        world: number of processes that share the batches.
         mix: what an epoch is made of.
 
     Attributes:
@@ -83,8 +83,8 @@ class OnePairBatchSampler(Sampler[list[int]]):
         self, pairs: Sequence[str], batch_size: int, seed: int = 0, world: int = 1, mix: Mix | None = None
     ) -> None:
         mix = mix or Mix()
-        own = len(pairs) - mix.replayed
-        if own < 1:
+        items = len(pairs) - mix.replayed
+        if items < 1:
             raise UserError("there are no examples to train on; expected one or more; check the data and its filters")
         if batch_size < 1:
             raise UserError(f"batch_size must be 1 or more, got {batch_size}")
@@ -95,8 +95,8 @@ class OnePairBatchSampler(Sampler[list[int]]):
         self.seed = seed
         self.world = world
         self.epoch = 0
-        self._index = _divided(pairs, mix.kinds, range(own))
-        self._replayed = _divided(pairs, mix.kinds, range(own, len(pairs)))
+        self._index = _divided(pairs, mix.kinds, range(items))
+        self._replayed = _divided(pairs, mix.kinds, range(items, len(pairs)))
         self._counts = quotas({key: len(index) for key, index in self._index.items()}, mix.temperature)
         self._runs = sum(-(-count // self._run) for count in self._counts.values())
         share = Fraction(mix.share).limit_denominator(10**6)
@@ -118,16 +118,16 @@ class OnePairBatchSampler(Sampler[list[int]]):
         generator = self._generator(0)
         first, replays = self._pass(generator), self._replay(generator)
         later = (self._pass(self._generator(number)) for number in range(1, self.passes))
-        own = chain(first, chain.from_iterable(later))
+        runs = chain(first, chain.from_iterable(later))
         done, total = 0, len(self) // self.world
         for number in range(total):
             due = (number + 1) * self.replays // total
-            run = next(replays if due > done else own)
+            run = next(replays if due > done else runs)
             done = due
             yield from (batch.tolist() for batch in run.split(self.batch_size))
 
     def _generator(self, number: int) -> torch.Generator:
-        """Return what draws a pass of the epoch."""
+        """Return the random generator of a pass of the epoch."""
         return torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch * self.passes + number)
 
     def _pass(self, generator: torch.Generator) -> list[Tensor]:
@@ -149,7 +149,7 @@ class OnePairBatchSampler(Sampler[list[int]]):
         for (_, kind), index in self._replayed.items():
             kinds.setdefault(kind, []).append(index)
         streams = [self._cycled(groups, generator) for groups in kinds.values()]
-        turn = self.epoch * self.replays  # the kinds go on where the epoch before left off
+        turn = self.epoch * self.replays  # the kinds continue where the epoch before stopped
         while streams:
             yield next(streams[turn % len(streams)])
             turn += 1
@@ -167,7 +167,7 @@ class OnePairBatchSampler(Sampler[list[int]]):
 
 
 def _whole(exact: Fraction) -> tuple[int, int]:
-    """Return the fewest passes, and their replayed batches, of which one pass has so many to within a hundredth."""
+    """Return the fewest passes, and their replayed batches, that give `exact` per pass to within a hundredth of it."""
     passes = 1
     while abs(round(exact * passes) - exact * passes) > exact * passes / 100:
         passes += 1
@@ -190,8 +190,8 @@ def quotas(sizes: dict[tuple[str, str], int], temperature: float) -> dict[tuple[
     for (pair, _), size in sizes.items():
         pairs[pair] = pairs.get(pair, 0) + size
     total = sum(sizes.values())
-    whole = max(pairs.values())
-    weights = {pair: (size / whole) ** (1 / temperature) for pair, size in pairs.items()}
+    largest = max(pairs.values())
+    weights = {pair: (size / largest) ** (1 / temperature) for pair, size in pairs.items()}
     scale = total / sum(weights.values())
     exact = {key: scale * weights[key[0]] * size / pairs[key[0]] for key, size in sizes.items()}
     counts = {key: int(value) for key, value in exact.items()}
@@ -205,7 +205,7 @@ def _divided(pairs: Sequence[str], kinds: Sequence[str] | None, among: range) ->
     """Return the indices of every pair and kind, as int64: a list of them would take five times the memory."""
     names: dict[tuple[str, str], int] = {}
     numbers = np.empty(len(among), np.int32)
-    for at, index in enumerate(among):
+    for position, index in enumerate(among):
         key = (str(pairs[index]), "" if kinds is None else kinds[index])
-        numbers[at] = names.setdefault(key, len(names))
+        numbers[position] = names.setdefault(key, len(names))
     return {key: torch.from_numpy(np.flatnonzero(numbers == names[key]) + among.start) for key in sorted(names)}

@@ -31,7 +31,7 @@ from neuroglot.tuner.deltas import UnitLayer
 
 
 def specific_parameters(model: nn.Module) -> set[int]:
-    """Return the ids of the parameters whose group lacks one of its adapter's pairs or more."""
+    """Return the ids of the parameters whose group lacks at least one of its adapter's pairs."""
     ids: set[int] = set()
     for layer in model.modules():
         if isinstance(layer, UnitLayer):
@@ -44,12 +44,12 @@ def specific_parameters(model: nn.Module) -> set[int]:
 
 
 def parameter_groups(model: nn.Module, lr: float, specific_lr: float | None = None) -> list[dict[str, Any]]:
-    """Split a model's trainable parameters for an optimiser of one's own.
+    """Split a model's trainable parameters for your own optimiser.
 
-    A pair's specific neurons see only its own steps, the agnostic ones all of them; a higher rate makes up for it.
+    A pair's specific neurons train only in its steps, the agnostic ones in all; a higher rate compensates for that.
 
     Args:
-        model: a model with a neuroglot adapter, wrapped in anything.
+        model: a model with a neuroglot adapter, inside any wrapper.
         lr: the learning rate of the language-agnostic neurons, and of whatever else is trainable.
         specific_lr: that of the neurons that not all pairs train; None for the same.
 
@@ -95,7 +95,7 @@ class PairTrainer(Trainer):
     Models without a neuroglot adapter are trained on the same batches in the same order.
 
     Args:
-        pairs: the pair of each item of `train_dataset`; it makes the batches. A collator may mix pairs all the same.
+        pairs: the pair of each item of `train_dataset`; it makes the batches. A collator may still mix pairs.
         specific_lr: learning rate of the neurons that not all pairs train; None for that of the arguments.
         mix: what an epoch is made of; every item once by default.
         non_finite: `stop` raises where a step's loss or gradient is not finite, `skip` leaves such a step out.
@@ -127,7 +127,7 @@ class PairTrainer(Trainer):
         self._keeps_some_logits = keeps_some_logits(cast(nn.Module, self.model))
         self._routed = has_router(cast(nn.Module, self.model))
         if self._routed and self.args.ddp_find_unused_parameters is None:
-            self.args.ddp_find_unused_parameters = True  # a step leaves the rows of other pairs alone
+            self.args.ddp_find_unused_parameters = True  # a step does not use the rows of other pairs
 
     def get_train_dataloader(self) -> DataLoader:
         """Return a loader over one-pair batches; accelerate and the Trainer set its epoch and skip on resume."""
@@ -143,7 +143,7 @@ class PairTrainer(Trainer):
         return self.accelerator.prepare(loader)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Make the optimiser; the specific neurons' parameters stand in groups of their own if their rate differs."""
+        """Make the optimiser; the specific neurons' parameters are in separate groups if their rate differs."""
         optimizer = super().create_optimizer(model)
         if self._specific_lr is not None:
             specific = specific_parameters(cast(nn.Module, self.model if model is None else model))
@@ -181,7 +181,7 @@ class PairTrainer(Trainer):
         return loss
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """Return the gradient's norm, and see to a step that is not finite before the optimiser takes it.
+        """Return the gradient's norm, and handle a step that is not finite before the optimiser's step.
 
         The Trainer calls it once a step with the norm that clipping has computed, of all processes together.
         """
@@ -196,10 +196,10 @@ class PairTrainer(Trainer):
         return norm
 
     def _leave_out(self, model: nn.Module, why: str) -> None:
-        """Leave a step out: an optimiser leaves what has no gradient alone, its state included.
+        """Leave a step out: an optimiser changes no parameter without a gradient, nor its state.
 
         Raises:
-            DivergedError: it is not to be left out, or too many were.
+            DivergedError: steps are not to be left out, or too many were.
         """
         if not self._skips:
             raise DivergedError(
@@ -217,9 +217,9 @@ class PairTrainer(Trainer):
         model.zero_grad(set_to_none=True)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Return the loss, which can be propagated back even where a batch touches nothing that is trained.
+        """Return the loss, which has a gradient even where a batch uses nothing that is trained.
 
-        A text without an image leaves a vision part alone; its step then changes nothing, not even by momentum.
+        A text without an image does not use a vision part; its step then changes nothing, not even by momentum.
         """
         if model.training and self._keeps_some_logits:
             inputs = on_targets(inputs)
@@ -250,14 +250,14 @@ class PairTrainer(Trainer):
 
 
 def _batch(inputs: dict[str, Any]) -> str:
-    """Return a micro-batch in words: its pair or pairs, and its items where the collator names them under `items`."""
+    """Return a micro-batch as text: its pair or pairs, and its items where the collator names them under `items`."""
     pair = inputs.get("pair", "")
     pairs = [pair] if isinstance(pair, str) else dict.fromkeys(pair)
     return f"pair {', '.join(map(str, pairs)) or 'unknown'}, items {', '.join(inputs.get('items') or ['unknown'])}"
 
 
 def _for_model(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what the collator says about the batch; `images` only beside pairs, since a model may take it."""
+    """Leave out the collator's facts about the batch; `images` only beside pairs, since a model may take it."""
     ours = ("pair", "items", *(["images"] if isinstance(inputs.get("pair"), list | tuple) else []))
     return {key: value for key, value in inputs.items() if key not in ours}
 
@@ -326,11 +326,11 @@ def last_checkpoint(output_dir: Path) -> tuple[Path, dict[str, Any]] | None:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training came to.
+    """The result of a training.
 
     Attributes:
         steps: optimiser steps in all, those before a resume included.
-        resumed_from: the step of the checkpoint that it went on from, 0 for none.
+        resumed_from: the step of the checkpoint that it resumed from, 0 for none.
         loss: mean training loss per target token, in nats, over the steps of this call; NaN if none was left.
         skipped: steps that were left out because their loss or gradient was not finite.
         seconds: wall time of the training, that before a resume included up to the checkpoint.
@@ -362,7 +362,7 @@ def train(
 ) -> TrainResult:
     """Train a model in place; `neuroglot.training.prepare` made it trainable.
 
-    Writes `train_log.jsonl` and, when asked for, `checkpoint-<step>` folders; saving the result is the caller's, by
+    Writes `train_log.jsonl` and, when asked for, `checkpoint-<step>` folders; the caller saves the result with
     the model's own `save_pretrained`. A resumed training ends bit-identical to an uninterrupted one on the same CPU.
 
     Args:
@@ -371,7 +371,7 @@ def train(
         collate: turns items of one pair into model inputs.
         options: how long and how fast, see `neuroglot.config.TrainSection`; `lr` is 1e-3 if unset, and what
             only a method needs (`rank`, `mode` ...) is ignored.
-        output_dir: made if absent.
+        output_dir: created if absent.
         pairs: the pair of each item; by default each item's `.pair`.
         mix: what an epoch is made of; by default every item once, in batches of items either with images or without.
         resume: from the newest complete checkpoint in `output_dir`, if there is one; one of the last step is the

@@ -1,4 +1,4 @@
-"""Proof that what was to stay frozen did: which values of a model differ from a snapshot, bit for bit, row by row."""
+"""Proof that frozen values are unchanged: which values of a model differ from a snapshot, bit for bit, row by row."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ _WRAP = "base_model.model."
 
 
 def trained_names(model: nn.Module) -> set[str]:
-    """Return the names of the base's own parameters that a training changes, in the end, when all is merged.
+    """Return the names of the base's own parameters that a training changes after merging.
 
-    None of a prompt, which adds to the base, nor of LoRA and DoRA, as long as they are not merged.
+    Empty for a prompt, which adds to the base, and for LoRA and DoRA until they are merged.
     """
     if not isinstance(model, PeftModel):
         return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     return {
-        f"{name}.{own}"
+        f"{name}.{parameter_name}"
         for name, layer in model.get_base_model().named_modules()
         if isinstance(layer, VectorLayer)
         for adapter in layer.active_adapters
-        for own in cast(nn.ParameterDict, layer.neuroglot_vectors[adapter])
+        for parameter_name in cast(nn.ParameterDict, layer.neuroglot_vectors[adapter])
     }
 
 
 def layer_entries(model: nn.Module, layers: Sequence[str]) -> dict[str, int]:
-    """Return layer -> how many numbers are trained in it: of its own or of factors beside it; left out where none."""
-    known, result = set(layers), Counter[str]()
+    """Return layer -> how many numbers are trained in it, its own or those of factors beside it; left out if none."""
+    known, counts = set(layers), Counter[str]()
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -49,12 +49,12 @@ def layer_entries(model: nn.Module, layers: Sequence[str]) -> dict[str, int]:
         while owner and owner not in known:
             owner = owner.rpartition(".")[0]
         if owner:
-            result[owner] += parameter.numel()
-    return dict(result)
+            counts[owner] += parameter.numel()
+    return dict(counts)
 
 
 def trained_vectors(model: nn.Module) -> str:
-    """Say in one line what a small method trains, by part; a part of which it trains nothing is named as well."""
+    """Return one line on what a small method trains, by part; parts without trained vectors are named too."""
     if not isinstance(model, PeftModel):
         raise UserError("trained_vectors: expected a model that an adapter was put around")
     config = model.peft_config["default"]
@@ -85,7 +85,7 @@ def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    """View values as integers, so that equal means equal bits: 0.0 is not -0.0, a NaN is itself."""
+    """View values as integers, so that equal means equal bits: 0.0 is not -0.0, and a NaN equals itself."""
     tensor = tensor.detach().cpu().contiguous()
     return tensor.view(_BITS[tensor.element_size()]) if tensor.is_floating_point() else tensor
 
@@ -97,12 +97,12 @@ def changed(
 
     Args:
         before: tensor name -> value, from `snapshot` or a freshly loaded base's `state_dict()`.
-        model: the model afterwards; of a model with an adapter, the base as it stands (merged or not).
-        axes: tensor name -> the axis to look along, where that is not the first.
+        model: the model afterwards; of a model with an adapter, the current base (merged or not).
+        axes: tensor name -> the axis of its rows, where that is not the first.
 
     Returns:
         Tensor name -> indices of the rows (along that axis) with at least one different bit; tensors without any are
-        left out. A tensor that is missing, or whose shape or dtype is another, counts with all its rows.
+        left out. A tensor that is missing, or has another shape or dtype, counts with all its rows.
     """
     after = _state(model)
     rows: dict[str, torch.Tensor] = {}
@@ -122,12 +122,12 @@ def changed(
 
 @dataclass(frozen=True)
 class Audit:
-    """What a training changed, beside what it was allowed to change.
+    """What a training changed, and what it was allowed to change.
 
     Attributes:
         selected: number of selected rows.
         trained: number of selected rows that changed.
-        outside: tensor name -> rows that changed without being selected; empty when all is well.
+        outside: tensor name -> rows that changed without being selected; empty if all is correct.
     """
 
     selected: int
@@ -149,7 +149,7 @@ class NameAudit:
     Attributes:
         selected: number of parameters that were trained.
         trained: number of these that changed.
-        outside: names of others that changed; empty when all is well.
+        outside: names of others that changed; empty if all is correct.
     """
 
     selected: int
@@ -169,7 +169,7 @@ def audit_names(before: Mapping[str, torch.Tensor], model: nn.Module, names: Col
 
     Args:
         before: the base, from `snapshot`.
-        model: the model; with an adapter, its base as it stands, merged or not.
+        model: the model; with an adapter, its current base, merged or not.
         names: of the base's parameters that were trained. Two names of one tensor count as both.
     """
     state = _state(model)

@@ -1,4 +1,4 @@
-"""PEFT methods: chosen rows, vectors, a prompt. Importing this package is what makes PEFT know their types."""
+"""PEFT methods: chosen rows, vectors, a prompt. Importing this package registers their types with PEFT."""
 
 from __future__ import annotations
 

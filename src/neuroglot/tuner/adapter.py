@@ -1,4 +1,4 @@
-"""A saved adapter as a value, read and written without a model; and whether it fits a model."""
+"""A saved adapter as an object, read and written without a model; and checks that it fits a model."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def matrix_of(name: str, modules: dict[str, nn.Module]) -> tuple[nn.Module, str]
 
 
 def part_of(model: nn.Module, name: str) -> str | None:
-    """Return the part of a module, `packed` for a vision side without an axis of samples; None if nobody knows."""
+    """Return the part of a module, `packed` for a vision side without an axis of samples; None if it is not known."""
     family = FAMILIES.get(getattr(getattr(model, "config", None), "model_type", ""))
     if family is None:
         return None
@@ -93,11 +93,11 @@ PREFIX = "base_model.model."
 
 @dataclass(frozen=True)
 class Shape:
-    """What a layer of the base model is.
+    """The shape of a layer of the base model.
 
     Attributes:
-        outputs: of the layer.
-        inputs: of the layer.
+        outputs: how many the layer has.
+        inputs: how many it has.
         bias: whether it has one.
         kind: `linear`, `conv1d` or `matrix`, a bare parameter; only the first is stored as [out, in].
     """
@@ -113,20 +113,20 @@ class Shape:
 
 
 def shapes_of(model: nn.Module, names: Collection[str]) -> dict[str, Shape]:
-    """Return what layers of a base model are; a model on the meta device will do.
+    """Return the shapes of layers of a base model; a model on the meta device is enough.
 
     Raises:
         UserError: the model has no such layer.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
-    result = {}
+    shapes = {}
     for name in names:
         module, weight = matrix_of(name, modules)
         outputs, inputs = shape_of(module, weight)
         bare = weight != "weight"
         kind = "matrix" if bare else "conv1d" if isinstance(module, Conv1D) else "linear"
-        result[name] = Shape(outputs, inputs, not bare and getattr(module, "bias", None) is not None, kind)
-    return result
+        shapes[name] = Shape(outputs, inputs, not bare and getattr(module, "bias", None) is not None, kind)
+    return shapes
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class Adapter:
         config: as in the JSON; its layout is that of `units`.
         units: module -> group (text) -> what it trains.
         bare: the modules that are bare matrices.
-        facts: of the seal, such as what the adapter was made from; empty where there was none.
+        facts: of the manifest, such as what the adapter was made from; empty without one.
     """
 
     config: NeuroglotConfig
@@ -196,7 +196,7 @@ class Adapter:
 
     @classmethod
     def load(cls, folder: Path | str) -> Adapter:
-        """Read an adapter's folder, and verify its seal if it has one.
+        """Read an adapter's folder, and check its manifest if it has one.
 
         Raises:
             UserError: there is no adapter of this kind, it is damaged, or its tensors do not fit its configuration.
@@ -217,11 +217,11 @@ class Adapter:
                 )
             config = NeuroglotConfig.from_pretrained(str(folder))
             tensors = load_file(str(folder / WEIGHTS))
-            kept = {name: value for name, value in facts.items() if name not in ("format", "checksum", "files")}
-            return cls(config, *_parse(config, tensors, folder), kept)
+            others = {name: value for name, value in facts.items() if name not in ("format", "checksum", "files")}
+            return cls(config, *_parse(config, tensors, folder), others)
 
     def save(self, folder: Path | str) -> None:
-        """Write the adapter's folder, whole or not at all, with its card and a seal.
+        """Write the adapter's folder, completely or not at all, with its card and a manifest.
 
         Raises:
             UserError: the folder exists and holds something.
@@ -236,30 +236,33 @@ class Adapter:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors under the names that PEFT reads."""
-        result = {}
+        tensors = {}
         for module, groups in self.units.items():
-            index = PREFIX + (module.rpartition(".")[0] if module in self.bare else module)
-            result[f"{index}.neuroglot_rows"] = torch.cat([units.rows for units in groups.values()]).contiguous()
+            prefix = PREFIX + (module.rpartition(".")[0] if module in self.bare else module)
+            tensors[f"{prefix}.neuroglot_rows"] = torch.cat([units.rows for units in groups.values()]).contiguous()
             for group, units in groups.items():
                 for kind, value in zip(_kinds(units.delta), units.delta, strict=True):
-                    result[f"{index}.neuroglot_{kind}.{KEY}{group}"] = value.contiguous()
+                    tensors[f"{prefix}.neuroglot_{kind}.{KEY}{group}"] = value.contiguous()
                 if units.bias is not None:
-                    result[f"{index}.neuroglot_bias.{KEY}{group}"] = units.bias.contiguous()
-        return result
+                    tensors[f"{prefix}.neuroglot_bias.{KEY}{group}"] = units.bias.contiguous()
+        return tensors
 
     def changed(self, units: Mapping[str, Mapping[str, Units]], pairs: Collection[str], **fields: Any) -> Adapter:
-        """Return an adapter of other units for other pairs, and with other fields of the configuration."""
-        # the JSON's keys are written in order of the alphabet, and the order of the groups is that of the stored rows
+        """Return an adapter with other units, pairs and fields of the configuration."""
+        # PEFT sorts the JSON's keys, and the groups' order is the order of the stored rows
         units = {module: dict(sorted(groups.items())) for module, groups in sorted(units.items())}
-        layout = {module: {group: len(own.rows) for group, own in groups.items()} for module, groups in units.items()}
+        layout = {
+            module: {group: len(group_units.rows) for group, group_units in groups.items()}
+            for module, groups in units.items()
+        }
         axes = {m: axis for m, axis in {**self.config.axes, **fields.pop("axes", {})}.items() if m in units}
         bare = frozenset(fields.pop("bare", self.bare)) & set(units)
         rank = fields.pop("rank", self.config.rank)
         ranks: dict[str, dict[str, int]] = {}
         for module, groups in units.items():
-            for group, own in groups.items():
-                if len(own.delta) > 1 and own.rank != rank:
-                    ranks.setdefault(module, {})[group] = own.rank
+            for group, group_units in groups.items():
+                if len(group_units.delta) > 1 and group_units.rank != rank:
+                    ranks.setdefault(module, {})[group] = group_units.rank
         config = replace(self.config, pairs=list(pairs), layout=layout, axes=axes, rank=rank, ranks=ranks, rows=None,
                          **fields)  # fmt: skip
         return replace(self, config=config, units=units, bare=bare)
@@ -274,15 +277,15 @@ def check_free(folder: Path | str) -> Path:
     path = given_path(folder).absolute()
     if path.is_dir() and any(path.iterdir()):
         raise UserError(f"folder {folder} exists and is not empty; expected a new one; choose another, or remove it")
-    for position in (path, *path.parents):
-        if position.exists() and not position.is_dir():
-            raise UserError(f"{position} is a file; expected the name of a new folder; choose another than {folder}")
+    for ancestor in (path, *path.parents):
+        if ancestor.exists() and not ancestor.is_dir():
+            raise UserError(f"{ancestor} is a file; expected the name of a new folder; choose another than {folder}")
     return path
 
 
 @contextmanager
 def new_folder(folder: Path | str) -> Iterator[Path]:
-    """Give a temporary folder to write in, which becomes `folder` at the end and vanishes if anything goes wrong.
+    """Yield a temporary folder to write in, which becomes `folder` at the end and is removed on any error.
 
     Raises:
         UserError: something is there already, or no folder can be made there.
@@ -309,7 +312,7 @@ def _parse(
 ) -> tuple[dict[str, dict[str, Units]], frozenset[str]]:
     """Sort saved tensors by module and group."""
     rest, bare = dict(tensors), set()
-    result: dict[str, dict[str, Units]] = {}
+    by_module: dict[str, dict[str, Units]] = {}
 
     def take(name: str, *shape: int | None) -> Tensor:
         value = rest.pop(name, None)
@@ -323,22 +326,22 @@ def _parse(
         return value
 
     for module, groups in config.layout.items():
-        position = PREFIX + module
-        if f"{position}.neuroglot_rows" not in rest:
-            position = position.rpartition(".")[0]
+        prefix = PREFIX + module
+        if f"{prefix}.neuroglot_rows" not in rest:
+            prefix = prefix.rpartition(".")[0]
             bare.add(module)
         counts = list(groups.values())
-        rows = take(f"{position}.neuroglot_rows", sum(counts)).split(counts)
-        if rows[0].dtype != torch.int32 or min(int(own.min()) for own in rows) < 0:
+        rows = take(f"{prefix}.neuroglot_rows", sum(counts)).split(counts)
+        if rows[0].dtype != torch.int32 or min(int(indices.min()) for indices in rows) < 0:
             raise UserError(f"adapter {folder}: the rows of {module} must be int32 from 0 on; save it again")
-        biased = any(name.startswith(f"{position}.neuroglot_bias.") for name in rest)
-        result[module] = {}
-        for (group, count), own in zip(groups.items(), rows, strict=True):
+        biased = any(name.startswith(f"{prefix}.neuroglot_bias.") for name in rest)
+        by_module[module] = {}
+        for (group, count), indices in zip(groups.items(), rows, strict=True):
             rank = config.rank_of(module, group)
             wanted = {"delta": (count, None)} if rank is None else {"up": (count, rank), "down": (rank, None)}
-            delta = tuple(take(f"{position}.neuroglot_{kind}.{KEY}{group}", *shape) for kind, shape in wanted.items())
-            bias = take(f"{position}.neuroglot_bias.{KEY}{group}", count) if biased else None
-            result[module][group] = Units(own.clone(), delta, bias)
+            delta = tuple(take(f"{prefix}.neuroglot_{kind}.{KEY}{group}", *shape) for kind, shape in wanted.items())
+            bias = take(f"{prefix}.neuroglot_bias.{KEY}{group}", count) if biased else None
+            by_module[module][group] = Units(indices.clone(), delta, bias)
     if rest:
         raise UserError(f"adapter {folder} holds a tensor that its {CONFIG} does not name: {min(rest)}; save it again")
-    return result, frozenset(bare)
+    return by_module, frozenset(bare)

@@ -21,7 +21,7 @@ from neuroglot.errors import UserError, expect, nearest
 from neuroglot.printing import short
 from neuroglot.selection import Selection, group_name
 
-# ---- Arguments of PEFT: honoured or refused -------------------------------------------------------------------------
+# ---- Arguments of PEFT: accepted or refused -------------------------------------------------------------------------
 
 
 class StrictTuner(BaseTuner):
@@ -41,7 +41,7 @@ class StrictTuner(BaseTuner):
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
-        """Keep what is trained in float32, or take the base's dtype if the caller insists."""
+        """Keep trained values in float32, or use the base's dtype if the caller asks for it."""
         if autocast_adapter_dtype:
             super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
             return
@@ -51,23 +51,23 @@ class StrictTuner(BaseTuner):
             dtypes = {p.dtype for p in layer.get_base_layer().parameters()}
             dtype = next((d for d in dtypes if d.is_floating_point and d.itemsize > 1), None)
             for name in layer.adapter_layer_names:
-                held = getattr(layer, name)
-                if dtype is None or adapter_name not in held:
+                container = getattr(layer, name)
+                if dtype is None or adapter_name not in container:
                     continue
-                result = held[adapter_name]
-                for parameter in [result] if isinstance(result, nn.Parameter) else result.parameters():
+                value = container[adapter_name]
+                for parameter in [value] if isinstance(value, nn.Parameter) else value.parameters():
                     parameter.data = parameter.data.to(dtype)
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """Refuse what PEFT takes off a forward's or generate's keywords, whether the method knows it or not."""
+        """Refuse keywords that PEFT takes from those of forward and generate, whatever the method."""
         self._refuse_keywords(kwargs, "adapter_names", "alora_offsets")
         yield
 
     @staticmethod
-    def _refuse_keywords(given: Mapping[str, Any], *names: str) -> None:
+    def _refuse_keywords(keywords: Mapping[str, Any], *names: str) -> None:
         for name in names:
-            if given.get(name) is not None:
+            if keywords.get(name) is not None:
                 raise UserError(
                     f"{name} is not known to this kind of adapter; leave it out, and choose the adapter of a batch "
                     "with model.set_adapter(name)"
@@ -101,7 +101,7 @@ class StrictTuner(BaseTuner):
         return super().merge_and_unload(progressbar, safe_merge, adapter_names)
 
     def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse: it is LoRA's.
+        """Refuse: it exists for LoRA only.
 
         Raises:
             UserError: always.
@@ -113,8 +113,8 @@ class StrictTuner(BaseTuner):
 
 
 # ---- Configuration --------------------------------------------------------------------------------------------------
-# Row indices are data, not settings, and there are many of them: they live as int32 tensors in the adapter's
-# safetensors file. A configuration made from a selection carries them in memory until the layers have taken them over.
+# Row indices are data, not settings, and there are many of them: they are int32 tensors in the adapter's
+# safetensors file. A configuration made from a selection holds them in memory until the layers have copied them.
 
 CARD_HEADING = "## How to load this adapter"
 
@@ -154,18 +154,18 @@ INSTEAD = {
         "a selection, which names its layers: NeuroglotConfig.from_selection(select(profile))",
     ),
 }
-"""What takes the place of LoRA's keywords."""
+"""What to use instead of LoRA's keywords."""
 
 
 class UnknownKeywordError(UserError, TypeError):
-    """A keyword that the configuration lacks; PEFT leaves out those of a newer version's file by this type."""
+    """An unknown keyword; PEFT expects this type when it leaves out keywords of a newer version's file."""
 
 
 class StrictConfig(PeftConfig):
-    """A configuration that says which keywords it does not take."""
+    """A configuration that refuses unknown keywords."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Look at the keywords.
+        """Check the keywords.
 
         Raises:
             UserError: one of them is unknown.
@@ -183,14 +183,14 @@ class StrictConfig(PeftConfig):
         """Read the configuration of a saved adapter; PEFT calls this with what `PeftModel.from_pretrained` was given.
 
         Raises:
-            UserError: a field was given, which the saved value would override without a word.
+            UserError: a field was given, which the saved value would override silently.
         """
-        given = {name for name in kwargs if name in {field.name for field in fields(cls)}} - {"revision"}
+        refused = {name for name in kwargs if name in {field.name for field in fields(cls)}} - {"revision"}
         if kwargs.get("ephemeral_gpu_offload"):
-            given.add("ephemeral_gpu_offload")
-        if given:
+            refused.add("ephemeral_gpu_offload")
+        if refused:
             raise UserError(
-                f"{min(given)} cannot be given while loading an adapter; set a field of "
+                f"{min(refused)} cannot be given while loading an adapter; set a field of "
                 "PeftConfig.from_pretrained(...) and pass that as config="
             )
         return super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs)
@@ -207,7 +207,7 @@ class NeuroglotConfig(StrictConfig):
         axes: module -> the axis of its stored weight that the units lie on, where that is not 0; 1 are the input
             columns of a Linear and the outputs of a matrix that is stored as [in, out].
         rank: None trains the units' deltas [k, width] themselves; a number trains them as products [k, rank] x
-            [rank, width]. A group of no more units than that stays dense, which is smaller.
+            [rank, width]. A group of at most that many units stays dense, which is smaller.
         ranks: module -> group -> its rank, where that is not `rank`.
         train_bias: train the bias entries of output rows as well, as the papers do.
         quantised: whether the base was quantised when the adapter was trained; the tuner sets it.
@@ -215,7 +215,7 @@ class NeuroglotConfig(StrictConfig):
             output; `auto` takes `sliced` wherever the weight is a dense floating tensor.
         init_weights: start with deltas of zero; False fills them at random, for tests.
         trained_on: what it was trained on, such as task, data, examples, steps; for the JSON and the model card.
-        chosen: how the units were chosen: method, budget, and the share of all that they are; for the same two.
+        chosen: how the units were chosen: method, budget, and their share of all; also for the JSON and the card.
         rows: module -> unit indices in the order of the layout; they are data and never part of the JSON.
 
     Raises:
@@ -243,16 +243,16 @@ class NeuroglotConfig(StrictConfig):
         super().__post_init__()
         self.peft_type = NEUROGLOT
         self._check()
-        given = {module: list(groups.values()) for module, groups in self.layout.items()}
+        sizes = {module: list(groups.values()) for module, groups in self.layout.items()}
         order = {m: sorted(range(len(groups)), key=list(groups).__getitem__) for m, groups in self.layout.items()}
         # PEFT sorts the keys of the JSON, and the rows follow the order of the groups
         self.layout = {module: dict(sorted(groups.items())) for module, groups in self.layout.items()}
-        # held beside the fields, because PEFT writes every field into the JSON
+        # not a field, because PEFT writes every field into the JSON
         self.units: dict[str, torch.Tensor] | None = None
         if rows is not None:
-            parts = {module: index.split(given[module]) for module, index in self._checked_rows(rows).items()}
+            parts = {module: index.split(sizes[module]) for module, index in self._checked_rows(rows).items()}
             self.units = {module: torch.cat([parts[module][i] for i in order[module]]) for module in parts}
-        self.bare: dict[str, str] = {}  # module -> the layout's name of the bare matrix in it; the model tells
+        self.bare: dict[str, str] = {}  # module -> the layout's name of the bare matrix in it; set by the model
 
     def _check(self) -> None:
         expect("pairs", self.pairs, (list, tuple), "a list such as ['en-de', 'en-fr']")
@@ -288,16 +288,16 @@ class NeuroglotConfig(StrictConfig):
                 raise UserError(f"axes holds {module}: {axis!r}; expected a module of the layout and 0 or 1")
 
     def _checked_rows(self, rows: Mapping[str, Sequence[int] | torch.Tensor]) -> dict[str, torch.Tensor]:
-        result = {module: torch.as_tensor(index, dtype=torch.int32) for module, index in rows.items()}
-        if set(result) != set(self.layout):
-            raise UserError(f"rows and layout differ in {min(set(result) ^ set(self.layout))}; expected the same")
-        for module, index in result.items():
+        indices = {module: torch.as_tensor(index, dtype=torch.int32) for module, index in rows.items()}
+        if set(indices) != set(self.layout):
+            raise UserError(f"rows and layout differ in {min(set(indices) ^ set(self.layout))}; expected the same")
+        for module, index in indices.items():
             count = sum(self.layout[module].values())
             if index.dim() != 1 or len(index) != count:
                 raise UserError(f"rows: {module} has {index.numel()} indices, its layout {count}; expected as many")
             if len(index.unique()) != count:
                 raise UserError(f"rows: {module} has a row twice; expected each in one group at most; select again")
-        return result
+        return indices
 
     @classmethod
     def from_selection(cls, selection: Selection, **kwargs: Any) -> NeuroglotConfig:
@@ -366,10 +366,10 @@ class NeuroglotConfig(StrictConfig):
         return f"{what} in {len(self.layout)} layers for the pairs {', '.join(self.pairs)}"
 
     def _ranks(self) -> str:
-        result = {self.rank_of(module, group) or 0 for module, groups in self.layout.items() for group in groups}
-        low = sorted(result - {0})
+        ranks = {self.rank_of(module, group) or 0 for module, groups in self.layout.items() for group in groups}
+        low = sorted(ranks - {0})
         text = f"of rank {low[0]}" + (f" to {low[-1]}" if len(low) > 1 else "") if low else "dense"
-        return f"{text}, or dense" if low and 0 in result else text
+        return f"{text}, or dense" if low and 0 in ranks else text
 
     def _facts(self) -> dict[str, Any]:
         sizes: dict[str, int] = {}
@@ -392,13 +392,13 @@ class NeuroglotConfig(StrictConfig):
 def with_card(
     config: PeftConfig, folder: Path | str, what: str, mergeable: bool, facts: Mapping[str, Any] | None = None
 ) -> None:
-    """Put a section on loading into a folder's model card, in place of what it said of an earlier state.
+    """Put a section on loading into a folder's model card, instead of an earlier one.
 
     Args:
-        config: what was saved there.
+        config: of the saved adapter.
         folder: where PEFT has written the card.
-        what: is trained.
-        mergeable: whether the base can take the adapter in.
+        what: what is trained, in words.
+        mergeable: whether the adapter can be merged into the base.
         facts: for a table; by default the pairs and what the configuration says of its training.
     """
     import transformers
@@ -448,22 +448,22 @@ None is stated here. An adapter is of use only with its base model, whose licenc
 
 
 def _chosen(selection: Selection) -> dict[str, Any]:
-    """Return what a selection's meta says of how it came about, for the JSON."""
-    meta, result = selection.meta, {}
+    """Return how a selection was made, from its meta, for the JSON."""
+    meta, facts = selection.meta, {}
     if "method" in meta:
-        result["method"] = meta["method"]
+        facts["method"] = meta["method"]
     if (budget := (meta.get("options") or {}).get("budget")) is not None:
-        result["budget"] = budget
+        facts["budget"] = budget
     if total := sum((meta.get("neurons") or {}).values()):
-        result["share"] = f"{len(selection):,} of {total:,} neurons of {', '.join(meta['neurons'])}"
-    return result
+        facts["share"] = f"{len(selection):,} of {total:,} neurons of {', '.join(meta['neurons'])}"
+    return facts
 
 
 def _own_lines(body: str) -> str:
-    """Return a card's body without the form that PEFT writes: what someone wrote stays, under its headings."""
+    """Return a card's body without PEFT's template: text that a person wrote stays, under its headings."""
     form = set(ModelCard.from_template(ModelCardData()).text.splitlines())
     body = re.sub(r"^### Framework versions\n\n- PEFT .*\n?", "", body, flags=re.MULTILINE)
-    kept: list[str] = []
+    lines: list[str] = []
     headings: list[str] = []
     for line in body.splitlines():
         if line.startswith("#"):
@@ -471,12 +471,12 @@ def _own_lines(body: str) -> str:
             headings = [one for one in headings if len(one) - len(one.lstrip("#")) < level]
             headings.append(line)
         elif line.strip() and line not in form:
-            kept += [part for heading in headings for part in ("", heading, "")]
+            lines += [part for heading in headings for part in ("", heading, "")]
             headings = []
-            kept.append(line)
-        elif kept and not headings and not line.strip():
-            kept.append("")
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(kept))
+            lines.append(line)
+        elif lines and not headings and not line.strip():
+            lines.append("")
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
 
 
 _SECTION = re.compile(rf"^{CARD_HEADING}\n.*?(?=^##? |\Z)", re.DOTALL | re.MULTILINE)

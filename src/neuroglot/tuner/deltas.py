@@ -21,7 +21,7 @@ from neuroglot.tuner.routing import Mixture, Router
 # values are always stored as a row; an axis of 1 says that the stored weight is read transposed for that.
 
 ALL = "*"
-"""In place of a pair: everything trains."""
+"""Used instead of a pair: everything trains."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Route:
         shares: the trained groups.
         frozen: the others.
         units: [K] indices along the units' axis of the weight; those of the shares first, in their order.
-        own: [k] those of the shares; made once, so that no step makes a tensor of indices.
+        own: [k] those of the shares; made once, so that no step has to make it.
         others: [K - k] the rest.
     """
 
@@ -117,9 +117,9 @@ def make_route(
     for one in wanted:
         if one not in layout.pairs:
             raise UserError(f"adapter {adapter!r} has no pair {one!r}; {nearest(one, layout.pairs)}")
-    own = dict(zip(layout.groups, units_K.long().split(list(layout.groups.values())), strict=True))
+    by_group = dict(zip(layout.groups, units_K.long().split(list(layout.groups.values())), strict=True))
     by_samples: dict[tuple[int, ...] | None, tuple[list[str], torch.Tensor | None]] = {}
-    for group in own:
+    for group in by_group:
         if not (pair == ALL or set(wanted) & set(group.split(","))):
             continue
         samples = pair.samples(group, length, part, units_K.device) if isinstance(pair, Mixture) else None
@@ -132,8 +132,8 @@ def make_route(
         shares.append(Share(tuple(groups), start, stop, samples))
         start = stop
     trained = [group for share in shares for group in share.groups]
-    frozen = tuple(group for group in own if group not in trained)
-    units = torch.cat([own[group] for group in (*trained, *frozen)])
+    frozen = tuple(group for group in by_group if group not in trained)
+    units = torch.cat([by_group[group] for group in (*trained, *frozen)])
     return Route(tuple(shares), frozen, units, units[:start], units[start:])
 
 
@@ -141,8 +141,8 @@ def make_route(
 # Shape suffixes: K units of an adapter in this layer, k of one group, w the width of a unit, I inputs, O outputs.
 #
 # What is trained is the delta of each unit, zero at the start, float32 whatever the base holds (float64 for a float64
-# base). Every group always takes part in the output, but only the groups that hold the active pair take part as
-# parameters, so that the gradients of the others stay None.
+# base). Every group always adds to the output, but only the groups that hold the active pair are parameters in
+# it, so that the gradients of the others stay None.
 
 KEY = "pairs:"
 """Prefix of a group's parameter name, so that no adapter name (PEFT compares whole name parts) can equal it."""
@@ -154,7 +154,7 @@ class UnitLayer(nn.Module, BaseTunerLayer):
     Args:
         base_layer: the module.
         module_name: its full name in the base model, for messages.
-        router: where the active pair stands.
+        router: holds the active pair.
         part: the model part that it belongs to, for batches of several pairs; `packed` where the first axis of its
             input holds the images of all samples.
         weight_name: the matrix's attribute.
@@ -203,7 +203,7 @@ class UnitLayer(nn.Module, BaseTunerLayer):
 
     @property
     def outputs_first(self) -> torch.Tensor:
-        """The dense weight as it stands, outputs first."""
+        """The current dense weight, outputs first."""
         weight = getattr(self.base_layer, self.weight_name).data
         return weight.t() if self._outputs_axis else weight
 
@@ -217,7 +217,7 @@ class UnitLayer(nn.Module, BaseTunerLayer):
 
     @property
     def adapters_at_work(self) -> list[str]:
-        """The adapters of this forward that this layer has: the active ones, or those of the samples; or disabled."""
+        """This layer's adapters in this forward: the active ones, or those of the samples; none if disabled."""
         asked = self.active_adapters if self.router.adapters is None else dict.fromkeys(self.router.adapters)
         known = [name for name in asked if name in self.neuroglot_layout]
         return [] if self.disable_adapters else known
@@ -279,14 +279,14 @@ class UnitLayer(nn.Module, BaseTunerLayer):
 
     def bias_delta(self, adapter: str, group: str) -> torch.Tensor | None:
         """Return the delta [k] of a group's bias entries, None where it has none."""
-        result = cast(nn.ParameterDict, self.neuroglot_bias[adapter])
-        return result.get(KEY + group, None)
+        biases = cast(nn.ParameterDict, self.neuroglot_bias[adapter])
+        return biases.get(KEY + group, None)
 
     @torch.no_grad()
     def unit_deltas(self, adapter: str, groups: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the deltas [K, w] and bias deltas [K] or None of groups, multiplied out, one below the other."""
-        result = [self.delta(adapter, group) for group in groups]
-        dense = [delta[0].detach() if len(delta) == 1 else delta[0] @ delta[1] for delta in result]
+        deltas = [self.delta(adapter, group) for group in groups]
+        dense = [delta[0].detach() if len(delta) == 1 else delta[0] @ delta[1] for delta in deltas]
         biases = [bias.detach() for group in groups if (bias := self.bias_delta(adapter, group)) is not None]
         one = len(dense) == 1
         return dense[0] if one else torch.cat(dense), (biases[0] if one else torch.cat(biases)) if biases else None
@@ -309,12 +309,12 @@ class UnitLayer(nn.Module, BaseTunerLayer):
     # --- routes
 
     def _route(self, adapter: str, x: torch.Tensor) -> Route:
-        """Return the split for the present pair; made once per adapter and pair, then looked up."""
+        """Return the split for the current pair; made once per adapter and pair, then looked up."""
         pair = self._training_pair(adapter)
         key = (adapter, pair, x.shape[0] if isinstance(pair, Mixture) else 0)
         route = self._routes.get(key)
         if route is None or route.units.device != self.neuroglot_rows[adapter].device:
-            if isinstance(pair, Mixture):  # seldom the same twice
+            if isinstance(pair, Mixture):  # rarely the same twice
                 self._routes = {k: v for k, v in self._routes.items() if not isinstance(k[1], Mixture)}
             layout = self.neuroglot_layout[adapter]
             route = make_route(layout, self._indices(adapter), pair, adapter, x.shape[0], self.part)
@@ -358,7 +358,7 @@ class UnitLayer(nn.Module, BaseTunerLayer):
                 f"{self.module_name}: adapter {adapter!r} holds no values (low_cpu_mem_usage=True); load saved ones "
                 "into it, or make it without that option"
             )
-        self._known.add(adapter)  # looking into a tensor waits for the GPU and breaks a compiled graph
+        self._known.add(adapter)  # reading a tensor waits for the GPU and breaks a compiled graph
         return rows_K
 
     # --- bookkeeping
@@ -384,7 +384,7 @@ class UnitLayer(nn.Module, BaseTunerLayer):
 
 
 def shape_of(module: nn.Module, weight_name: str = "weight") -> tuple[int, int]:
-    """Return (outputs, inputs) of a module's matrix; a quantised Linear's stored shape says neither."""
+    """Return (outputs, inputs) of a module's matrix; a quantised Linear's stored shape tells neither."""
     if isinstance(module, nn.Linear):
         return module.out_features, module.in_features
     inputs, outputs = getattr(module, weight_name).shape  # Conv1D and bare matrices are stored as [in, out]

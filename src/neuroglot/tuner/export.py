@@ -1,9 +1,9 @@
-"""Leaving home: an adapter as an ordinary LoRA, exactly, for programs that know PEFT but not this package.
+"""Export: an adapter as an ordinary LoRA, exactly, for programs that know PEFT but not this package.
 
 Shape suffixes: k units of a group, r a rank, R the export's uniform rank, I inputs, O outputs.
 
-The delta of k dense output rows is a product of rank k: B scatters, A holds the rows. That of k input columns is one
-the other way round: A gathers, B holds the columns. Low-rank groups bring their own two factors, with zeros around.
+The delta of k dense output rows is a product of rank k: B scatters, A holds the rows. For k input columns A gathers
+and B holds the columns. Low-rank groups use their own two factors, filled up with zeros.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def to_lora(
     Args:
         adapter: what to convert.
         shapes: of the base model's layers.
-        biases: PEFT has biases in all layers of a LoRA or in none. With `everywhere`, trained ones bring zeros to the
-            layers that have no bias of their own: PEFT runs such a LoRA, and warns that it cannot merge it.
+        biases: PEFT has biases in all layers of a LoRA or in none. With `everywhere`, layers without a bias get zeros
+            if any biases are trained: PEFT runs such a LoRA, and warns that it cannot merge it.
 
     Raises:
         UserError: the adapter holds what LoRA cannot: a bare matrix, or (`strict`) trained biases beside layers
@@ -86,8 +86,8 @@ def export_lora(
 
     Args:
         adapter_folder: the adapter.
-        out_folder: where to; it must not hold anything yet.
-        base: its base model, on the meta device if you like; by default the one that the adapter names.
+        out_folder: where to write; it must be empty or new.
+        base: its base model, also on the meta device; by default the one that the adapter names.
         biases: `strict` or `everywhere`, see `to_lora`.
 
     Raises:
@@ -112,7 +112,7 @@ def export_lora(
 
 def _trains_biases(adapter: Adapter) -> str:
     """Return a module with a bias delta that is not zero; an empty text where there is none."""
-    return next((module for module, _, own in adapter if own.bias is not None and bool(own.bias.any())), "")
+    return next((module for module, _, units in adapter if units.bias is not None and bool(units.bias.any())), "")
 
 
 def _factors(adapter: Adapter, module: str, shape: Shape) -> tuple[Tensor, Tensor]:
@@ -134,19 +134,19 @@ def _factors(adapter: Adapter, module: str, shape: Shape) -> tuple[Tensor, Tenso
 
 
 def _scattered(units: Units, size: int) -> Tensor:
-    """Return [size, r]: the first factor, or ones where the delta is dense, at the units' places."""
+    """Return [size, r]: the first factor, or ones where the delta is dense, at the units' indices."""
     dense = units.delta[-1]
     first = units.delta[0] if len(units.delta) > 1 else torch.eye(len(units.rows), dtype=dense.dtype)
     return dense.new_zeros(size, first.shape[1]).index_copy_(0, units.rows.long(), first)
 
 
 def _bias(adapter: Adapter, module: str, shape: Shape) -> Tensor:
-    """Return [O]: a module's bias deltas at their places."""
-    result = next(iter(adapter.units[module].values())).delta[0].new_zeros(shape.outputs)
+    """Return [O]: a module's bias deltas at their indices."""
+    bias = next(iter(adapter.units[module].values())).delta[0].new_zeros(shape.outputs)
     for units in adapter.units[module].values():
         if units.bias is not None:
-            result.index_copy_(0, units.rows.long(), units.bias)
-    return result
+            bias.index_copy_(0, units.rows.long(), units.bias)
+    return bias
 
 
 def _card(adapter: Adapter, config: LoraConfig) -> str:

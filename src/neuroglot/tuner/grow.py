@@ -1,4 +1,4 @@
-"""Adding a language to a trained adapter, and taking some of its languages out; what stays is the same to the bit."""
+"""Adding a language to a trained adapter, and removing some of its languages; the rest is unchanged, bit for bit."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from neuroglot.tuner.adapter import Adapter, Shape, Units, shapes_of
 def grow(adapter: Adapter, selection: Selection, base: nn.Module | None = None, seed: int = 0) -> Adapter:
     """Add the units of new groups, such as those of a new pair, with deltas of zero.
 
-    What the adapter held stays as it is, to the bit, and stays so while only the new pair is trained: no old group
+    The adapter's old units are unchanged, bit for bit, also while only the new pair is trained: no old group
     holds it. Nor does the old language-agnostic group change; it becomes the group of the old pairs.
 
     Args:
-        adapter: what there is.
+        adapter: the adapter to extend.
         selection: the new groups' units.
-        base: the base model, on the meta device if you like; only modules that the adapter has not held need it.
+        base: the base model, also on the meta device; only modules that are new to the adapter need it.
         seed: of the first factors of low-rank groups.
 
     Raises:
@@ -63,9 +63,9 @@ def grow(adapter: Adapter, selection: Selection, base: nn.Module | None = None, 
             outputs = shapes[module].units_are_outputs(axis)
             width = shapes[module].inputs if outputs else shapes[module].outputs
             biased = outputs and shapes[module].bias and adapter.config.train_bias
-        own = units.setdefault(module, {})
+        by_group = units.setdefault(module, {})
         for group, index in sorted(groups.items()):
-            own[group] = _untrained(index, width, biased, adapter.config.rank, dtype, random)
+            by_group[group] = _untrained(index, width, biased, adapter.config.rank, dtype, random)
     known = {pair for groups in chosen.values() for group in groups for pair in group.split(",")}
     pairs = [*adapter.pairs, *(pair for pair in selection.pairs if pair in known and pair not in adapter.pairs)]
     bare = adapter.bare | {module for module in fresh_ones if shapes[module].kind == "matrix"}
@@ -76,7 +76,7 @@ def grow(adapter: Adapter, selection: Selection, base: nn.Module | None = None, 
 def without_trained(adapter: Adapter, selection: Selection) -> Selection:
     """Return a selection without the rows that an adapter holds already, such as one from a run of the new pair alone.
 
-    A module whose units lie on another axis stays as it is, for `grow` to refuse.
+    A module whose units lie on another axis is unchanged; `grow` refuses it.
     """
     rows: dict[str, dict[Group, Tensor]] = {}
     for module, group, index in selection:
@@ -111,7 +111,7 @@ def _check_new(adapter: Adapter, module: str, groups: Mapping[str, Tensor], axis
 def _untrained(
     index: Tensor, width: int, biased: bool, rank: int | None, dtype: torch.dtype, random: torch.Generator
 ) -> Units:
-    """Return units with a delta of zero, drawn as a fresh adapter's are."""
+    """Return units with a delta of zero, initialised as in a fresh adapter."""
     rows, count = index.to(torch.int32).sort().values, len(index)
     bias = torch.zeros(count, dtype=dtype) if biased else None
     if rank is None or rank >= count:
@@ -125,12 +125,12 @@ def _untrained(
 def keep_pairs(adapter: Adapter, pairs: Collection[str]) -> Adapter:
     """Return the part of an adapter that serves some of its pairs.
 
-    A group keeps its rows and loses the names of the other pairs; a group left without pairs goes, and so does a
-    module left without groups. What is kept does for its pairs what it did before. So the agnostic rows stay: keeping
-    en-de of an adapter for en-de and en-fr leaves the rows that both had trained and those of en-de, all of group
-    en-de now, and further training on en-de moves them all. (They were trained on en-fr as well, which cannot be taken
-    out of them.) Groups that come to have the same pairs become one. Where such groups are of low rank, their sum is
-    of a higher one, and the whole adapter is made dense: the same deltas, multiplied out.
+    A group keeps its rows and loses the names of the other pairs; a group left without pairs is dropped, and
+    so is a module left without groups. For the kept pairs nothing changes. So the agnostic rows stay: keeping
+    en-de of an adapter for en-de and en-fr leaves the rows that both trained and those of en-de, all now of group
+    en-de, and further training on en-de moves them all. (They were trained on en-fr as well, which cannot be taken
+    out of them.) Groups that now have the same pairs become one. Where such groups have a low rank, their sum has
+    a higher one, and the whole adapter is made dense: the same deltas, multiplied out.
 
     Raises:
         UserError: no pair, or one that the adapter does not have; or nothing would be left.
@@ -138,24 +138,26 @@ def keep_pairs(adapter: Adapter, pairs: Collection[str]) -> Adapter:
     wanted = set(pairs)
     for pair in sorted(wanted - set(adapter.pairs)):
         raise UserError(f"the adapter has no pair {pair!r}; {nearest(pair, adapter.pairs)}")
-    result: dict[str, dict[str, list[Units]]] = {}
+    by_module: dict[str, dict[str, list[Units]]] = {}
     for module, group, units in adapter:
         left = wanted & set(group.split(","))
         if left:
-            result.setdefault(module, {}).setdefault(group_name(frozenset(left)), []).append(units)
-    if not result:
+            by_module.setdefault(module, {}).setdefault(group_name(frozenset(left)), []).append(units)
+    if not by_module:
         raise UserError(
             f"nothing of the adapter is left for pairs {', '.join(sorted(wanted)) or '(none)'}; its groups are "
             f"{' and '.join(adapter.groups)}; keep a pair that has rows"
         )
-    together = [own for groups in result.values() for own in groups.values() if len(own) > 1]
+    together = [parts for groups in by_module.values() for parts in groups.values() if len(parts) > 1]
     rank = adapter.config.rank
-    # groups too small for the rank are dense, but what they become part of need not be
-    dense = any(len(units.delta) > 1 for own in together for units in own) or (
-        rank is not None and any(sum(len(units.rows) for units in own) > rank for own in together)
+    # groups too small for the rank are dense, but a merged group may be large enough
+    dense = any(len(units.delta) > 1 for parts in together for units in parts) or (
+        rank is not None and any(sum(len(units.rows) for units in parts) > rank for parts in together)
     )
-    kept = {module: {group: _one(own, dense) for group, own in groups.items()} for module, groups in result.items()}
-    return adapter.changed(kept, [pair for pair in adapter.pairs if pair in wanted], rank=None if dense else rank)
+    merged = {
+        module: {group: _one(parts, dense) for group, parts in groups.items()} for module, groups in by_module.items()
+    }
+    return adapter.changed(merged, [pair for pair in adapter.pairs if pair in wanted], rank=None if dense else rank)
 
 
 def drop_pairs(adapter: Adapter, pairs: Collection[str]) -> Adapter:
@@ -169,12 +171,12 @@ def drop_pairs(adapter: Adapter, pairs: Collection[str]) -> Adapter:
     return keep_pairs(adapter, [pair for pair in adapter.pairs if pair not in set(pairs)])
 
 
-def _one(result: list[Units], dense: bool) -> Units:
+def _one(parts: list[Units], dense: bool) -> Units:
     """Return several groups' units as those of one."""
     if dense:
-        result = [replace(units, delta=(units.dense,)) for units in result]
-    if len(result) == 1:
-        return result[0]
-    biases = [units.bias for units in result if units.bias is not None]
-    delta = (torch.cat([units.delta[0] for units in result]),)
-    return Units(torch.cat([units.rows for units in result]), delta, torch.cat(biases) if biases else None)
+        parts = [replace(units, delta=(units.dense,)) for units in parts]
+    if len(parts) == 1:
+        return parts[0]
+    biases = [units.bias for units in parts if units.bias is not None]
+    delta = (torch.cat([units.delta[0] for units in parts]),)
+    return Units(torch.cat([units.rows for units in parts]), delta, torch.cat(biases) if biases else None)

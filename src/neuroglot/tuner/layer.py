@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 # of a unit (I for an output row, O for an input column); r a rank.
 #
 # A full Linear costs three matmuls a step (forward, dX, dW). Here it is 2 + k/O: the weight holds the current units,
-# so the forward is the base's own, and dW is taken of the k trained units alone. What is kept for backward is the
-# input x (of columns only its slice x[:, columns]), and nothing where no unit trains.
+# so the forward is the base's own, and dW is computed for the k trained units alone. Only the input x (of columns
+# its slice x[:, columns]) is kept for backward, and nothing where no unit trains.
 
 Tensor = torch.Tensor
 
@@ -35,8 +35,8 @@ Tensor = torch.Tensor
 class _SlicedLinear(torch.autograd.Function):
     """The base layer's output with an adapter's units in its weight; differentiable in x and in the trained units.
 
-    With `adapter` None it is the base's own output. That goes this way too, because another adapter's units may be
-    in the weight by the time that its backward runs: both directions put into the weight what they need.
+    With `adapter` None it is the base's output. This is computed here too, because another adapter's units may be in
+    the weight when its backward runs: forward and backward each put the units that they need into the weight.
     """
 
     @staticmethod
@@ -53,7 +53,7 @@ class _SlicedLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         layer, grad = ctx.layer, grads[0]
-        saved = ctx.saved_tensors  # under checkpointing this runs the layer's forward again, so it comes first
+        saved = ctx.saved_tensors  # with checkpointing this runs the layer's forward again, so it comes first
         dx = None
         if ctx.needs_input_grad[0]:
             layer.hold(ctx.adapter, write=False)
@@ -63,31 +63,39 @@ class _SlicedLinear(torch.autograd.Function):
         return dx, None, None, None, *_gradients(layer, ctx.adapter, ctx.route, saved[0], grad)
 
 
-def _gradients(layer: WeightLayer, adapter: str, route: Route, kept: Tensor, grad: Tensor) -> list[Tensor]:
+def _gradients(layer: WeightLayer, adapter: str, route: Route, saved: Tensor, grad: Tensor) -> list[Tensor]:
     """Return the gradients of the trained groups' parameters, in the order of `UnitLayer.parameters_of`.
 
     Of output units dU = dY[:, units]^T x, of columns dU = x[:, columns]^T dY: left^T right in both.
     """
-    kept = kept.to(grad.dtype)  # under autocast the gradient is narrower than the input
+    saved = saved.to(grad.dtype)  # under autocast the gradient is narrower than the input
     outputs = layer.units_are_outputs(adapter)
-    left, right = (picked(grad, route.own), kept) if outputs else (kept, grad)
+    left, right = (picked(grad, route.own), saved) if outputs else (saved, grad)
     deltas, biases = [], []
     for share in route.shares:
-        own, other = left[..., share.start : share.stop], right
+        share_left, share_right = left[..., share.start : share.stop], right
         if share.samples is not None:
-            own, other = own.index_select(0, share.samples), other.index_select(0, share.samples)
-        own_Tk, other_Tw = own.reshape(-1, own.shape[-1]), other.reshape(-1, other.shape[-1])
+            share_left, share_right = (
+                share_left.index_select(0, share.samples),
+                share_right.index_select(0, share.samples),
+            )
+        left_Tk, right_Tw = (
+            share_left.reshape(-1, share_left.shape[-1]),
+            share_right.reshape(-1, share_right.shape[-1]),
+        )
         factors = [layer.delta(adapter, group) for group in share.groups]
         sizes = [layer.group_size(adapter, group) for group in share.groups]
         if all(len(delta) == 1 for delta in factors):  # one matmul for all of them
-            result: Sequence[Tensor] = (own_Tk.T @ other_Tw).split(sizes)
+            gradients: Sequence[Tensor] = (left_Tk.T @ right_Tw).split(sizes)
         else:
-            each = zip(own_Tk.split(sizes, dim=1), factors, strict=True)
-            result = [gradient for group_Tk, delta in each for gradient in unit_gradients(group_Tk, other_Tw, delta)]
+            each = zip(left_Tk.split(sizes, dim=1), factors, strict=True)
+            gradients = [
+                gradient for group_Tk, delta in each for gradient in unit_gradients(group_Tk, right_Tw, delta)
+            ]
         dtype = factors[0][0].dtype
-        deltas += [gradient.to(dtype) for gradient in result]
+        deltas += [gradient.to(dtype) for gradient in gradients]
         if layer.trains_bias(adapter):
-            biases += own_Tk.sum(0, dtype=dtype).split(sizes)
+            biases += left_Tk.sum(0, dtype=dtype).split(sizes)
     return deltas + biases
 
 
@@ -121,7 +129,7 @@ def sliced_linear(
     Args:
         x: the input.
         layer: neither its weight nor its bias receives a gradient.
-        adapter: whose units; None for the base as it is.
+        adapter: whose units; None for the base alone.
         route: how its units are split.
         parameters: the trained groups' deltas (or factors), then their bias deltas, in the order of the route.
     """
@@ -129,8 +137,8 @@ def sliced_linear(
 
 
 # ---- Additive -------------------------------------------------------------------------------------------------------
-# Where the weight cannot be written this is all there is. In a batch of several pairs a group's delta takes part as a
-# parameter for its own samples and as a constant for the others.
+# The only way where the weight cannot be written. In a batch of several pairs a group's delta is a parameter for its
+# own samples and a constant for the others.
 
 
 def added_units(out: Tensor, x: Tensor, layer: UnitLayer, adapter: str, route: Route) -> Tensor:
@@ -154,10 +162,10 @@ def added_units(out: Tensor, x: Tensor, layer: UnitLayer, adapter: str, route: R
     if route.frozen:
         pieces.append(_product(x, layer, adapter, route.frozen, route.others, detach=True))
     if layer.units_are_outputs(adapter):
-        result = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
-        return out.index_add(-1, route.units, result.to(out.dtype))
-    for result in pieces:
-        out = out + result.to(out.dtype)
+        product = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=-1)
+        return out.index_add(-1, route.units, product.to(out.dtype))
+    for product in pieces:
+        out = out + product.to(out.dtype)
     return out
 
 
@@ -182,7 +190,8 @@ def _trained(
     if not outputs:
         slices = picked(x, units).split([delta[0].shape[0] for delta in deltas], dim=-1)
         return sum(
-            (unit_product(own, delta, False) for own, delta in zip(slices, deltas, strict=True)), start=x.new_zeros(())
+            (unit_product(columns, delta, False) for columns, delta in zip(slices, deltas, strict=True)),
+            start=x.new_zeros(()),
         )
     products = [unit_product(x, delta, True) for delta in deltas]
     product = products[0] if len(products) == 1 else torch.cat(products, dim=-1)
@@ -192,10 +201,10 @@ def _trained(
 def _constant(
     x: Tensor, deltas: Sequence[Sequence[Tensor]], biases: list[Tensor], units: Tensor, outputs: bool
 ) -> Tensor:
-    """Return the same of groups that do not train, in at most two matmuls for all of them.
+    """Return the same for groups that do not train, in at most two matmuls for all of them.
 
-    They are those of a LoRA that holds these groups, in its order and with its zeros: matmuls round by the shape of
-    what they are given, and an exported adapter should answer as this one does, to the bit.
+    The matmuls are those of a LoRA that holds these groups, in its order and with its zeros: rounding depends on the
+    shapes, and an exported adapter should give the same output bit for bit.
     """
     bias = torch.cat(biases).to(x.dtype) if biases else None
     last_Rw = torch.cat([delta[-1] for delta in deltas]).to(x.dtype)
@@ -233,8 +242,8 @@ def _by_samples(x: Tensor, samples: Tensor, piece: Callable[[Tensor, bool], Tens
         torch.ones(x.shape[0], dtype=torch.bool, device=x.device).index_fill(0, samples, False).nonzero().flatten()
     )
     mine, rest = piece(x.index_select(0, samples), False), piece(x.index_select(0, others), True)
-    whole = mine.new_empty(x.shape[0], *mine.shape[1:])
-    return whole.index_copy(0, samples, mine).index_copy(0, others, rest)
+    result = mine.new_empty(x.shape[0], *mine.shape[1:])
+    return result.index_copy(0, samples, mine).index_copy(0, others, rest)
 
 
 # ---- Base modules with hooks or another forward ---------------------------------------------------------------------
@@ -243,7 +252,7 @@ LINEAR = (nn.Linear.forward, Conv1D.forward)
 
 
 def is_plain(layer: Any) -> bool:
-    """Return whether calling a module computes x W^T + b and nothing else. It is asked in every forward."""
+    """Return whether calling a module computes x W^T + b and nothing else. This runs in every forward."""
     return not (
         layer._forward_hooks
         or layer._forward_pre_hooks
@@ -268,13 +277,13 @@ def forward_name(layer: nn.Module) -> str:
 
 
 def has_own_forward(layer: nn.Module) -> bool:
-    """Return whether someone has replaced the forward of this one module."""
-    result = vars(layer).get(forward_name(layer))
-    return result is not None and getattr(result, "__func__", None) is not type(layer).forward
+    """Return whether the forward of this one module was replaced."""
+    forward = vars(layer).get(forward_name(layer))
+    return forward is not None and getattr(forward, "__func__", None) is not type(layer).forward
 
 
 def check_base(name: str, layer: nn.Module, weight: str = "weight") -> None:
-    """Refuse a module whose weight cannot be relied on.
+    """Refuse a module whose weight cannot be used.
 
     Args:
         name: the module's, for messages.
@@ -300,8 +309,8 @@ def check_base(name: str, layer: nn.Module, weight: str = "weight") -> None:
             f"{name}: its {weight} is computed in every forward (pruning, a parametrization, a norm); expected a "
             f"parameter; make it one with {cure}, or leave the layer out of the selection"
         )
-    result = layer._parameters[weight]
-    if result is not None and result.is_meta and "_hf_hook" in vars(layer):
+    parameter = layer._parameters[weight]
+    if parameter is not None and parameter.is_meta and "_hf_hook" in vars(layer):
         raise UserError(
             f"{name}: its {weight} is offloaded by accelerate, so rows cannot be kept in it; expected it on a device; "
             "load the base with a device_map that names no 'cpu' or 'disk', or leave the layer out of the selection"
@@ -309,10 +318,10 @@ def check_base(name: str, layer: nn.Module, weight: str = "weight") -> None:
 
 
 # ---- Wrapped layers -------------------------------------------------------------------------------------------------
-# Two ways of computing it. `sliced`: the weight itself holds base + deltas and one matmul computes it.
+# Two ways of computing the output. `sliced`: the weight itself holds base + deltas and one matmul computes it.
 # `additive`: the base's output plus the units' own product, for weights that cannot be written (quantised, sharded),
-# for several adapters at once, and under `torch.compile`, which does not follow what is written behind autograd's
-# back.
+# for several adapters at once, and under `torch.compile`, which does not follow writes that
+# autograd does not see.
 
 
 class NeuroglotLinear(WeightLayer):
@@ -343,10 +352,10 @@ class NeuroglotLinear(WeightLayer):
 
     @torch.compiler.disable
     def _inside_hooks(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Compute where the base module would, inside its hooks, which so see and change what they always do.
+        """Compute in place of the base module, inside its hooks, which then see and change the same values as before.
 
-        The function that the hooks enclose stands in an attribute of the module, and there is no other way between
-        them; it is put back at once.
+        The function that the hooks enclose is an attribute of the module, and replacing it is the only way; it is
+        restored at once.
         """
         base, name = self.base_layer, forward_name(self.base_layer)
         before = vars(base).get(name)
@@ -383,9 +392,9 @@ class NeuroglotLinear(WeightLayer):
         samples = self.router.samples_by_adapter(len(x), x.device) if mixed else {}
         for name, route in routes.items():
             if mixed:
-                own = samples[name]
-                some = added_units(out.index_select(0, own), x.index_select(0, own), self, name, route)
-                out = out.index_copy(0, own, some)
+                indices = samples[name]
+                part = added_units(out.index_select(0, indices), x.index_select(0, indices), self, name, route)
+                out = out.index_copy(0, indices, part)
             else:
                 out = added_units(out, x, self, name, route)
         return out
@@ -399,10 +408,10 @@ class NeuroglotLinear(WeightLayer):
 
 
 class NeuroglotMatrix(WeightLayer):
-    """Wraps a module that multiplies with a bare matrix of its own, such as Gemma 3's connector.
+    """Wraps a module that multiplies with a bare matrix, such as Gemma 3's connector.
 
-    What the module does with the matrix is its business, so a training forward gives it the sum of base and deltas in
-    the matrix's place, and autograd finds the way: a full dW, of which the chosen units are taken. One small matrix.
+    How the module uses the matrix is not known, so a training forward replaces it by the sum of base and deltas and
+    autograd does the rest: a full dW, of which the chosen units are taken. The matrix is small.
     """
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

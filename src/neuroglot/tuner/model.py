@@ -32,7 +32,7 @@ def layers_of(model: nn.Module) -> list[WeightLayer]:
 
 
 def refresh(model: nn.Module) -> None:
-    """Have the units written again before the next forward.
+    """Write the units again before the next forward.
 
     Needed only after deltas were changed in a way that their version counters do not show (a fused or 8-bit
     optimiser, `.data`) and without a training forward or a change of mode in between.
@@ -42,7 +42,7 @@ def refresh(model: nn.Module) -> None:
 
 
 def park(model: nn.Module) -> None:
-    """Put the base's own units back into all weights, where the next forward replaces them again.
+    """Put the base's own units back into all weights, until the next forward replaces them.
 
     Reading `state_dict()`, moving, merging and unloading do this by themselves; it is for those who read
     `layer.weight` directly, or shard the model after it has run.
@@ -52,8 +52,8 @@ def park(model: nn.Module) -> None:
 
 
 def modes(model: nn.Module, adapter: str = "default") -> str:
-    """Say in one line how many layers compute an adapter which way, and why those that are not `sliced` are not."""
-    result: Counter[str] = Counter()
+    """Return one line on how many layers compute an adapter in which mode, and why any are not `sliced`."""
+    counts: Counter[str] = Counter()
     sharded = is_sharded(model)
     for layer in layers_of(model):
         if adapter in layer.neuroglot_layout:
@@ -63,8 +63,8 @@ def modes(model: nn.Module, adapter: str = "default") -> str:
                 reason = "asked for"
             elif sharded or layer.router.sharded:  # a shard's type would be no explanation
                 reason = "its weight is sharded"
-            result["sliced" if reason is None else f"additive ({reason})"] += 1
-    return ", ".join(f"{count} layers {how}" for how, count in result.most_common()) or "no layers"
+            counts["sliced" if reason is None else f"additive ({reason})"] += 1
+    return ", ".join(f"{count} layers {how}" for how, count in counts.most_common()) or "no layers"
 
 
 def selection_of(model: nn.Module, adapter: str = "default") -> Selection:
@@ -93,12 +93,12 @@ def selection_of(model: nn.Module, adapter: str = "default") -> Selection:
 
 def trained_entries(model: nn.Module, adapter: str = "default") -> dict[str, int]:
     """Return how many numbers an adapter trains in each module: of deltas or their factors, and of biases."""
-    result = {}
+    counts = {}
     for layer in layers_of(model):
         if adapter in layer.neuroglot_layout:
-            held = (p for name in layer.adapter_layer_names for p in getattr(layer, name)[adapter].parameters())
-            result[layer.module_name] = sum(p.numel() for p in held)
-    return result
+            parameters = (p for name in layer.adapter_layer_names for p in getattr(layer, name)[adapter].parameters())
+            counts[layer.module_name] = sum(p.numel() for p in parameters)
+    return counts
 
 
 # ---- The tuner ------------------------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ def trained_entries(model: nn.Module, adapter: str = "default") -> dict[str, int
 _log = logging.getLogger(__name__)
 
 _INPUTS = ("input_ids", "inputs", "inputs_embeds")
-"""Where a model's batch size shows, whatever else it is given."""
+"""Inputs that show the batch size of any model."""
 
 
 class NeuroglotModel(StrictTuner):
@@ -215,7 +215,7 @@ class NeuroglotModel(StrictTuner):
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         if isinstance(child, NeuroglotMatrix) or isinstance(new_module, NeuroglotMatrix):
-            setattr(parent, child_name, new_module)  # PEFT's own would look for the module's `weight`
+            setattr(parent, child_name, new_module)  # PEFT's own looks for the module's `weight`
         else:
             super()._replace_module(parent, child_name, new_module, child)
 
@@ -264,7 +264,7 @@ class NeuroglotModel(StrictTuner):
             self._check_images_alike(inputs.get("input_ids"))
 
     def _check_images_alike(self, ids: torch.Tensor | None) -> None:
-        """Refuse images that cannot be shared out among the samples without being told whose they are."""
+        """Refuse images that cannot be assigned to samples with certainty."""
         family = FAMILIES.get(getattr(getattr(self.model, "config", None), "model_type", ""))
         token = None if family is None else image_token_id(self.model, family)
         counts = None
@@ -278,7 +278,7 @@ class NeuroglotModel(StrictTuner):
             )
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
-        """Merge the adapters' units into the weights; with `safe_merge` all layers are looked at before the first."""
+        """Merge the adapters' units into the weights; with `safe_merge` all layers are checked before the first."""
         self._check_names(adapter_names)
         if safe_merge:
             self._check_merge(adapter_names)

@@ -52,16 +52,16 @@ class ByName(StrictTuner):
 # ---- Prompt ---------------------------------------------------------------------------------------------------------
 # PEFT's own prompt tuning hands the model embeddings in place of token ids. Models that place images by their tokens
 # then lose what they need: Qwen-VL falls back to one-dimensional positions in training and fails in generation,
-# PaliGemma and Gemma 3 lose the token types that let a prefix see itself. Here the vectors stand at positions of their
-# own, whose ids lie beyond every vocabulary: whatever a model derives from ids and masks comes out as for text.
+# PaliGemma and Gemma 3 lose the token types that let a prefix see itself. Here the vectors have their own positions,
+# with ids beyond every vocabulary: what a model derives from ids and masks is then the same as for text.
 #
-# The model looks as it did from outside: what it is given and what it returns, logits and generated ids, are without
-# the positions of the vectors.
+# From outside the model is unchanged: its inputs and what it returns, logits and generated ids, do not include the
+# positions of the vectors.
 
 FIRST_ID = 1 << 30
 """The id of the first vector; no vocabulary is that large."""
 FILL = {"input_ids": 0, "attention_mask": 1, "labels": -100, "token_type_ids": 0, "mm_token_type_ids": 0}
-"""What stands at the vectors' positions of each input that has a column a token."""
+"""The value at the vectors' positions, for each input with one column per token."""
 
 
 @dataclass
@@ -70,8 +70,8 @@ class PromptConfig(StrictConfig):
 
     Args:
         tokens: number of vectors.
-        seed: of the tokens of the vocabulary whose embeddings they start as.
-        module: full name of the input embeddings; the model tells.
+        seed: of the random tokens whose embeddings they start as.
+        module: full name of the input embeddings; set by the model.
         pairs: the pairs that it is trained for, in text form.
         trained_on: what it was trained on, for the JSON and the model card.
     """
@@ -126,20 +126,20 @@ class PromptEmbedding(nn.Module, BaseTunerLayer):
 
     @property
     def vectors(self) -> Tensor | None:
-        """The vectors at work [n, D]; None where adapters are disabled."""
+        """The active vectors [n, D]; None where adapters are disabled."""
         if self.disable_adapters or not self.active_adapters:
             return None
         return self.neuroglot_prompt[self.active_adapters[0]]
 
     def forward(self, ids: Tensor) -> Tensor:
         """Map ids [..., L] to embeddings [..., L, D]."""
-        own = ids >= FIRST_ID
-        out: Tensor = self.base_layer(ids.masked_fill(own, 0))
+        is_vector = ids >= FIRST_ID
+        out: Tensor = self.base_layer(ids.masked_fill(is_vector, 0))
         vectors = self.vectors
-        if vectors is None or not bool(own.any()):
+        if vectors is None or not bool(is_vector.any()):
             return out
-        places = (ids - FIRST_ID).clamp(0, len(vectors) - 1)
-        return torch.where(own.unsqueeze(-1), vectors[places].to(out.dtype), out)
+        indices = (ids - FIRST_ID).clamp(0, len(vectors) - 1)
+        return torch.where(is_vector.unsqueeze(-1), vectors[indices].to(out.dtype), out)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refuse: there is no weight that vectors could be merged into.
@@ -160,7 +160,7 @@ class PromptModel(ByName):
     tuner_layer_cls = PromptEmbedding
 
     def _check_tied_modules(self, model: nn.Module, peft_config: PeftConfig) -> None:
-        """Nothing to check: no row of the embeddings is trained, so a head tied to them stays theirs."""
+        """Nothing to check: no row of the embeddings is trained, so a head tied to them stays tied."""
 
     def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
         """Find the embeddings, where the configuration does not name them."""
@@ -188,10 +188,10 @@ class PromptModel(ByName):
 
 
 class _Prompter:
-    """Puts the vectors' positions in front of a model's inputs, and takes them off what it returns.
+    """Puts the vectors' positions in front of a model's inputs, and removes them from what it returns.
 
-    `generate` works out positions before it calls the model, so it has to be given the longer inputs itself. It is
-    shadowed on this one model object, for a hook exists for `forward` only.
+    `generate` computes positions before it calls the model, so it needs the longer inputs itself. It is replaced on
+    this one model object, because hooks exist for `forward` only.
     """
 
     def __init__(self, model: Any) -> None:
@@ -209,7 +209,7 @@ class _Prompter:
         del vars(self._model)["generate"]
 
     def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
-        """Generate after the vectors; the ids returned are those without them."""
+        """Generate with the vectors in front; the returned ids are without them."""
         if inputs is not None:
             kwargs["input_ids"] = inputs
         count = self._count(kwargs)
@@ -222,7 +222,7 @@ class _Prompter:
         return out
 
     def _count(self, inputs: Mapping[str, Any]) -> int:
-        """Return how many positions are to be put in front: none where they are there, or were read before."""
+        """Return how many positions to put in front: none where they are there already, or in the cache."""
         vectors = _embeddings(self._model).vectors
         if vectors is None:
             return 0
@@ -239,13 +239,13 @@ class _Prompter:
         if args:
             raise UserError("a model with a learned prompt takes keyword arguments after input_ids; name them")
         count = self._count(kwargs)
-        made = _lengthened(kwargs, count)
-        self._added, self._length = count, made["input_ids"].shape[1] if count else 0
-        return (), made
+        lengthened = _lengthened(kwargs, count)
+        self._added, self._length = count, lengthened["input_ids"].shape[1] if count else 0
+        return (), lengthened
 
     def _after(self, model: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         logits = getattr(out, "logits", None)
-        if self._added and logits is not None and logits.shape[1] == self._length:  # all columns, and not those asked
+        if self._added and logits is not None and logits.shape[1] == self._length:  # all columns, not a few
             out.logits = logits[:, self._added :]
 
 
@@ -253,20 +253,20 @@ def _lengthened(inputs: Mapping[str, Any], count: int) -> dict[str, Any]:
     """Return inputs with `count` positions in front of every column."""
     if not count:
         return dict(inputs)
-    made, kept = dict(inputs), inputs.get("logits_to_keep")
+    lengthened, to_keep = dict(inputs), inputs.get("logits_to_keep")
     rows = len(inputs["input_ids"])
     for name, fill in FILL.items():
         value = inputs.get(name)
-        if name == "labels" and isinstance(kept, Tensor):
-            continue  # they are those of the positions that are kept
+        if name == "labels" and isinstance(to_keep, Tensor):
+            continue  # they are of the kept positions only
         if isinstance(value, Tensor) and value.dim() == 2:
             front = value.new_full((rows, count), fill)
             if name == "input_ids":
                 front += FIRST_ID + torch.arange(count, device=value.device, dtype=value.dtype)
-            made[name] = torch.cat([front, value], dim=1)
-    if isinstance(kept, Tensor):
-        made["logits_to_keep"] = kept + count
-    return made
+            lengthened[name] = torch.cat([front, value], dim=1)
+    if isinstance(to_keep, Tensor):
+        lengthened["logits_to_keep"] = to_keep + count
+    return lengthened
 
 
 def _embeddings(model: nn.Module) -> Any:

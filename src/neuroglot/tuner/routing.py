@@ -1,9 +1,9 @@
 """Which pair a step belongs to: one small object shared by a model's layers, one context around forward and backward.
 
-The pair is a plain attribute, not a thread-local one, because autograd runs backward in threads of its own. Why the
-context must enclose backward: gradient checkpointing runs layers again during backward, and layers that run under
+The pair is a plain attribute, not a thread-local one, because autograd runs backward in its own threads. The context
+must enclose backward, because gradient checkpointing runs layers again during backward, and layers that run with
 another pair would send one language's gradient to another's rows. Reentrant checkpointing builds its graph only then,
-so no layer remembers the first pair; a hook on the outputs of the first forward does, and compares.
+so no layer stores the first pair; a hook on the outputs of the first forward stores and compares it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Mixture:
             device: where the indices are needed.
 
         Raises:
-            UserError: the first axis cannot be told apart into samples.
+            UserError: the first axis cannot be divided into samples.
         """
         key = (group, length, part, device)
         if key not in self._found:
@@ -84,10 +84,10 @@ class Mixture:
 
 
 class Router:
-    """Holds the active pair; every layer of a model looks here.
+    """Holds the active pair; every layer of a model reads it.
 
     Attributes:
-        pair: the pair, or the mixture of pairs, whose data is going through the model; None when nobody said.
+        pair: the pair, or the mixture of pairs, whose data is going through the model; None if none is set.
         configs: adapter name -> configuration, the tuner's own dictionary.
         sharded: whether FSDP gathers the model's weights for each forward, so that nothing can be kept in them.
         adapters: the adapter of each sample, as PEFT's `adapter_names` has it; None while all take the active ones.
@@ -119,12 +119,12 @@ class Router:
             )
         each = torch.arange(length, device=device).split(length // len(adapters))
         return {
-            name: torch.cat([own for own, adapter in zip(each, adapters, strict=True) if adapter == name])
+            name: torch.cat([indices for indices, adapter in zip(each, adapters, strict=True) if adapter == name])
             for name in dict.fromkeys(adapters)
         }
 
     def attach(self, model: nn.Module) -> None:
-        """Watch the model and every transformers model inside it, since some loops call the backbone by itself."""
+        """Watch the model and every transformers model inside it, since some loops call the backbone directly."""
         watched = [m for m in model.modules() if m is model or hasattr(m, "get_input_embeddings")]
         self._handles = [module.register_forward_hook(self._watch) for module in watched]
         self._handles += [module.register_forward_pre_hook(self._look, with_kwargs=True) for module in watched]
@@ -136,7 +136,7 @@ class Router:
         self._handles = []
 
     def _look(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        # PEFT's wrapper takes this keyword off, and transformers' models take any keyword without a word
+        # PEFT's wrapper removes this keyword, and transformers' models accept any keyword silently
         if kwargs.get("adapter_names") is not None:
             raise UserError(
                 "adapter_names needs PEFT's wrapper; make the model with get_peft_model or "
@@ -198,7 +198,7 @@ def has_router(model: nn.Module) -> bool:
 
 
 def _same_everywhere(pair: str | Mixture, device: torch.device) -> None:
-    """Check that all ranks train one pair: sharded gradients are averaged over ranks without asking whose they are.
+    """Check that all ranks train one pair: sharded gradients are averaged over ranks whatever their pair.
 
     Raises:
         UserError: they do not.
@@ -219,7 +219,7 @@ def _same_everywhere(pair: str | Mixture, device: torch.device) -> None:
 def active_pair(
     model: nn.Module, pair: str | Pair | Sequence[str | Pair], *, images: Sequence[int] | None = None
 ) -> Iterator[None]:
-    """Say which pair the data of a training step belongs to; encloses the forward and its backward.
+    """Set the pair of a training step's data; encloses the forward and its backward.
 
     Within it only the rows whose group holds the pair receive a gradient; the gradients of the others stay None, so
     that optimisers leave their weights and their state alone. Accumulate several pairs by one context after another,
@@ -230,7 +230,7 @@ def active_pair(
     that one-pair batches of the same samples would have given.
 
     Args:
-        model: a model with a neuroglot adapter, wrapped in anything.
+        model: a model with a neuroglot adapter, inside any wrapper.
         pair: such as `en-de`, or one such per sample.
         images: of a mixed batch, the number of images (of tiled models: tiles) that each sample brings; one each by
             default.

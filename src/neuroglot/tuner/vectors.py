@@ -1,8 +1,8 @@
-"""Training vectors of a model, its biases or the gains of its norms, as deltas beside modules that stay as they are.
+"""Training vectors of a model, its biases or the gains of its norms, as deltas beside unchanged modules.
 
-PEFT's own ways do not serve here: LN tuning trains copies in the base's dtype, in which bfloat16 swallows most steps,
-and BEFT gives every Linear a bias, which cannot be merged where there is none, and knows no norm. Here the trained
-thing is a float32 delta that starts at zero, for any module, and merging writes base + delta and nothing else.
+PEFT's own methods do not fit: LN tuning trains copies in the base's dtype, where bfloat16 rounds most steps away, and
+BEFT gives every Linear a bias, which cannot be merged where there is none, and does not support norms. Here a float32
+delta that starts at zero is trained, for any module, and merging writes base + delta and nothing else.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class VectorLayer(nn.Module, BaseTunerLayer):
     """Wraps any module; its chosen parameters are taken to be base + delta.
 
     Args:
-        base_layer: what is wrapped.
+        base_layer: the wrapped module.
     """
 
     adapter_layer_names = ("neuroglot_vectors",)
@@ -74,8 +74,8 @@ class VectorLayer(nn.Module, BaseTunerLayer):
 
     def update_layer(self, adapter: str, names: list[str]) -> None:
         """Add an adapter's deltas, of zero."""
-        result = {name: self.base_layer.get_parameter(name) for name in names}
-        deltas = {name: torch.zeros(p.shape, dtype=torch.float32, device=p.device) for name, p in result.items()}
+        parameters = {name: self.base_layer.get_parameter(name) for name in names}
+        deltas = {name: torch.zeros(p.shape, dtype=torch.float32, device=p.device) for name, p in parameters.items()}
         self.neuroglot_vectors[adapter] = nn.ParameterDict(deltas)
         self.set_adapter(self.active_adapters if self.neuroglot_vectors.keys() > {adapter} else [adapter])
 
@@ -116,7 +116,7 @@ class VectorLayer(nn.Module, BaseTunerLayer):
         self.merged_adapters += adapters
 
     def unmerge(self) -> None:
-        """Put the base's own values back, the same bits."""
+        """Put the base's own values back, bit for bit."""
         for name, value in self._before.items():
             self.base_layer.get_parameter(name).data.copy_(value)
         self._before = {}
@@ -138,11 +138,11 @@ class VectorsModel(ByName):
         modules = dict(model.named_modules())
         layout: dict[str, list[str]] = peft_config.layout  # type: ignore[attr-defined]
         for module, names in layout.items():
-            result = modules.get(module)
-            result = result.base_layer if isinstance(result, VectorLayer) else result
-            own = {} if result is None else dict(result.named_parameters(recurse=False))
+            target = modules.get(module)
+            target = target.base_layer if isinstance(target, VectorLayer) else target
+            parameters = {} if target is None else dict(target.named_parameters(recurse=False))
             for name in names:
-                if name not in own:
+                if name not in parameters:
                     raise UserError(
                         f"the model has no parameter {module}.{name}, which the adapter trains; use the base model "
                         "that it was made for"

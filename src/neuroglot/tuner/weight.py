@@ -1,4 +1,4 @@
-"""What a layer's weight holds: the base's units, an adapter's or merged ones; and the way back, to the bit."""
+"""What a layer's weight holds: the base's units, an adapter's or merged ones; and how to restore it, bit for bit."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def readable(layer: nn.Module) -> nn.Module:
     """Return a layer whose weight can be dequantised: the layer itself or, of a packed 4-bit one, an unpacked copy.
 
     On a CPU, bitsandbytes packs a 4-bit weight anew for a faster kernel in its first forward of eval mode, and its
-    dequantiser, which PEFT calls, takes no notice. Reading the layer's state turns that back, all but the order of the
-    blocks' scales; in a copy, because it also rounds scales that are quantised themselves.
+    dequantiser, which PEFT calls, does not account for that. Reading the layer's state undoes it, except for the order
+    of the blocks' scales. This happens in a copy, because it also rounds scales that are quantised themselves.
     """
     if not getattr(getattr(layer.weight, "quant_state", None), "packing_format_for_cpu", False):
         return layer
@@ -39,7 +39,7 @@ def readable(layer: nn.Module) -> nn.Module:
 
 
 class Quantised:
-    """A quantised layer's weight and what else it computes with.
+    """A quantised layer's weight and the other state that it computes with.
 
     An 8-bit layer moves the scales from the weight to a separate state in its first forward.
     """
@@ -62,12 +62,12 @@ class Quantised:
 # ---- The weight -----------------------------------------------------------------------------------------------------
 # An adapter's units are written into the weight before every training forward, because a parameter's version counter
 # does not show that a fused optimiser has moved it; afterwards they are written once, when the mode changes, an
-# adapter is loaded or switched, a parameter's version moves, or `refresh` asks for it. The original units are kept
-# beside it meanwhile. Reading the model's state, moving it or converting it puts them back first.
+# adapter is loaded or switched, a parameter's version moves, or `refresh` asks for it. The original units are
+# stored beside it until then. Reading the model's state, moving it or converting it puts them back first.
 
 
 def why_not_sliced(layer: nn.Module, name: str = "weight") -> str | None:
-    """Say why a layer's weight cannot hold the current units; None when it can."""
+    """Return why a layer's weight cannot hold the current units; None when it can."""
     weight = getattr(layer, name)
     if hasattr(weight, "ds_id"):
         return "its weight is sharded by ZeRO-3"
@@ -80,7 +80,7 @@ def why_not_sliced(layer: nn.Module, name: str = "weight") -> str | None:
 
 @dataclass(frozen=True)
 class _Kept:
-    """The original units that an adapter's have taken the place of in the weight."""
+    """The original units, which an adapter's units replace in the weight."""
 
     adapter: str
     weight: torch.Tensor
@@ -107,7 +107,7 @@ class WeightLayer(UnitLayer):
         return self.router.sharded or hasattr(getattr(self.base_layer, self.weight_name, None), "ds_id")
 
     def call_base(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Return the base module's output; without its hooks, where these enclose this call already."""
+        """Return the base module's output; without its hooks where this call is already inside them."""
         base: Any = self.base_layer
         return type(base).forward(base, *args, **kwargs) if self._enclosed else base(*args, **kwargs)
 
@@ -116,7 +116,7 @@ class WeightLayer(UnitLayer):
         """Whether the weight can hold an adapter's units in this forward."""
         weight = getattr(self.base_layer, self.weight_name)
         if torch.compiler.is_compiling() or self.router.sharded or weight.requires_grad:
-            return False  # compiled code, sharded or trained weights: what is written would be lost, or not seen
+            return False  # compiled code, sharded or trained weights: written units would be lost, or not seen
         return why_not_sliced(self.base_layer, self.weight_name) is None
 
     def sliced(self, adapters: Sequence[str]) -> bool:
@@ -135,60 +135,59 @@ class WeightLayer(UnitLayer):
 
     @torch.compiler.disable
     def park(self) -> None:
-        """Put the weight's own units back."""
+        """Put the original units back into the weight."""
         self.hold(None)
 
     def _target(self, axis: int) -> torch.Tensor:
-        """The stored weight, past autograd's sight, units first."""
+        """The stored weight, without autograd, units first."""
         weight = getattr(self.base_layer, self.weight_name).data
         return weight.t() if axis else weight
 
     @torch.no_grad()
     def hold(self, adapter: str | None, write: bool = True) -> None:
-        """Make the weight hold the current units of an adapter; its original ones come back for None.
+        """Make the weight hold the current units of an adapter, or for None the original ones.
 
         They are written through `.data`: autograd keeps the weight for the backward of other layers' inputs, and its
-        version check would take the writing of values that backward needs for a mistake.
+        version check would report this write as an error.
 
         Args:
             adapter: whose units.
-            write: write them although they are there already; a fused optimiser moves a parameter behind its version.
+            write: write them even if they are there already; a fused optimiser does not change a parameter's version.
         """
-        kept, weight = self._kept, getattr(self.base_layer, self.weight_name)
-        if kept is not None and (kept.adapter != adapter or kept.weight is not weight):
-            if kept.weight is not weight and self.router.sharded:
+        held, weight = self._kept, getattr(self.base_layer, self.weight_name)
+        if held is not None and (held.adapter != adapter or held.weight is not weight):
+            if held.weight is not weight and self.router.sharded:
                 raise UserError(
                     f"{self.module_name}: the model was sharded while its weight held the units of adapter "
-                    f"{kept.adapter!r}; expected its own; call neuroglot.tuner.park(model) before sharding it"
+                    f"{held.adapter!r}; expected its own; call neuroglot.tuner.park(model) before sharding it"
                 )
-            if kept.weight is weight:
-                self._write(kept, kept.original, kept.original_bias)
-            kept = self._kept = None
+            if held.weight is weight:
+                self._write(held, held.original, held.original_bias)
+            held = self._kept = None
         if adapter is None:
             return
         layout = self.neuroglot_layout[adapter]
-        if kept is None:
+        if held is None:
             units = self._indices(adapter).long()
             bias = self.bias if self.trains_bias(adapter) else None
             original = self._target(layout.axis).index_select(0, units)
-            kept = _Kept(adapter, weight, units, original, None if bias is None else bias.data[units])
-            self._kept = kept
+            held = _Kept(adapter, weight, units, original, None if bias is None else bias.data[units])
+            self._kept = held
         elif not write:
             return
         delta, bias_delta = self.unit_deltas(adapter, list(layout.groups))
-        self._write(kept, *_sums(kept.original, delta, kept.original_bias, bias_delta))
+        self._write(held, *_sums(held.original, delta, held.original_bias, bias_delta))
         self._written = None
 
-    def _write(self, kept: _Kept, values_Kw: torch.Tensor, bias_K: torch.Tensor | None) -> None:
-        self._target(self.neuroglot_layout[kept.adapter].axis).index_copy_(0, kept.units, values_Kw)
+    def _write(self, held: _Kept, values_Kw: torch.Tensor, bias_K: torch.Tensor | None) -> None:
+        self._target(self.neuroglot_layout[held.adapter].axis).index_copy_(0, held.units, values_Kw)
         if bias_K is not None:
-            self.bias.data.index_copy_(0, kept.units, bias_K)
+            self.bias.data.index_copy_(0, held.units, bias_K)
 
     def _through(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run the base module with the sum of its weight and the deltas in the weight's place.
+        """Run the base module with its weight replaced by the sum of the weight and the deltas.
 
-        Autograd then finds the way through whatever the module does with it, at the price of a full dW and of a copy
-        of the weight.
+        Autograd then differentiates whatever the module does with it; this costs a full dW and a copy of the weight.
         """
         names, x = self.adapters_at_work, next(v for v in (*args, *kwargs.values()) if torch.is_tensor(v))
         if isinstance(self.router.pair, Mixture) and torch.is_grad_enabled() and names:
@@ -201,9 +200,9 @@ class WeightLayer(UnitLayer):
         if self.router.adapters is None:
             return self._run_with(names, x, args, kwargs)
         out = self._run_with([], x, args, kwargs)
-        for name, own in self.router.samples_by_adapter(len(x), x.device).items():
+        for name, samples in self.router.samples_by_adapter(len(x), x.device).items():
             if name in names:
-                out = out.index_copy(0, own, self._run_with([name], x, args, kwargs).index_select(0, own))
+                out = out.index_copy(0, samples, self._run_with([name], x, args, kwargs).index_select(0, samples))
         return out
 
     def _run_with(self, names: Sequence[str], x: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -229,7 +228,7 @@ class WeightLayer(UnitLayer):
     def settle(self, adapter: str | None) -> None:
         """Hold an adapter's units for forwards that train nothing; written only when they may have changed.
 
-        In train mode, and as long as a gradient waits for an optimiser, they may always have.
+        In train mode, and while a gradient waits for an optimiser, they may have changed at any time.
         """
         parameters = [] if adapter is None else list(self._parameters_of(adapter))
         now = tuple(0 if p.is_inference() else p._version for p in parameters)
@@ -243,7 +242,7 @@ class WeightLayer(UnitLayer):
         self._written = None
 
     def train(self, mode: bool = True) -> WeightLayer:
-        """Switch the mode; what was trained meanwhile is written before the next forward."""
+        """Switch the mode; units trained in between are written before the next forward."""
         self._written = None
         return super().train(mode)
 
@@ -271,8 +270,8 @@ class WeightLayer(UnitLayer):
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the deltas to the base weight's chosen units, keeping the units that they replace.
 
-        A quantised weight is dequantised, changed and quantised again as PEFT does it, which rounds every value of
-        it; the weight that it replaces is kept whole.
+        A quantised weight is dequantised, changed and quantised again as PEFT does it, which rounds all its
+        values; the complete original weight is stored.
 
         Args:
             safe_merge: refuse to write units that are not finite.
@@ -291,21 +290,21 @@ class WeightLayer(UnitLayer):
                 self.merged_adapters.append(adapter)
 
     def check_merge(self, adapter: str) -> None:
-        """Raise a ValueError when an adapter's deltas would make this layer's weight infinite or no number."""
+        """Raise a ValueError when an adapter's deltas would make this layer's weight infinite or NaN."""
         if adapter not in self.neuroglot_layout:
             return
         self.hold(None)
         layout = self.neuroglot_layout[adapter]
-        result = self.unit_deltas(adapter, list(layout.groups))
+        values = self.unit_deltas(adapter, list(layout.groups))
         if why_not_sliced(self.base_layer, self.weight_name) is None:  # a half-precision weight may overflow
             units = self._indices(adapter).long()
             before = self._target(layout.axis).index_select(0, units)
-            result = _sums(before, result[0], None if result[1] is None else self.bias.data[units], result[1])
-        if not all(torch.isfinite(value).all() for value in result if value is not None):
+            values = _sums(before, values[0], None if values[1] is None else self.bias.data[units], values[1])
+        if not all(torch.isfinite(value).all() for value in values if value is not None):
             raise ValueError(f"{self.module_name}: merging adapter {adapter!r} gives NaN or infinity; nothing merged")
 
     def get_base_weight(self) -> torch.Tensor:
-        """Return the base's weight as floating values; of a quantised one, what its numbers stand for."""
+        """Return the base's weight as floating values; a quantised one is dequantised."""
         if self.quantization_backend is None:
             return super().get_base_weight()
         return self.quantization_backend.get_base_weight(readable(self.get_base_layer()))
@@ -326,13 +325,13 @@ class WeightLayer(UnitLayer):
         before = target.index_select(0, units)
         bias_before = bias.data[units] if bias is not None and bias_delta is not None else None
         new, new_bias = _sums(before, delta, bias_before, bias_delta)
-        whole = Quantised(self.base_layer) if backend is not None else None
+        quantised = Quantised(self.base_layer) if backend is not None else None
         target.index_copy_(0, units, new)
         if new_bias is not None:
             bias.data.index_copy_(0, units, new_bias)
         if backend is not None:
             self.set_base_weight(stored)
-        self._replaced.append((layout.axis, units, before, bias_before, whole))
+        self._replaced.append((layout.axis, units, before, bias_before, quantised))
 
     @torch.no_grad()
     def unmerge(self) -> None:
@@ -342,9 +341,9 @@ class WeightLayer(UnitLayer):
             return
         while self.merged_adapters:
             self.merged_adapters.pop()
-            axis, units, before, bias_before, whole = self._replaced.pop()
-            if whole is not None:
-                self.base_layer = whole.restored()
+            axis, units, before, bias_before, quantised = self._replaced.pop()
+            if quantised is not None:
+                self.base_layer = quantised.restored()
             else:
                 target = self._target(axis)
                 target.index_copy_(0, units.to(target.device), before.to(target))

@@ -1,4 +1,4 @@
-"""Importance: one forward and backward pass per batch, and every neuron's scores stream into a profile."""
+"""Importance: one forward and backward pass per batch, from which every neuron's scores are added to a profile."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from neuroglot.neurons.profiling.taps import Recorder, tapped
 from neuroglot.pair import Condition
 
 # ---- The pass -------------------------------------------------------------------------------------------------------
-# A bare forward holds act(gate) of every gated feed-forward block for the backward pass, although the gate it was made
-# from is held as well. Made again when it is needed, it leaves room for the outputs of layers that autograd would not
-# hold (queries and keys before their rotation, what is added to the residual stream) and that scores of activation and
+# An ordinary forward holds act(gate) of every gated feed-forward block for the backward pass, although it holds the
+# gate as well. Computing act(gate) again when it is needed frees memory for layer outputs that autograd would not hold
+# (queries and keys before their rotation, what is added to the residual stream) and that scores of activation and
 # gradient need.
 
 POINTWISE: tuple[type[nn.Module], ...] = tuple({c[0] if isinstance(c, tuple) else c for c in ACT2CLS.values()})  # type: ignore[misc]
@@ -39,7 +39,7 @@ POINTWISE: tuple[type[nn.Module], ...] = tuple({c[0] if isinstance(c, tuple) els
 
 @dataclass(frozen=True)
 class _Made:
-    """What an activation function returned: not the tensor, but how to make it again."""
+    """What an activation function returned: not the tensor, but how to compute it again."""
 
     function: nn.Module
     argument: Tensor
@@ -63,18 +63,18 @@ def lean(model: nn.Module) -> Iterator[None]:
 
     Inside a block that is checkpointed, which holds neither, nothing changes.
     """
-    made: dict[int, _Made] = {}
+    records: dict[int, _Made] = {}
 
     def remember(module: nn.Module, args: Any, result: Tensor) -> None:
         argument = args[0]
-        # A function that writes into its argument cannot be done again.
+        # A function that writes into its argument cannot be run again.
         if result.requires_grad and result.data_ptr() != argument.data_ptr():
-            made[result.data_ptr()] = _Made(module, argument.detach(), argument._version, weakref.ref(result))
+            records[result.data_ptr()] = _Made(module, argument.detach(), argument._version, weakref.ref(result))
 
     def pack(tensor: Tensor) -> Any:
-        record = made.get(tensor.data_ptr())
+        record = records.get(tensor.data_ptr())
         result = None if record is None else record.result()
-        # While the result lives, nothing else lies at its address; a view of it, or one changed since, is not it.
+        # While the result exists, no other tensor has its address; a view of it, or a changed one, does not count.
         same = result is not None and tensor.shape == result.shape and tensor.stride() == result.stride()
         # Detached: a branch that no gradient reaches (the tower's last layer) would otherwise never be freed.
         return record if same and tensor._version == 0 else (tensor.detach(), tensor._version)
@@ -83,7 +83,7 @@ def lean(model: nn.Module) -> Iterator[None]:
         if isinstance(held, _Made):
             return held.again()
         tensor, version = held
-        _check(tensor, version)  # autograd leaves it to the hooks
+        _check(tensor, version)  # autograd leaves this check to the hooks
         return tensor
 
     with ExitStack() as hooks:
@@ -91,7 +91,7 @@ def lean(model: nn.Module) -> Iterator[None]:
             if isinstance(module, POINTWISE):
                 hooks.callback(module.register_forward_hook(remember).remove)
         hooks.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, unpack))
-        hooks.callback(made.clear)  # the graph holds what it needs of it, and lets go of it block by block
+        hooks.callback(records.clear)  # the graph holds the entries that it needs and frees them block by block
         yield
 
 
@@ -99,7 +99,7 @@ def lean(model: nn.Module) -> Iterator[None]:
 def frozen(model: nn.Module) -> Iterator[None]:
     """Freeze the weights, turn dropout off and make the token embeddings require grad; gradient checkpointing stays.
 
-    Nothing else in the text would have a gradient then; of the images, `forward_inputs` sees to it.
+    Without this nothing in the text would have a gradient; `forward_inputs` does the same for the images.
     """
     modes = [(module, module.training) for module in model.modules()]
     grads = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
@@ -108,8 +108,8 @@ def frozen(model: nn.Module) -> Iterator[None]:
     try:
         model.eval()
         for module in model.modules():
-            # transformers checkpoints a block only in training mode. The block alone is put there, its children,
-            # which hold the dropout, are not; a block that has dropout itself is not checkpointed.
+            # transformers checkpoints a block only in training mode. Only the block is put into it, not its children,
+            # which hold the dropout; a block that has dropout itself is not checkpointed.
             own_dropout = any("dropout" in key and isinstance(p, float) and p > 0 for key, p in vars(module).items())
             if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing and not own_dropout:
                 module.training = True
@@ -127,7 +127,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 def token_loss(
     model: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor, condition: Condition, every: bool = False
 ) -> Tensor:
-    """Return the sum over samples of each sample's own mean token loss, so that samples do not weigh each other.
+    """Return the sum over samples of each sample's own mean token loss, so that no sample changes another's weight.
 
     Args:
         model: a transformers model.
@@ -168,11 +168,11 @@ def token_loss(
 
 
 # ---- Importance -----------------------------------------------------------------------------------------------------
-# No weight gradient is computed and no activation outlives its batch: `taps` take the scores where a layer's
-# activation and its gradient meet, `moments` adds them up.
+# No weight gradient is computed and no activation is held after its batch: `taps` computes the scores where a layer's
+# activation and its gradient meet, `Totals` and `Blocks` add them up.
 
 NEURONS = ("rows", "ffn", "both")
-"""What is taken as a neuron: a row of a matrix, a unit of a feed-forward block, or one and the other."""
+"""What is taken as a neuron: a row of a matrix, a unit of a feed-forward block, or both."""
 
 
 def profile(
@@ -198,7 +198,7 @@ def profile(
     sample without images counts there as zero. A matrix used twice in a forward adds up its uses, and a layer that
     the loss does not depend on scores zero.
 
-    Dropout is off and the weights frozen during the pass; both are put back afterwards, exceptions included.
+    Dropout is off and the weights frozen during the pass; both are restored afterwards, also after an exception.
 
     Args:
         model: a transformers image-text-to-text model.
@@ -214,11 +214,11 @@ def profile(
         neurons: `rows` of matrices, units of feed-forward blocks (`ffn`), or `both`. A unit is scored where the
             matrix that writes takes it in: A = act(gate) * up.
         checkpoint: where to keep the sums every so many batches; a pass that finds them there resumes after the
-            batches that they are of, which it takes from `batches` without running them.
+            batches that they cover, which it takes from `batches` without running them.
 
     Raises:
         UserError: unknown names, no batches, a sample without targets, images that cannot be assigned to samples, or
-            a loss or a score that is not finite: nothing of it gets into a profile.
+            a loss or a score that is not finite, which no profile may hold.
     """
     if isinstance(batches, str | Mapping) or not isinstance(batches, Iterable):
         raise UserError(
@@ -255,13 +255,13 @@ def profile(
             inputs, condition, items = unpack(batch)
             recorder.positions = Positions(model, family, inputs, classes)
             samples: dict[str, Tensor] | None = None
-            while samples is None:  # once more if the model overwrites what layers put out
+            while samples is None:  # again if the model overwrites outputs of layers
                 forward = forward_inputs(model, inputs, gradient=seen)
                 with lean(model):
                     loss = token_loss(model, forward, inputs["labels"], condition, every=bool(include))
                 loss.backward()
                 total = loss.detach()
-                del loss  # and with it the graph, before the next forward
+                del loss  # frees the graph before the next forward
                 samples = recorder.take()
             if not usable([total, *samples.values()]):
                 where = origin(model, forward, partial(model, **forward, use_cache=False))

@@ -1,4 +1,4 @@
-"""Integrated gradients of named layers: what a neuron adds to the loss on the way from silence to its activation.
+"""Integrated gradients of named layers: what a neuron adds to the loss on the path from zero to its activation.
 
 First-order scores look at one point, where a saturated neuron has hardly any gradient. Integrated gradients
 (Sundararajan et al. 2017, Eq. 1, with a layer's output in place of the input and zero as the baseline) go along the
@@ -7,9 +7,9 @@ straight path to it:
     IG[n, t] = A[n, t] * integral over a from 0 to 1 of dL(a A) / dA[n, t]
 
 They are complete: over all neurons and tokens of the layer they sum to L(A) - L(0), as far as the steps resolve the
-path. They do not where silence is a singular point: what goes straight into an RMS norm with nothing beside it, as a
-connector's last matrix does, is brought to full length by it from the first step on. The price is one forward and
-backward pass for each step of the path and each layer, which is why layers have to be named.
+path. They do not where zero is a singular point: an RMS norm scales an output that is its only input, such as that of
+a connector's last matrix, to full length from the first step on. The cost is one forward and backward pass for each
+step of the path and each layer, which is why layers have to be named.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from neuroglot.neurons.profiling.positions import Positions, forward_inputs, unp
 from neuroglot.pair import Condition
 
 STEPS = 16
-"""Of the path. They are the nodes of a Gauss-Legendre rule, with which few go far on a smooth path."""
+"""Points of the path: the nodes of a Gauss-Legendre rule, of which few are enough on a smooth path."""
 
 
 def integrated_gradients(
@@ -60,16 +60,17 @@ def integrated_gradients(
     for batch in batches:
         inputs, condition, _ = unpack(batch)
         counts[condition] = counts.get(condition, 0) + len(inputs["input_ids"])
-        result = sums.setdefault(condition, {})
+        by_layer = sums.setdefault(condition, {})
         for name in layers:
             each = attributions(model, inputs, condition, known[name], steps)
             if not usable([each]):
                 raise UserError(
                     f"the integrated gradients of {name} for {condition} are not finite; look at the model"
                 )
-            result[name] = result.get(name, 0) + each.abs().sum(0).double().cpu()
+            by_layer[name] = by_layer.get(name, 0) + each.abs().sum(0).double().cpu()
     return {
-        condition: {name: x / counts[condition] for name, x in result.items()} for condition, result in sums.items()
+        condition: {name: x / counts[condition] for name, x in by_layer.items()}
+        for condition, by_layer in sums.items()
     }
 
 
@@ -78,14 +79,14 @@ def attributions(
 ) -> Tensor:
     """Return the sum over each sample's tokens of IG, [B, N], with its sign.
 
-    For every sample the sum over the neurons is its loss less its loss with the layer silent.
+    For every sample the sum over the neurons is its loss minus its loss with the layer's output at zero.
     """
     positions = Positions(model, family_of(model), inputs, ("all",))
     nodes, weights = np.polynomial.legendre.leggauss(steps)  # on [-1, 1]
     total: Tensor | None = None
     with frozen(model), torch.enable_grad():
         for module in model.modules():
-            module.training = False  # and so without gradient checkpointing, which would do the layer twice
+            module.training = False  # also turns off gradient checkpointing, which would run the layer twice
         for point, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
             with _scaled(model, layer, float(point)) as uses:
                 loss = token_loss(model, forward_inputs(model, inputs, gradient=False), inputs["labels"], condition)
@@ -96,23 +97,23 @@ def attributions(
                 if gradient is not None:
                     part = activation * gradient * weight
                     total = part if total is None else total + part
-    result = torch.zeros(len(inputs["input_ids"]), layer.neurons, dtype=torch.float64)
+    by_sample = torch.zeros(len(inputs["input_ids"]), layer.neurons, dtype=torch.float64)
     if total is not None:
         flat = total.flatten(0, -2)
         for sample, rows, _ in positions.by_sample(layer, total):
-            result[sample] = flat[rows].double().sum(0).cpu()
-    return result
+            by_sample[sample] = flat[rows].double().sum(0).cpu()
+    return by_sample
 
 
 @contextmanager
 def _scaled(model: nn.Module, layer: Layer, factor: float) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Multiply what a layer puts out (a block's units: what the writing matrix takes in); list both, of each use."""
+    """Scale a layer's output (of a block, the writing matrix's input); list it and the scaled one of each use."""
     uses: list[tuple[Tensor, Tensor]] = []
 
     def scale(activation: Tensor) -> Tensor:
         scaled = (activation.detach() * factor).requires_grad_()
         uses.append((activation.detach(), scaled))
-        return scaled.clone()  # what may be changed in place
+        return scaled.clone()  # a copy, which may be changed in place
 
     if layer.writes:
         writer = model.get_submodule(layer.writes)

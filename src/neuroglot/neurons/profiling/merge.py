@@ -1,8 +1,8 @@
-"""A profile in pieces: by several processes, from several sets of data, or with an interruption in between.
+"""A profile in pieces: from several processes, from several sets of data, or with an interruption.
 
-Profiles hold sums over samples, so those of parts of the data add up to that of the whole. What does not add up is a
-block of parallel items: `shard` keeps the batches of a block together. An unfinished pass is kept as the sums it has,
-in the dtype they are added in, so that one that was killed and goes on ends in the very same profile.
+Profiles hold sums over samples, so the profiles of parts of the data add up to the profile of all data. A divided
+block of parallel items does not add up: `shard` keeps its batches together. An unfinished pass is saved as its sums,
+in the dtype they are added in, so that a pass that was killed and resumed gives exactly the same profile.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def shard(batches: Iterable[Sequence[Any]], rank: int, world: int) -> Iterator[S
 
 
 def merge_all(profiles: Sequence[Profile]) -> Profile:
-    """Return the profile of the data of all, see `merge`."""
+    """Return the profile of the data of all profiles, see `merge`."""
     if not profiles:
         raise UserError("no profiles to merge; expected two or more")
     return reduce(merge, profiles)
@@ -118,12 +118,12 @@ def merge(a: Profile, b: Profile) -> Profile:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where an unfinished pass is kept.
+    """Where an unfinished pass is saved.
 
     Attributes:
         path: the file.
-        batches: how many batches lie between one writing and the next.
-        key: what the pass is of, such as a hash of its examples; a file with another key is not resumed from.
+        batches: how many batches lie between two writes.
+        key: what the pass covers, such as a hash of its examples; a file with another key is not resumed from.
     """
 
     path: Path
@@ -135,13 +135,13 @@ class Checkpoint:
         tensors: dict[str, Tensor] = {}
         head: dict[str, Any] = {"done": done, "facts": {**facts, "key": self.key}}
         for kind, sums in (("totals", totals), ("blocks", blocks)):
-            own, head[kind] = sums.state()
-            tensors |= {f"{kind}|{name}": x.cpu().contiguous() for name, x in own.items()}
+            state, head[kind] = sums.state()
+            tensors |= {f"{kind}|{name}": x.cpu().contiguous() for name, x in state.items()}
         with fresh(self.path) as part:
             save_tensors(part, PROFILING, tensors, head)
 
     def restore(self, facts: dict[str, Any], totals: Totals, blocks: Blocks, device: torch.device) -> int:
-        """Take over the sums of an earlier pass over the same; return how many batches they are of, 0 without one.
+        """Load the sums of an earlier pass over the same data; return how many batches they cover, 0 without one.
 
         Raises:
             UserError: the file is damaged or of another version.
@@ -154,6 +154,8 @@ class Checkpoint:
             return 0
         with PROFILING.reading(self.path):
             for kind, sums in (("totals", totals), ("blocks", blocks)):
-                own = {n.partition("|")[2]: x.to(device, copy=True) for n, x in tensors.items() if n.startswith(kind)}
-                sums.restore(own, head[kind])
+                state = {
+                    n.partition("|")[2]: x.to(device, copy=True) for n, x in tensors.items() if n.startswith(kind)
+                }
+                sums.restore(state, head[kind])
             return int(head["done"])

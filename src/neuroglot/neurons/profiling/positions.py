@@ -1,4 +1,4 @@
-"""Positions: which activations of a batch belong to which sample and token class; which image a vision row is of."""
+"""Positions: which sample, token class and image each activation of a batch belongs to."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from neuroglot.neurons.inventory import Layer
 from neuroglot.pair import Condition
 
 # ---- Vision rows: which image a row belongs to ----------------------------------------------------------------------
-# What goes through the tower one after the other is here called a picture: an image, or the tiles that one was cut
-# into. A layer's output holds the rows of the first picture, then those of the second, and so on, whether images have
-# an axis of their own or all patches lie on one (Qwen, Pixtral). Qwen2.5 reorders rows by window inside its tower, but
-# a window never reaches into another image, so that a picture's rows stay together and their sum does not see the
-# order. A connector that merges neighbouring patches (Qwen's mergers) keeps a fixed share of each picture's rows.
+# A picture here is an image, or all tiles that it was cut into; pictures go through the tower in order. A layer's
+# output holds the rows of the first picture, then those of the second, and so on, whether images have an axis of their
+# own or all patches lie on one (Qwen, Pixtral). Qwen2.5 reorders rows by window inside its tower, but a window never
+# covers two images, so a picture's rows stay together and their sum does not depend on the order. A connector that
+# merges neighbouring patches (Qwen's mergers) keeps a fixed share of each picture's rows.
 #
-# Which sample a picture is of follows from the placeholder tokens: each picture stands for a number of them that its
-# size says, and samples hold theirs in order.
+# The placeholder tokens tell the sample of a picture: each picture stands for a number of them that follows from its
+# size, and they come in the same order as the pictures.
 #
 # Shapes: B samples, P pictures, R rows.
 
@@ -61,9 +61,9 @@ class VisionRows:
         placeholders: Sequence[int] | None,
         samples: int,
     ) -> None:
-        given = inputs.get("images_per_sample")
+        counts = inputs.get("images_per_sample")
         self._family, self._samples, self._placeholders = family, samples, placeholders
-        self._given = None if given is None else [int(count) for count in given]
+        self._given = None if counts is None else [int(count) for count in counts]
         self._videos = inputs.get("pixel_values_videos") is not None
         self._pictures = _pictures(model, family, inputs)
         self._means: dict[int, Tensor] = {}
@@ -96,14 +96,14 @@ class VisionRows:
         if self._videos:
             raise UserError("a batch holds videos, which cannot be profiled; expected images; leave the videos out")
         pictures = self._pictures or Pictures([1] * len(value))
-        whole = sum(pictures.rows)
-        if any(rows * count % whole for rows in pictures.rows):
+        total = sum(pictures.rows)
+        if any(rows * count % total for rows in pictures.rows):
             raise UserError(
-                f"{layer.name} yields {count} rows for {len(pictures.rows)} images that have {whole} in all; expected "
+                f"{layer.name} yields {count} rows for {len(pictures.rows)} images that have {total} in all; expected "
                 "the same share of each; leave the layer's part out"
             )
         owners, shares = self._divide(pictures)
-        return [owner for owner, rows in zip(owners, shares, strict=True) for _ in range(rows * count // whole)]
+        return [owner for owner, rows in zip(owners, shares, strict=True) for _ in range(rows * count // total)]
 
     def _divide(self, pictures: Pictures) -> tuple[list[int], list[int]]:
         """Return the sample of each picture, and the pictures' rows."""
@@ -135,7 +135,7 @@ class VisionRows:
 
 
 def _walk(tokens: Sequence[int], placeholders: Sequence[int]) -> list[int] | None:
-    """Deal pictures to samples in order, each taking its tokens; None if they do not come out even."""
+    """Deal pictures to samples in order, each taking its tokens; None if the numbers do not fit."""
     owners, sample, left = [], -1, 0
     for count in tokens:
         while not left and sample + 1 < len(placeholders):
@@ -170,7 +170,7 @@ def _wanted(inputs: Mapping[str, Any], key: str, family: Family) -> Tensor:
 
 
 def _grids(model: Any, grids: Tensor) -> Pictures:
-    """Qwen: [P, 3] patches in time, height and width; so many neighbours are merged into one token."""
+    """Qwen: [P, 3] patches in time, height and width; a square of neighbours is merged into one token."""
     rows = [int(grid.prod()) for grid in grids]
     merged = model.config.vision_config.spatial_merge_size**2
     return Pictures(rows, [count // merged for count in rows])
@@ -185,7 +185,7 @@ def _sizes(model: Any, sizes: Tensor) -> Pictures:
 
 
 def _tiles(model: Any, sizes: Tensor, images: Tensor | None) -> Pictures:
-    """LLaVA-NeXT: [P, 2] height and width, from which follow the tiles, and what is left of them after unpadding.
+    """LLaVA-NeXT: [P, 2] height and width, which give the tiles and what remains of them after unpadding.
 
     `images` [B] is LLaVA-OneVision's: only the image of a sample that has no other is cut into tiles.
     """
@@ -195,8 +195,8 @@ def _tiles(model: Any, sizes: Tensor, images: Tensor | None) -> Pictures:
     tower = config.vision_config
     cut = [True] * len(sizes) if images is None else [count == 1 for count in images.tolist() for _ in range(count)]
     rows = [
-        image_size_to_num_patches(size.tolist(), config.image_grid_pinpoints, tower.image_size) if whole else 1
-        for size, whole in zip(sizes, cut, strict=True)
+        image_size_to_num_patches(size.tolist(), config.image_grid_pinpoints, tower.image_size) if is_cut else 1
+        for size, is_cut in zip(sizes, cut, strict=True)
     ]
     # The model's own packing, of features of width one, says how many tokens each picture leaves.
     side = tower.image_size // tower.patch_size
@@ -208,8 +208,7 @@ def _tiles(model: Any, sizes: Tensor, images: Tensor | None) -> Pictures:
 
 
 # ---- Positions of tokens --------------------------------------------------------------------------------------------
-# Language activations are [samples, tokens, neurons]; whose the rows of the vision part and the connector are,
-# `vision_rows` tells.
+# Language activations are [samples, tokens, neurons]; for rows of the vision part and the connector, see `VisionRows`.
 #
 # Shapes: B samples, T tokens, N neurons, C token classes.
 
@@ -236,7 +235,7 @@ def unpack(batch: Sequence[Any]) -> tuple[dict[str, Any], Condition, tuple[str, 
 
 
 def forward_inputs(model: nn.Module, inputs: Mapping[str, Any], gradient: bool) -> dict[str, Tensor]:
-    """Return the tensors of the forward, on the model's device; the images require grad so that their part has one."""
+    """Return the tensors of the forward, on the model's device; images require grad so that their part has one."""
     device = next(model.parameters()).device
     skip = ("labels", "images_per_sample")
     tensors = {key: x.to(device) for key, x in inputs.items() if isinstance(x, Tensor) and key not in skip}
@@ -277,7 +276,7 @@ class Positions:
     def average(self, layer: Layer, value: Tensor) -> Tensor:
         """Return the mean of a value over each sample's tokens: [B, T, N] -> [B, C, N].
 
-        In the vision part and the connector the value has the rows of the batch's images, however they lie.
+        In the vision part and the connector the value has the rows of the batch's images, in any layout.
         """
         if layer.part == "language":
             B, T = self._held.shape
@@ -294,7 +293,7 @@ class Positions:
         return self._vision.mean(layer, value).unsqueeze(1) * self.present.to(value).unsqueeze(2)
 
     def by_sample(self, layer: Layer, value: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Yield sample, which of a value's rows [..., N] are its own, and [C, rows], which of them a class holds."""
+        """Yield a sample, the indices of its rows in a value [..., N], and [C, rows], which of them a class holds."""
         device = value.device
         if layer.part == "language":
             T = self._held.shape[1]

@@ -1,6 +1,6 @@
 """Profile: streamed moments of every neuron's importance, per condition, in memory that does not grow with the data.
 
-Importance makes it, select reads it. What is measured in float64 is saved as float32 means and spreads.
+`importance` makes it, `select` reads it. Float64 sums are saved as float32 means and spreads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from neuroglot.printing import short
 
 # ---- Streamed sums --------------------------------------------------------------------------------------------------
 # `Totals` adds up over samples, for the mean and the variance of each score. `Blocks` adds up over the source items of
-# parallel data, so that an analysis of variance can tell what differs between items from what differs between pairs.
+# parallel data, so that an analysis of variance can separate differences between items from those between pairs.
 #
 # Shapes: B samples, N neurons, S scores, C token classes.
 
@@ -39,12 +39,12 @@ def shares(samples: Mapping[str, Tensor], kinds: Mapping[str, Hashable]) -> dict
 
     Args:
         samples: layer -> [S, B, C, N], no score below zero.
-        kinds: layer -> what its neurons are shared out among.
+        kinds: layer -> its kind; a share is of the sum over its kind.
     """
     totals: dict[Hashable, Tensor] = {}
     for name, x in samples.items():
         totals[kinds[name]] = totals.get(kinds[name], 0) + x.sum(3, keepdim=True)
-    # A sample that a part does not serve has no shares there, and not 0 / 0.
+    # A sample that does not use a part has shares of zero there, not 0 / 0.
     scale = {kind: (1 / total).masked_fill(total == 0, 0) for kind, total in totals.items()}
     return {name: x * scale[kinds[name]] for name, x in samples.items()}
 
@@ -100,9 +100,9 @@ class _Block:
 class Blocks:
     """Sums over source items of (mean over pairs of the share)^2, one open block per task.
 
-    A block ends when its task's items change or a pair comes again (another instruction on the same items). Which
-    pairs a task has is known only at the end, so what is kept are the sums of the blocks with the largest set of
-    pairs so far; if that is not the whole set in the end, no block was complete.
+    A block ends when its task's items change or a pair comes again (another instruction on the same items). The
+    pairs of a task are known only at the end, so the sums are those of the blocks with the largest set of pairs so
+    far; if this is not the full set in the end, no block was complete.
     """
 
     def __init__(self) -> None:
@@ -182,10 +182,10 @@ class Blocks:
 
 
 # ---- The file of a profile ------------------------------------------------------------------------------------------
-# A sum of squares in float32 would lose the variance wherever it is small beside the mean. Kept are therefore the mean
-# and the spread, the root of the mean squared deviation from it, whose squares may lie below what float32 can hold.
-# The sums are made again, in float64 and one layer at a time, when somebody asks for them: a file of 1.5 million
-# neurons and 14 pairs is mapped into memory and never copied whole.
+# A sum of squares in float32 would lose the variance where it is small compared with the mean. The file therefore
+# holds the mean and the spread, the root of the mean squared deviation, whose squares may be too small for float32.
+# The sums are computed again on access, in float64 and one layer at a time: a file of 1.5 million neurons and 14 pairs
+# is mapped into memory and never copied completely.
 #
 # Shapes: K conditions, S scores, C token classes, N neurons of a layer.
 
@@ -197,7 +197,7 @@ Index = Any
 
 @dataclass(frozen=True, eq=False)
 class Stored(Mapping[str, Tensor]):
-    """Sums over samples, layer -> [K, S, C, N] float64, made on access from what a file holds.
+    """Sums over samples, layer -> [K, S, C, N] float64, computed on access from a file's values.
 
     Attributes:
         counts: [K, 1, C, 1] float64, samples.
@@ -210,7 +210,7 @@ class Stored(Mapping[str, Tensor]):
     spreads: Mapping[str, Tensor] | None = None
 
     def cut(self, name: str, rows: Index = ALL, score: Index = ALL, token_class: Index = ALL) -> Tensor:
-        """Return `self[name][rows, score, token_class]` without making the rest."""
+        """Return `self[name][rows, score, token_class]` without computing the rest."""
         n = self.counts[rows, 0 if isinstance(score, int) else ALL, token_class]
         mean = self.means[name][rows, score, token_class].double()
         if self.spreads is None:
@@ -232,8 +232,8 @@ class Stored(Mapping[str, Tensor]):
 class StoredBlocks(Mapping[str, Tensor]):
     """Block sums of a task, layer -> [S, C, N] float64, made on access.
 
-    They are kept as distances from what they would be if all items were alike, which is `counts` times the square of
-    the mean over pairs of the mean share: where every sample lies in a block, that is the centred sum over items.
+    They are stored as distances from their value if all items were alike, which is `counts` times the square of the
+    mean over pairs of the mean share: where every sample lies in a block, that is the centred sum over items.
 
     Attributes:
         counts: [1, C, 1] float64, complete items.
@@ -248,7 +248,7 @@ class StoredBlocks(Mapping[str, Tensor]):
     distances: Mapping[str, Tensor]
 
     def cut(self, name: str, score: Index = ALL, token_class: Index = ALL) -> Tensor:
-        """Return `self[name][score, token_class]` without making the rest."""
+        """Return `self[name][score, token_class]` without computing the rest."""
         n = self.counts[0 if isinstance(score, int) else ALL, token_class]
         centre = self.means[name][list(self.rows), score, token_class].double().mean(0)
         distance = self.distances[name][score, token_class].double()
@@ -324,13 +324,13 @@ Moments = tuple[Tensor, Tensor, Tensor | None]
 
 
 def population(layer: Layer) -> tuple[str, bool]:
-    """Return what a layer's neurons are shared out among: the rows of its part, or the units of its blocks."""
+    """Return the neurons among which a layer's shares are taken: the rows of its part, or its blocks' units."""
     return layer.part, bool(layer.writes)
 
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """What one pass over data left behind.
+    """The result of one pass over data.
 
     A *share* of a neuron in a sample is its score divided by the sample's sum of that score over the part's neurons
     (rows and feed-forward units apart), 0 where that sum is 0: a pair whose gradients are larger has no larger shares.
@@ -350,9 +350,9 @@ class Profile:
         blocks: task -> layer -> [S, C, N] float64, sum over source items of (mean over pairs of the share)^2, for
             items that were seen with every pair of the task.
         block_counts: task -> [C], the number of such items.
-        static: score -> layer -> [N]: `weight`, the norms of the neurons' weights, and what else the weights tell;
+        static: score -> layer -> [N]: `weight`, the norms of the neurons' weights, and other scores of the weights;
             layers with a quantised weight are absent.
-        data: hash of the examples that it was measured on, where the caller said so.
+        data: hash of the examples that it was measured on, if the caller gave one.
     """
 
     model: str
@@ -420,7 +420,7 @@ class Profile:
 
         Returns:
             Samples of each pair [K]; layer -> (share sums [K, N], share squares [K, N], block sums [N] or None), each
-            layer made when it is asked for; and the number of source items in complete blocks, 0 without.
+            layer computed on access; and the number of source items in complete blocks, 0 without.
 
         Raises:
             UserError: the profile lacks the task, the score or the class, or a pair has fewer than two samples.
@@ -469,22 +469,22 @@ class Profile:
             total = mean[layer.name].sum(1, keepdim=True)  # no score is below zero
             totals[population(layer)] = totals.get(population(layer), 0) + total
         # A part that a task does not use (the vision part in text translation) sums to zero and stays zero.
-        whole = {key: total.masked_fill(total == 0, 1.0) for key, total in totals.items()}
-        return {layer.name: mean[layer.name].div_(whole[population(layer)]) for layer in self.layers}
+        divisors = {key: total.masked_fill(total == 0, 1.0) for key, total in totals.items()}
+        return {layer.name: mean[layer.name].div_(divisors[population(layer)]) for layer in self.layers}
 
     def _static(self, score: str) -> dict[str, Tensor]:
-        result = self.static.get(score, {})
-        missing = [layer.name for layer in self.layers if layer.name not in result]
+        values = self.static.get(score, {})
+        missing = [layer.name for layer in self.layers if layer.name not in values]
         if missing:
             why = "whose weight is quantised" if score == "weight" else "which nobody has measured"
             raise UserError(
                 f"score {score!r} is not known for {missing[0]}, {why}; use one of {', '.join(self.scores)}"
             )
-        return {x.name: self._finite(result[x.name].double(), score, x.name) for x in self.layers}
+        return {x.name: self._finite(values[x.name].double(), score, x.name) for x in self.layers}
 
     def _finite(self, values: Tensor, score: str, layer: str, rows: Sequence[int] = ()) -> Tensor:
-        """Return values [K, N] or [N], or refuse them: nothing can be chosen or ranked by what is no number."""
-        if bool(values.sum().isfinite()):  # of float64, which no sum of such numbers overflows
+        """Return values [K, N] or [N], or refuse them: NaN and infinity cannot be ranked."""
+        if bool(values.sum().isfinite()):  # float64, in which no sum of such numbers overflows
             return values
         wrong = ~values.isfinite().reshape(-1, values.shape[-1])
         pairs = [str(self.conditions[row]) for row, any_ in zip(rows, wrong.any(1).tolist(), strict=False) if any_]
@@ -526,7 +526,7 @@ class Profile:
         return self.classes.index(token_class)
 
     def save(self, path: Path | str) -> None:
-        """Write a safetensors file that `load` reads; see `files` for what of float64 is kept."""
+        """Write a safetensors file that `load` reads; see `Stored` for how float64 sums are stored."""
         tensors = {"counts": self.counts}
         for layer in self.layers:
             name = layer.name
@@ -566,7 +566,7 @@ class Profile:
 
     @classmethod
     def _of(cls, tensors: dict[str, Tensor], head: dict[str, Any]) -> Profile:
-        """Return what `save` wrote, once its tensors have the shapes that its head speaks of."""
+        """Return what `save` wrote, if its tensors have the shapes that its head gives."""
         layers = tuple(Layer(**{**layer, "reads": tuple(layer["reads"])}) for layer in head["layers"])
         conditions = tuple(Condition.parse(text) for text in head["conditions"])
 
@@ -606,7 +606,7 @@ class Profile:
 
 
 class _Made(Mapping[str, Moments]):
-    """A mapping whose values are made on access: those of all layers at once would fill the memory."""
+    """A mapping whose values are computed on access: those of all layers at once would fill the memory."""
 
     def __init__(self, names: Sequence[str], make: Callable[[str], Moments]) -> None:
         self._names, self._make = dict.fromkeys(names), make

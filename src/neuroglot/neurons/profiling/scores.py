@@ -9,8 +9,8 @@ With A[n, t] the output of neuron n at token t, G[n, t] = dL/dA[n, t], and T the
     activation_probability  share of t in T with A > 0                    LAPE; of a gated block's unit, of its gate
     row_gradient            norm of (sum over t in T of G[n, t] x[t])     the gradient of the neuron's row of weights
 
-A score that stands still needs no data: `weight` (norm of a neuron's weights), `movement` (how far training moved
-them), `random`. Of the profile, `lape` derives how specific a neuron is to a language.
+A static score needs no data: `weight` (norm of a neuron's weights), `movement` (how far training moved them),
+`random`. `lape` derives from the profile how specific a neuron is to a language.
 
 Shapes: B samples, T tokens, N neurons, C token classes, K conditions.
 """
@@ -32,7 +32,7 @@ from neuroglot.pair import Condition
 
 @dataclass(frozen=True)
 class LayerUse:
-    """What a tap sees of one use of a layer, each [..., T, N] or, the input, [..., T, inputs].
+    """What a tap records of one use of a layer, each [..., T, N] or, the input, [..., T, inputs].
 
     Attributes:
         gradient: of the loss by the activation.
@@ -84,19 +84,19 @@ class Score:
 
 
 def _positive(seen: LayerUse, room: Tensor) -> Tensor:
-    # Every activation function in use is positive where its argument is, so the gate's output tells what act(gate) is.
+    # Every activation function in use is positive exactly where its argument is, so the gate's output is enough.
     return torch.gt(seen.output if seen.gate is None else seen.gate, 0, out=room)
 
 
 def _row_gradient(positions: Positions, layer: Layer, seen: LayerUse) -> Tensor:
     """Return the norm of each sample's gradient of each row [B, C, N]; a bias is no part of it.
 
-    |sum_t G[t, n] x[t]|^2 is either taken from the product G' X itself, or from G' (X X') G without ever making it:
+    |sum_t G[t, n] x[t]|^2 is computed from the product G' X, or from G' (X X') G without forming that product:
     whichever costs less for the sample's number of tokens.
     """
     assert seen.input is not None
     G, X = seen.gradient.flatten(0, -2), seen.input.flatten(0, -2)  # (rows, N), (rows, inputs)
-    result = G.new_zeros(*positions.present.shape, layer.neurons)
+    norms = G.new_zeros(*positions.present.shape, layer.neurons)
     for sample, rows, masks in positions.by_sample(layer, seen.gradient):
         x = X[rows]
         for c, mask in enumerate(masks):
@@ -108,8 +108,8 @@ def _row_gradient(positions: Positions, layer: Layer, seen: LayerUse) -> Tensor:
                 square = (g * ((x @ x.T) @ g)).sum(0).clamp(min=0)
             else:
                 square = (g.T @ x).square().sum(1)
-            result[sample, c] = square.sqrt()
-    return result
+            norms[sample, c] = square.sqrt()
+    return norms
 
 
 SCORES = {
@@ -134,30 +134,30 @@ def lape(
 
     Language activation probability entropy (Tang et al. 2024, Eq. 4 to 6): the probabilities of a neuron over K
     languages are divided by their sum; a neuron that is active in one language alone has entropy 0, one that does not
-    tell them apart log K. One that is never active tells nothing and counts as log K too.
+    tell them apart log K. One that is never active counts as log K too.
 
     Raises:
         UserError: the profile lacks `activation_probability`, the class or a condition.
     """
-    result = {}
+    entropy = {}
     for name, p in profile.mean("activation_probability", token_class, conditions).items():
         total = p.sum(0)
         q = torch.where(total > 0, p / total, 1 / len(p))
-        result[name] = torch.special.entr(q).sum(0)
-    return result
+        entropy[name] = torch.special.entr(q).sum(0)
+    return entropy
 
 
 def neuron_norms(weight: Callable[[str], Tensor | None], layers: Sequence[Layer]) -> dict[str, Tensor]:
     """Return the norm of each neuron's weights: layer -> [N] float64.
 
-    A matrix's neuron has a row (a bare matrix stored the other way round, a column); a feed-forward block's unit has
+    A matrix's neuron has a row (a bare matrix stored as [inputs, outputs], a column); a feed-forward block's unit has
     its rows of the reading matrices and its column of the writing one, taken together.
 
     Args:
         weight: a matrix's name -> weight as it is stored, or None where it is not known.
         layers: those with a matrix that is not known are absent from the result.
     """
-    result = {}
+    by_layer = {}
     for layer in layers:
         squares = torch.zeros(layer.neurons, dtype=torch.float64)
         for name, axis in [(name, 0) for name in layer.reads or (layer.name,)] + [(layer.writes, 1)]:
@@ -170,8 +170,8 @@ def neuron_norms(weight: Callable[[str], Tensor | None], layers: Sequence[Layer]
             norms = torch.linalg.vector_norm(x.detach().float(), dim=1 - axis).double().cpu()
             squares += norms.view(-1, layer.neurons).square().sum(0)  # a fused matrix holds two rows of each unit
         else:
-            result[layer.name] = squares.sqrt()
-    return result
+            by_layer[layer.name] = squares.sqrt()
+    return by_layer
 
 
 def movement(
@@ -187,7 +187,7 @@ def movement(
 
 
 def adapter_movement(tuned: nn.Module, layers: Sequence[Layer], adapter: str = "default") -> dict[str, Tensor]:
-    """Return `movement` by an adapter of PEFT's: of LoRA, the norms of the rows of scaled B A.
+    """Return `movement` by a PEFT adapter: for LoRA, the norms of the rows of scaled B A.
 
     Args:
         tuned: what `get_peft_model` returned; a matrix without an adapter has not moved.
@@ -209,8 +209,8 @@ def weight_of(model: nn.Module) -> Callable[[str], Tensor | None]:
 
     def weight(name: str) -> Tensor | None:
         owner, _, last = name.rpartition(".")
-        result = getattr(model.get_submodule(owner), last)
-        return result if isinstance(result, Tensor) else result.weight
+        value = getattr(model.get_submodule(owner), last)
+        return value if isinstance(value, Tensor) else value.weight
 
     return weight
 

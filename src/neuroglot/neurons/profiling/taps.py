@@ -1,11 +1,11 @@
 """Taps: where a layer's activation meets its gradient, and per-sample scores are taken.
 
-A tap is an identity behind a layer. What it needs in the backward pass (the activation, for some scores the layer's
-input) it hands to autograd as saved tensors, so that gradient checkpointing drops and recomputes them like any other,
-and its backward, where the scores are taken, runs once per real backward however often the forward runs. The tensor
-that goes on downstream is the activation itself, not a copy: most activations are held by the next operation anyway.
-A model that overwrites a layer's output afterwards is found out by the version counter of the tensor; the batch is
-then done again with copies behind the layers concerned.
+A tap is an identity behind a layer. It gives autograd what it needs in the backward pass (the activation, for some
+scores the layer's input) as saved tensors, so that gradient checkpointing drops and recomputes them like any other.
+Its backward, where the scores are taken, runs once per real backward however often the forward runs. The tensor that
+goes on downstream is the activation itself, not a copy: most activations are held by the next operation anyway. If a
+model overwrites a layer's output afterwards, the version counter of the tensor shows it; the batch then runs again
+with copies behind these layers.
 
 Shapes: B samples, T tokens, N neurons, S scores, C token classes.
 """
@@ -27,7 +27,7 @@ Sink = Callable[[LayerUse], None]
 
 
 class _Tap(torch.autograd.Function):
-    """Identity whose backward sees the activation, and what else is asked for, beside the gradient."""
+    """Identity whose backward receives the gradient, the activation and what else is asked for."""
 
     @staticmethod
     def forward(
@@ -44,12 +44,12 @@ class _Tap(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         try:
             held = ctx.saved_tensors
-            whole = all(x._version == version for x, version in zip(held, ctx.versions, strict=True))
-        except RuntimeError as error:  # where no hook keeps it from comparing, autograd does so itself
+            intact = all(x._version == version for x, version in zip(held, ctx.versions, strict=True))
+        except RuntimeError as error:  # without hooks, autograd compares the versions itself
             if "modified by an inplace operation" not in str(error):
                 raise
-            whole = False
-        if whole:
+            intact = False
+        if intact:
             ctx.recorder.record(ctx.layer, LayerUse(gradient=gradient, **dict(zip(ctx.names, held, strict=True))))
         else:
             ctx.recorder.overwritten.add(ctx.layer.name)
@@ -87,14 +87,14 @@ class Recorder:
         self._means[layer.name] = mean if old is None else old + mean
 
     def _scratch(self, like: Tensor) -> Tensor:
-        """Return memory in the shape of a tensor, the same for every layer: to ask for new each time is slow."""
+        """Return memory in the shape of a tensor, the same for every layer: allocating it each time is slow."""
         key = like.device, like.dtype
         if key not in self._room or self._room[key].numel() < like.numel():
             self._room[key] = like.new_empty(like.numel())
         return self._room[key][: like.numel()].view(like.shape)
 
     def take(self) -> dict[str, Tensor] | None:
-        """Return layer -> [S, B, C, N] and forget it; None if the batch has to be done again, with copies."""
+        """Return layer -> [S, B, C, N] and forget it; None if the batch has to run again, with copies."""
         means, self._means = self._means, {}
         if self.overwritten:
             self.copied |= self.overwritten
@@ -117,7 +117,7 @@ def tapped(model: nn.Module, layers: Sequence[Layer], recorder: Recorder) -> Ite
             hooks.callback(handle.remove)
 
         for module in model.modules():
-            for parameter in module.parameters(recurse=False):  # of a bare matrix, the output is its module's
+            for parameter in module.parameters(recurse=False):  # a bare matrix's output is its module's
                 if id(parameter) in rows:
                     add(module.register_forward_hook(_behind(rows[id(parameter)], recorder)))
         for layer in layers:
@@ -153,5 +153,5 @@ def _before(layer: Layer, recorder: Recorder, gates: list[Tensor]) -> Callable[[
 
 
 def _gate(layer: Layer) -> str:
-    """Return which of a gated block's reading matrices the gate is: the one called so, or the first."""
+    """Return which of a gated block's reading matrices is the gate: the one with that name, or the first."""
     return next((name for name in layer.reads if "gate" in name.rpartition(".")[2]), layer.reads[0])

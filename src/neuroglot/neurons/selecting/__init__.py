@@ -1,1 +1,1 @@
-"""From a profile to the neurons to train: methods, the rows they take, and controls. No model is needed."""
+"""Choosing the neurons to train from a profile: methods, the rows they take, and controls. No model is needed."""

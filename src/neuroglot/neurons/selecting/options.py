@@ -1,4 +1,4 @@
-"""Options: what may be set in a selection, the presets' defaults, and what does not go together."""
+"""Options: what may be set in a selection, the presets' defaults, and which values exclude each other."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ TRANSLATION = ("image_translation", "multimodal_translation", "text_translation"
 
 @dataclass(frozen=True)
 class Options:
-    """What a selection is made by: a preset's defaults, and on top what the user gave.
+    """The options of a selection: a preset's defaults, replaced where the user gave a value.
 
     Attributes:
         task: whose conditions are the pairs; by default the first translation task in the profile.
         similarities: layer -> pair -> R, from the probe; a ranking of layers by similarity needs them.
         token_class: the tokens that importance was taken over.
 
-    What a recipe may say too is a field of `neuroglot.config.SelectSection`, which says what each means. A method's
-    defaults differ from these as listed in `neuroglot.neurons.PRESETS`.
+    The options that a recipe may hold too are fields of `neuroglot.config.SelectSection`, which explains each.
+    `neuroglot.neurons.PRESETS` lists where a method's defaults differ from these.
     """
 
     task: str | None = None
@@ -70,7 +70,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "neumt": _NEUMT,
     "neumt-paper": {**_NEUMT, **_RAW},
 }
-"""Method of the papers -> where its defaults differ from `Options`."""
+"""Method of the papers -> the defaults that differ from `Options`."""
 
 
 def neurons_of(profile: Profile, options: Options) -> list[Layer]:
@@ -104,14 +104,14 @@ def resolve(profile: Profile, method: str, given: Mapping[str, Any]) -> Options:
 
 
 def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what was given, each value by itself checked as those of a recipe are."""
-    own = {name: value for name, value in given.items() if name not in SelectSection.model_fields}
-    section = SelectSection(**{name: value for name, value in given.items() if name not in own})
-    return {name: getattr(section, name) for name in given if name not in own} | own
+    """Return the given options, each value checked as in a recipe."""
+    others = {name: value for name, value in given.items() if name not in SelectSection.model_fields}
+    section = SelectSection(**{name: value for name, value in given.items() if name not in others})
+    return {name: getattr(section, name) for name in given if name not in others} | others
 
 
 def _defaults(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a preset and those given, where one stands for another."""
+    """Return a preset's values and the given ones, with the values that follow from these."""
     values = {**PRESETS[method], **given}
     if values.get("budget") is not None and method.startswith("neumt"):
         if "layers" in given:
@@ -121,7 +121,7 @@ def _defaults(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
             )
         values |= {"layers": values["budget"], "budget": None}
     if values.get("rank", "per-layer") != "per-layer" and "layers" not in given:
-        values["layers"] = 1.0  # the ranking of rows says which layers
+        values["layers"] = 1.0  # the ranking of rows decides which layers
     if values.get("keep") and "contrast" not in given:
         values["contrast"] = "none"
     if isinstance(values.get("specific"), Mapping) and "specific_to" not in given:
@@ -130,7 +130,7 @@ def _defaults(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_ranking(method: str, given: Mapping[str, Any], options: Options) -> None:
-    """Refuse options of the rows' ranking that exclude each other."""
+    """Refuse options for ranking rows that exclude each other."""
     if options.rank != "per-layer" and method.startswith("neumt"):
         raise UserError(f"{method} trains every row of the layers it keeps; rank={options.rank} is for mnaft")
     if options.rank != "per-layer" and options.budget is None:
@@ -202,19 +202,19 @@ def _with_task(profile: Profile, options: Options) -> Options:
             f"the profile holds no condition of task {task or 'image_translation'!r}, only of {', '.join(tasks)}; "
             "profile the task or choose one of these"
         )
-    for kept in options.keep:
-        if kept == task:
-            raise UserError(f"keep names {kept}, which is the task to learn; name tasks that must not be forgotten")
-        if kept not in tasks:
+    for name in options.keep:
+        if name == task:
+            raise UserError(f"keep names {name}, which is the task to learn; name tasks that must not be forgotten")
+        if name not in tasks:
             raise UserError(
-                f"keep names {kept!r}, of which the profile holds no condition, only of {', '.join(tasks)}; "
+                f"keep names {name!r}, of which the profile holds no condition, only of {', '.join(tasks)}; "
                 "profile it too (profile.contrast in a recipe)"
             )
     return replace(options, task=task)
 
 
 def _specific(profile: Profile, given: Mapping[str, Any], options: Options) -> dict[str, Any]:
-    """Return what to set of `specific` and `specific_to`, checked."""
+    """Return `specific` and `specific_to`, checked."""
     to = options.specific_to
     by_part = {part: to.get(part, "pair") for part in PARTS} if isinstance(to, Mapping) else dict.fromkeys(PARTS, to)
     specific = options.specific

@@ -21,43 +21,44 @@ from neuroglot.selection import Group
 # ---- Allocation: which layers, and how many rows of each ------------------------------------------------------------
 # **Budget.** `budget` is the share of all neurons of the eligible parts (those with a share of layers above zero) that
 # is trainable, so with `layers=0.6` and `budget=0.4` about two thirds of the rows of each kept layer are. The total is
-# budget x eligible neurons, rounded, or all living rows of the kept layers where these are fewer. `budget=None` takes
-# every row of the kept layers, dead ones too, as LLaVA-NeuMT does.
+# budget x eligible neurons, rounded, but at most all living rows of the kept layers. `budget=None` takes every row of
+# the kept layers, dead ones too, as LLaVA-NeuMT does.
 #
 # **Per layer** every kept layer gives the same fraction of its rows: first rounded down, then the rows still missing
 # go to the layers with the largest remainders, in the order of the model where they tie. **Per part** and **global**,
-# the rows with the highest mean importance are taken wherever they are: the good layers give many, others none.
+# the rows with the highest mean importance are taken, whatever their layer: some layers give many, others none.
 
 DEAD = 1e-6
-"""Of its layer's mean importance: a neuron below it is dead, and a budget is not spent on it."""
+"""A neuron below this share of its layer's mean importance is dead, and no budget is spent on it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Importance:
-    """What the rows are chosen by.
+    """The values by which rows are chosen.
 
     Attributes:
-        values: layer -> [K, N], for each pair, with what the contrast or the tasks to keep take off.
-        plain: layer -> [N], the mean over pairs without that.
+        values: layer -> [K, N], for each pair, corrected for the contrast or the tasks to keep.
+        plain: layer -> [N], the mean over pairs without this correction.
     """
 
     values: Mapping[str, Tensor]
     plain: Mapping[str, Tensor]
 
     def alive(self, name: str) -> Tensor:
-        """Return which neurons [N] of a layer do anything at all."""
+        """Return which neurons [N] of a layer are not dead."""
         return self.plain[name] > DEAD * self.plain[name].mean()
 
 
 def kept_layers(profile: Profile, options: Options, importances: Importance) -> list[Layer]:
     """Return the layers that are kept, in the order of the model.
 
-    Relevance is the mean importance of a layer's neurons, without the contrast; what is to be kept counts in it.
+    Relevance is the mean importance of a layer's neurons, without the contrast; the correction for
+    tasks to keep is included.
     """
     eligible = neurons_of(profile, options)
     if options.ranking == "similarity":
         ranking = mean_similarity(options.similarities or {})
-        if options.neuron == "ffn":  # a block moves as the matrix does that writes what it found
+        if options.neuron == "ffn":  # a block counts as its writing matrix
             ranking = {layer.name: ranking[layer.writes] for layer in eligible if layer.writes in ranking}
     else:
         by = importances.values if options.keep else importances.plain
@@ -74,45 +75,45 @@ def allocation(profile: Profile, options: Options, importances: Importance) -> d
     eligible = neurons_of(profile, options)
     together = options.rank != "per-part" and not isinstance(options.budget, Mapping)
     quota: dict[str, int] = {}
-    for part, whole in ({"": eligible} if together else parts_of(eligible)).items():
+    for part, part_layers in ({"": eligible} if together else parts_of(eligible)).items():
         chosen = [layer for layer in layers if layer.part == part or together]
         share = options.budget[part] if isinstance(options.budget, Mapping) else options.budget
         if options.rank == "per-layer":
-            taken = _evenly(chosen, whole, share, options, importances)
+            taken = _evenly(chosen, part_layers, share, options, importances)
         else:
-            taken = _ranked(chosen, whole, share, options, importances)
+            taken = _ranked(chosen, part_layers, share, options, importances)
         quota |= dict(zip((layer.name for layer in chosen), taken, strict=True))
     return {layer.name: quota[layer.name] for layer in layers if quota[layer.name]}
 
 
 def _evenly(
-    layers: Sequence[Layer], whole: Sequence[Layer], share: float, options: Options, importances: Importance
+    layers: Sequence[Layer], part_layers: Sequence[Layer], share: float, options: Options, importances: Importance
 ) -> list[int]:
     living = [int(importances.alive(layer.name).sum()) for layer in layers]
     if options.budget_of == "neurons":
-        return quotas(living, sum(layer.neurons for layer in whole), share)
+        return quotas(living, sum(layer.neurons for layer in part_layers), share)
     weights = sum(rows * cost(layer) for rows, layer in zip(living, layers, strict=True))
-    fraction = min(1.0, share * sum(layer.neurons * cost(layer) for layer in whole) / max(weights, 1))
+    fraction = min(1.0, share * sum(layer.neurons * cost(layer) for layer in part_layers) / max(weights, 1))
     return quotas(living, sum(living), fraction)
 
 
 def _ranked(
-    layers: Sequence[Layer], whole: Sequence[Layer], share: float, options: Options, importances: Importance
+    layers: Sequence[Layer], part_layers: Sequence[Layer], share: float, options: Options, importances: Importance
 ) -> list[int]:
     """Return how many of the best rows of all layers lie in each."""
-    keys, plain, home = [], [], []
+    keys, plain, layer_indices = [], [], []
     for index, layer in enumerate(layers):
         alive = importances.alive(layer.name)
         key = importances.values[layer.name].mean(0)[alive]
         keys.append(key / cost(layer) if options.cost == "weights" else key)
         plain.append(importances.plain[layer.name][alive])
-        home.append(torch.full((len(key),), index))
-    where = torch.cat(home)[ranked(torch.cat(keys), torch.cat(plain))]
+        layer_indices.append(torch.full((len(key),), index))
+    where = torch.cat(layer_indices)[ranked(torch.cat(keys), torch.cat(plain))]
     if options.budget_of == "neurons":
-        where = where[: int(share * sum(layer.neurons for layer in whole) + 0.5)]
+        where = where[: int(share * sum(layer.neurons for layer in part_layers) + 0.5)]
     else:
         spent = torch.tensor([cost(layer) for layer in layers])[where].cumsum(0)
-        where = where[spent <= share * sum(layer.neurons * cost(layer) for layer in whole)]
+        where = where[spent <= share * sum(layer.neurons * cost(layer) for layer in part_layers)]
     return torch.bincount(where, minlength=len(layers)).tolist()
 
 
@@ -122,7 +123,7 @@ def cost(layer: Layer) -> int:
 
 
 def quotas(sizes: Sequence[int], eligible: int, budget: float | None) -> list[int]:
-    """Return the rows to take of each kept layer, as the module's text on the budget says.
+    """Return the rows to take of each kept layer; see the note on the budget above.
 
     Examples:
         >>> quotas([7, 5, 3], eligible=20, budget=0.4)
@@ -131,7 +132,7 @@ def quotas(sizes: Sequence[int], eligible: int, budget: float | None) -> list[in
     total = sum(sizes) if budget is None else min(sum(sizes), int(budget * eligible + 0.5))
     if not total:
         return [0] * len(sizes)
-    # In whole numbers, so that no rounding error decides who gets a remainder.
+    # In integers, so that no rounding error decides which layer gets a remainder.
     taken = [total * size // sum(sizes) for size in sizes]
     left = sorted(range(len(sizes)), key=lambda i: -(total * sizes[i] % sum(sizes)))
     for i in left[: total - sum(taken)]:
@@ -145,10 +146,10 @@ def ranked(*keys: Tensor) -> Tensor:
     order = np.argsort(-first)  # several times faster than a stable sort, and as good without ties
     if not (np.diff(first[order]) == 0).any():
         return torch.from_numpy(order)
-    result = torch.argsort(keys[-1], descending=True, stable=True)
+    indices = torch.argsort(keys[-1], descending=True, stable=True)
     for key in reversed(keys[:-1]):
-        result = result[torch.argsort(key[result], descending=True, stable=True)]
-    return result
+        indices = indices[torch.argsort(key[indices], descending=True, stable=True)]
+    return indices
 
 
 # ---- Rows: which neurons, and for which pairs -----------------------------------------------------------------------
@@ -158,11 +159,11 @@ def ranked(*keys: Tensor) -> Tensor:
 CONTRAST = ("ocr", "describe")
 
 FALSE_DISCOVERIES = 0.05
-"""Of `specific: auto`: the share of specific neurons that may be so by chance (Benjamini and Hochberg's q)."""
+"""For `specific: auto`: the share of specific neurons that may be so by chance (Benjamini and Hochberg's q)."""
 
 SILENT = 0.01
-"""Of a part's mean importance for the tasks to keep, added to every neuron's: what they do not use costs little, not
-nothing."""
+"""Added to every neuron's importance for the tasks to keep, in units of its part's mean: a neuron that they do not use
+costs little, but not nothing."""
 
 Rows = dict[str, dict[Group, Tensor]]
 """Layer -> group -> indices of its rows, ascending."""
@@ -177,8 +178,8 @@ def measured(
     """
     score = score or options.score
     if options.normalise == "none" or options.rank != "global":
-        whole = profile.importance(score, options.token_class, conditions, options.normalise)
-        return {layer.name: whole[layer.name] for layer in neurons_of(profile, options)}
+        by_layer = profile.importance(score, options.token_class, conditions, options.normalise)
+        return {layer.name: by_layer[layer.name] for layer in neurons_of(profile, options)}
     mean = profile.mean(score, options.token_class, conditions)
     values = {layer.name: mean.pop(layer.name) for layer in neurons_of(profile, options)}
     total = torch.stack([x.abs().sum(1, keepdim=True) for x in values.values()]).sum(0)
@@ -187,7 +188,7 @@ def measured(
 
 
 def importance(profile: Profile, options: Options) -> Importance:
-    """Return what the rows are chosen by: importance, less that of the contrast, or over that of what is to be kept.
+    """Return what rows are chosen by: importance, minus that of the contrast or divided by that of tasks to keep.
 
     Raises:
         UserError: a contrast is asked for and none was profiled.
@@ -218,30 +219,30 @@ def importance(profile: Profile, options: Options) -> Importance:
 
 
 def _retaining(profile: Profile, options: Options, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return importance / sqrt(r), r that of the tasks to keep in units of its part's mean.
+    """Return importance / sqrt(r), with r the importance for the tasks to keep, in units of its part's mean.
 
-    A part that such a task does not reach (the vision part in text translation) has no say in it; a part that none
-    of them reaches stays as it is.
+    A task that does not reach a part (the vision part in text translation) is not counted there; a part that none
+    of them reaches is unchanged.
     """
-    kept = [condition for condition in profile.conditions if condition.task in options.keep]
-    rest = measured(profile, options, kept)
+    conditions = [condition for condition in profile.conditions if condition.task in options.keep]
+    rest = measured(profile, options, conditions)
     layers = neurons_of(profile, options)
     part = {layer.name: layer.part for layer in layers}
-    total = {p: torch.zeros(len(kept)).double() for p in options.parts}
+    total = {p: torch.zeros(len(conditions)).double() for p in options.parts}
     size = dict.fromkeys(options.parts, 0)
     for name, x in rest.items():
         total[part[name]] += x.sum(1)
         size[part[name]] += x.shape[1]
-    made = {}
+    result = {}
     for name, x in values.items():
         mean = total[part[name]] / size[part[name]]
         reached = mean > 0
         if not bool(reached.any()):
-            made[name] = x
+            result[name] = x
             continue
         r = (rest[name][reached] / mean[reached].unsqueeze(1)).mean(0)
-        made[name] = x / (r + SILENT).sqrt()
-    return made
+        result[name] = x / (r + SILENT).sqrt()
+    return result
 
 
 def sides_of(pairs: Sequence[Condition], side: str) -> dict[Group, list[int]]:
@@ -266,10 +267,10 @@ def sets(
 ) -> Rows:
     """Choose specific and agnostic rows by importance: `mnaft`, `neumt` and `neumt-paper`.
 
-    Of a layer's quota q, the candidates are the 2q rows with the highest importance for any pair, no dead ones while
-    there is a budget. Specific come first (Eq. 7 of LLaVA-NeuMT gives every neuron to some pair; precedence resolves
-    its overlap with Eq. 8): the most dispersed candidates, each to its best pair. The candidates with the highest
-    mean fill the quota as agnostic.
+    Of a layer's quota q, the candidates are the 2q rows with the highest importance for any pair, without dead ones if
+    there is a budget. Specific rows come first (Eq. 7 of LLaVA-NeuMT gives every neuron to some pair; precedence
+    resolves its overlap with Eq. 8): the most dispersed candidates, each to its best pair. The candidates with the
+    highest mean fill the quota as agnostic.
 
     Args:
         profile: what was measured.
@@ -309,10 +310,10 @@ def sets(
         belongs = _belongs(y[:, among], options.share)
         if isinstance(options.specific, Mapping):
             wanted = [int(float(options.specific[next(iter(side))]) * q + 0.5) for side in sides]
-            # The first so many of each pair, as long as the quota lasts.
+            # The first neurons of each pair, until the quota is used up.
             first = (belongs.cumsum(1) <= torch.tensor(wanted).unsqueeze(1)) & belongs
-            places = first.any(0).nonzero().squeeze(1)[:q]
-            among, belongs = among[places], belongs[:, places]
+            positions = first.any(0).nonzero().squeeze(1)[:q]
+            among, belongs = among[positions], belongs[:, positions]
         rows[layer.name] = _by_group(among, belongs, list(sides))
         free = torch.ones(layer.neurons, dtype=torch.bool)
         free[among] = False
@@ -325,22 +326,22 @@ def sets(
 
 
 def _significant(profile: Profile, options: Options, pairs: Sequence[Condition]) -> dict[str, dict[str, Tensor]]:
-    """Return part -> layer -> which neurons are specific by the data; the test is of the sides that count there."""
+    """Return part -> layer -> which neurons are specific by the data; the test compares that part's sides."""
     if options.specific != "auto":
         return {}
-    known: dict[str, dict[str, Tensor]] = {}
-    made: dict[str, dict[str, Tensor]] = {}
+    by_sides: dict[str, dict[str, Tensor]] = {}
+    by_part: dict[str, dict[str, Tensor]] = {}
     for part in options.parts:
         sides = list(sides_of(pairs, options.specific_to[part]).values())  # type: ignore[index]
-        if str(sides) not in known:
+        if str(sides) not in by_sides:
             if len(sides) > 1:
                 tested = specificity(profile, str(options.task), options.score, options.token_class, sides)
-                known[str(sides)] = significant(tested, FALSE_DISCOVERIES, options.effect)
+                by_sides[str(sides)] = significant(tested, FALSE_DISCOVERIES, options.effect)
             else:
                 never = {layer.name: torch.zeros(layer.neurons, dtype=torch.bool) for layer in profile.layers}
-                known[str(sides)] = never
-        made[part] = known[str(sides)]
-    return made
+                by_sides[str(sides)] = never
+        by_part[part] = by_sides[str(sides)]
+    return by_part
 
 
 def _belongs(y: Tensor, share: float | None) -> Tensor:
@@ -359,8 +360,8 @@ def _by_group(rows: Tensor, belongs: Tensor, sides: Sequence[Group]) -> dict[Gro
     values, kind = torch.unique(code, return_inverse=True)  # (groups,), (rows,)
     order = torch.argsort(kind * (rows.max() + 1) + rows)  # by group, then ascending
     order = order.split(torch.bincount(kind, minlength=len(values)).tolist())
-    made = {}
-    for index in order:
-        members = belongs[:, index[0]].nonzero().squeeze(1).tolist()
-        made[frozenset().union(*(sides[s] for s in members))] = rows[index]
-    return made
+    groups = {}
+    for indices in order:
+        members = belongs[:, indices[0]].nonzero().squeeze(1).tolist()
+        groups[frozenset().union(*(sides[s] for s in members))] = rows[indices]
+    return groups

@@ -1,4 +1,4 @@
-"""Select: from a profile to the neurons to train, and for which pairs. Presets and controls; no model is needed."""
+"""Select: choose from a profile the neurons to train, and for which pairs. No model is needed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ from neuroglot.neurons.selecting.rows import Rows, allocation, importance, measu
 from neuroglot.selection import Selection
 
 # ---- Controls -------------------------------------------------------------------------------------------------------
-# The controls of rows keep a method's layers, rows per layer and group sizes and take other rows: what a method gains
-# over `random` is what its rows are worth. `random-layers` keeps its way of choosing rows and takes other layers: each
-# kept layer gives its number of rows to one drawn among the layers of the same part and shape, so that rows, weights
-# and cost stay the same: what a method gains over it is what its layers are worth. For `neumt`, which trains every row
-# of the layers it keeps, a control of rows only deals the rows to other groups; there `random-layers` is the one to
-# look at.
+# The controls of rows keep a method's layers, rows per layer and group sizes and take other rows: a method's gain over
+# `random` is the value of its choice of rows. `random-layers` keeps its way of choosing rows and takes other layers:
+# each kept layer gives its number of rows to a random layer of the same part and shape, so that rows, weights and cost
+# stay the same: a method's gain over it is the value of its choice of layers. For `neumt`, which trains every row of
+# the layers it keeps, a control of rows only assigns the rows to other groups; compare it with `random-layers`.
 
 Ranking = Callable[[Profile, Options, list[Layer]], Mapping[str, tuple[Tensor, Tensor]]]
 """Yields, per layer, a key [N] whose highest rows are taken and an importance [K, N]."""
@@ -73,26 +72,26 @@ def _by_score(score: str) -> Ranking:
 
 
 def _least(profile: Profile, options: Options, layers: list[Layer]) -> Mapping[str, tuple[Tensor, Tensor]]:
-    ranking = _by_score(options.score)(profile, options, layers)
-    return {name: (-key, x) for name, (key, x) in ranking.items()}
+    values = _by_score(options.score)(profile, options, layers)
+    return {name: (-key, x) for name, (key, x) in values.items()}
 
 
 def _lape(profile: Profile, options: Options, layers: list[Layer]) -> Mapping[str, tuple[Tensor, Tensor]]:
     """Rank by the entropy over pairs of the probability of being active, the lowest first (LAPE).
 
-    LAPE looks only at neurons that are often active for some language; here those count whose best probability
-    reaches `floor` of their layer's mean best, as for specific neurons, and the others are taken last.
+    LAPE considers only neurons that are often active for some language; here these are the ones whose best
+    probability reaches `floor` of their layer's mean best, as for specific neurons. The others are taken last.
     """
     pairs = profile.of_task(str(options.task))
     mean = profile.mean("activation_probability", options.token_class, pairs)
     entropy = lape(profile, options.token_class, pairs)
-    made = {}
+    rankings = {}
     for layer in layers:
         x = mean[layer.name]
         best = x.amax(0)
         hardly = (best == 0) | (best < options.floor * best.mean())
-        made[layer.name] = (-entropy[layer.name] - hardly.double() * len(pairs), x)
-    return made
+        rankings[layer.name] = (-entropy[layer.name] - hardly.double() * len(pairs), x)
+    return rankings
 
 
 def _random(profile: Profile, options: Options, layers: list[Layer]) -> Mapping[str, tuple[Tensor, Tensor]]:
@@ -107,7 +106,7 @@ def _random(profile: Profile, options: Options, layers: list[Layer]) -> Mapping[
 
 
 def _random_layers(profile: Profile, options: Options) -> Rows:
-    """Choose rows by the same rule in other layers: a kept layer's number goes to a random layer alike."""
+    """Choose rows by the same rule in other layers: a kept layer's count goes to one of its part and shape."""
     importances = importance(profile, options)
     quota = allocation(profile, options, importances)
     generator = torch.Generator().manual_seed(zlib.crc32(f"{options.seed} layers".encode()))
@@ -134,14 +133,14 @@ CONTROLS: dict[str, Callable[[Profile, Options], Rows]] = {
     "least": _other_rows(_least),
     "random-layers": _random_layers,
 }
-"""Control -> its function, of a profile and the options of the method that it is like."""
+"""Control -> its function of a profile and the options of the method that it is compared with."""
 
 
 # ---- Select ---------------------------------------------------------------------------------------------------------
-# Every method goes the same way: rank the layers within each part and keep a share of them (`allocation`); give each
-# kept layer a quota of rows; choose the rows and divide them into groups (`rows`). `mnaft`, `neumt` and `neumt-paper`
-# are one function with other options (`options`); a control (`controls`) takes the layers and counts of one of these
-# and changes one thing.
+# Every method has the same steps: rank the layers within each part and keep a share of them; give each kept layer a
+# quota of rows (`allocation`); choose the rows and divide them into groups (`sets`). `mnaft`, `neumt` and
+# `neumt-paper` are one function with different options (`PRESETS`); a control (`CONTROLS`) takes the layers and counts
+# of one of these and changes one thing.
 
 METHODS = (*PRESETS, *CONTROLS)
 
@@ -213,7 +212,7 @@ def _selection(profile: Profile, method: str, options: Options, rows: Rows) -> S
 
 
 def _shown(method: str, options: Options) -> dict[str, Any]:
-    """Return the options as JSON has them."""
+    """Return the options as JSON values."""
     shown: dict[str, Any] = {}
     for field in fields(Options):
         value = getattr(options, field.name)

@@ -1,7 +1,7 @@
-"""Sets: selections of one model joined, intersected and compared, and what chance would make of the comparison.
+"""Sets: selections of one model joined, intersected and compared, also with what chance would give.
 
-A row that two selections both hold may be in different groups there. Whose data may train it, is in a union the pairs
-of both, and in an intersection the pairs that both name; where they name none in common it is left out.
+A row that is in two selections may be in different groups there. In a union the pairs of both may train it, in an
+intersection the pairs that both name; without a common pair the row is left out.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def intersection(a: Selection, b: Selection) -> Selection:
 
 
 def difference(a: Selection, b: Selection) -> Selection:
-    """Return the rows of a that b does not have, in whatever group.
+    """Return the rows of a that b does not have, whatever their group.
 
     Raises:
         UserError: the selections are of different models.
@@ -79,14 +79,14 @@ def compare(a: Selection, b: Selection, most: int = 10) -> dict[str, Any]:
     Args:
         a: one selection.
         b: another.
-        most: how many layers to name that one has the most rows of that the other lacks.
+        most: how many layers to list for each, those with the most rows that the other lacks.
 
     Raises:
         UserError: the selections are of different models.
     """
     size = {name: int(x["neurons"]) for s in (b, a) for name, x in s.meta.get("chosen", {}).items()}
     part = {name: str(x["part"]) for s in (b, a) for name, x in s.meta.get("chosen", {}).items()}
-    whole = _Tally()
+    total = _Tally()
     parts: dict[str, _Tally] = {}
     kinds: dict[str, _Tally] = {}
     groups: dict[str, _Tally] = {}
@@ -96,7 +96,7 @@ def compare(a: Selection, b: Selection, most: int = 10) -> dict[str, Any]:
         alone = {"a": sum(map(len, x.a.values())), "b": sum(map(len, x.b.values()))}
         here = [alone["a"] + both, alone["b"] + both]
         for tally in (
-            whole,
+            total,
             parts.setdefault(part.get(x.module, "model"), _Tally()),
             kinds.setdefault(x.module.rpartition(".")[2], _Tally()),
         ):
@@ -109,16 +109,16 @@ def compare(a: Selection, b: Selection, most: int = 10) -> dict[str, Any]:
             same = len(x.both.get((group, group), ()))
             groups.setdefault(_name(group, a, b), _Tally()).add(rows, same, size.get(x.module))
     eligible = [sum(s.meta["neurons"].values()) if s.meta.get("neurons") else None for s in (a, b)]
-    result = whole.shown()
-    result["chance_anywhere"] = None
+    overall = total.shown()
+    overall["chance_anywhere"] = None
     units = "ffn" in (a.meta.get("neuron"), b.meta.get("neuron"))  # whose rows are not drawn one by one
     if eligible[0] is not None and eligible[0] == eligible[1] and not units:
         expected = len(a) * len(b) / eligible[0]
-        result["chance_anywhere"] = _ratio(expected, len(a) + len(b) - expected)
+        overall["chance_anywhere"] = _ratio(expected, len(a) + len(b) - expected)
     layers = [set(a.rows), set(b.rows)]
     together = len(layers[0] & layers[1])
     return {
-        "rows": result,
+        "rows": overall,
         "layers": {
             "a": len(layers[0]),
             "b": len(layers[1]),
@@ -134,7 +134,7 @@ def compare(a: Selection, b: Selection, most: int = 10) -> dict[str, Any]:
 
 
 class _Tally:
-    """Counts of rows summed over layers, and of those that chance would have in both."""
+    """Counts of rows summed over layers, and the number that chance would put in both."""
 
     def __init__(self) -> None:
         self.a = self.b = self.both = 0
@@ -152,12 +152,12 @@ class _Tally:
         return {"a": self.a, "b": self.b, "both": self.both, "jaccard": overlap, "chance": chance}
 
 
-def _ratio(part: float, whole: float) -> float | None:
-    return part / whole if whole else None
+def _ratio(part: float, total: float) -> float | None:
+    return part / total if total else None
 
 
 def _name(group: Group, a: Selection, b: Selection) -> str:
-    """Return what a group is called; the agnostic ones of both have one name."""
+    """Return a group's name; the agnostic groups of both have the same."""
     return "agnostic" if group in (a.agnostic, b.agnostic) else group_name(group)
 
 

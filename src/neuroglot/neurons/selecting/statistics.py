@@ -1,25 +1,25 @@
 """Statistics: which neurons differ between language pairs by more than chance, and by how much.
 
-The question is put to *shares*, so that a pair with larger gradients does not look specific. Every sum comes from the
-profile; no sample is needed again.
+All tests use *shares*, so that a pair with larger gradients does not seem specific. Every sum comes from the profile;
+no sample is needed again.
 
 **Test.** Where every sample lies in a complete block (a source item seen with each pair), a two-way analysis of
-variance without replication: pairs against the residual of item x pair, after the differences between items are taken
-off (METHOD, defect 4). Pairs need not scatter alike, long targets scatter less than short ones, so the degrees of
+variance without replication: pairs against the residual of item x pair, after the differences between items are
+removed (METHOD, defect 4). Pairs may differ in scatter (long targets scatter less than short ones), so the degrees of
 freedom are corrected after Box (1954), from the residual variance of each pair. Data that are not parallel: Welch
 (1951). p-values are adjusted after Benjamini and Hochberg over all neurons of the profile. A neuron without
 importance has p = 1.
 
 **Effect size.** The coefficient of variation over pairs of the mean share. Noise adds (1 - 1/K) times the summed
-variances of the means to the sum of squares between pairs; that is taken off. The lower bound inverts the
+variances of the means to the sum of squares between pairs; this is subtracted. The lower bound inverts the
 distribution of that sum of squares, a scaled chi-square of the same mean and variance (Satterthwaite 1946) with the
 quantile of Wilson and Hilferty (1931). Its variance uses each pair's own scatter: the exact bound of the noncentral F
-assumes that all pairs scatter alike, but the pair that a neuron serves scatters most. The grand mean, by which the
+assumes equal scatter of all pairs, but the pair that a neuron serves scatters most. The grand mean, by which the
 differences are divided, is uncertain too, above all by what all pairs of an item share: that is part of the variance.
 In simulations of normal data the bound lies below the truth in 93 to 97 % where item effects add, and in more where
 they scale what pairs add, as the variance then counts them twice (`tests/neurons/test_statistics.py`).
 
-Shapes: K pairs, S sides (groups of pairs that are compared, by default each pair by itself), N neurons of a layer.
+Shapes: K pairs, S sides (groups of pairs that are compared, by default each pair alone), N neurons of a layer.
 """
 
 from __future__ import annotations
@@ -40,15 +40,16 @@ from neuroglot.neurons.profiling.profile import Profile
 Array = NDArray[np.float64]
 
 CONFIDENCE = 0.95
-"""Of the lower bound, one-sided."""
+"""Confidence of the one-sided lower bound."""
 
 STEPS = 12
-"""Of the bisection for the lower bound: it is at most 1/4,096 of the sum of squares seen too low, never too high."""
+"""Steps of the bisection for the lower bound. The bound is never too high, and too low by at most 1/4,096 of the
+observed sum of squares."""
 
 
 @dataclass(frozen=True, eq=False)
 class Specificity:
-    """What is known of the differences of a layer's neurons between pairs; all [N], float64.
+    """The differences of a layer's neurons between pairs; all [N], float64.
 
     Attributes:
         p: of the test that the mean shares of all pairs are the same.
@@ -73,7 +74,7 @@ def specificity(
         task: whose pairs are compared.
         score: name of a score that was profiled.
         token_class: which tokens it was taken over.
-        sides: which pairs count as one, by their place among the task's; by default each pair alone.
+        sides: which pairs count as one, by their index among the task's pairs; by default each pair alone.
 
     Returns:
         Layer -> p, q, effect and lower bound.
@@ -96,13 +97,13 @@ def specificity(
         return analysed(n, sums.numpy(), squares.numpy(), within, groups)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        result = dict(zip(moments, threads.map(of, moments), strict=True))
-    q = false_discovery_control(np.concatenate([p for p, _, _ in result.values()]))
-    ends = np.cumsum([len(p) for p, _, _ in result.values()])
-    made = {}
-    for (name, (p, effect, lower)), end in zip(result.items(), ends.tolist(), strict=True):
-        made[name] = Specificity(*map(torch.from_numpy, (p, q[end - len(p) : end], effect, lower)))
-    return made
+        by_layer = dict(zip(moments, threads.map(of, moments), strict=True))
+    q = false_discovery_control(np.concatenate([p for p, _, _ in by_layer.values()]))
+    ends = np.cumsum([len(p) for p, _, _ in by_layer.values()])
+    tests = {}
+    for (name, (p, effect, lower)), end in zip(by_layer.items(), ends.tolist(), strict=True):
+        tests[name] = Specificity(*map(torch.from_numpy, (p, q[end - len(p) : end], effect, lower)))
+    return tests
 
 
 def analysed(
@@ -125,9 +126,9 @@ def analysed(
     groups = [[i] for i in range(k)] if sides is None else sides
     mean = sums / n
     variance = np.maximum(squares - sums * mean, 0) / (n - 1)
-    wobble = (variance / n).sum(0) / k**2  # the variance of the grand mean
+    grand_variance = (variance / n).sum(0) / k**2  # the variance of the grand mean
     if block is not None:
-        wobble = np.maximum(block - n[0] * np.square(mean.mean(0)), 0) / (n[0] - 1) / n[0]
+        grand_variance = np.maximum(block - n[0] * np.square(mean.mean(0)), 0) / (n[0] - 1) / n[0]
         variance = _residual(float(counts[0]), mean, variance, block)
 
     averaging = np.zeros((len(groups), k))  # (S, K)
@@ -140,14 +141,14 @@ def analysed(
         between = np.square(means - grand).sum(0)
         bias = (1 - 1 / len(groups)) * noise.sum(0)
         effect = np.sqrt(np.maximum(between - bias, 0) / len(groups)) / grand
-        least = _lower(means - grand, noise, between, bias, float(counts.min() - 1), grand, wobble)
+        least = _lower(means - grand, noise, between, bias, float(counts.min() - 1), grand, grand_variance)
         lower = np.sqrt(least / len(groups)) / grand
         if block is None:
             freedom = np.square(noise) / (np.square(averaging**2) @ (np.square(variance / n) / (n - 1)))
             p = _welch(means, noise, freedom)
         else:
             p = _blocked(averaging, mean, variance, float(counts[0]))
-    # All is decided where nothing scatters: no difference, or one without any doubt.
+    # Without any scatter the answer is certain: no difference, or a difference.
     still = noise.sum(0) == 0
     p = np.where(still, np.where(between > 1e-24 * np.square(grand), 0.0, 1.0), p)
     lower = np.where(still, effect, lower)
@@ -157,16 +158,17 @@ def analysed(
 def _residual(n: float, mean: Array, variance: Array, block: Array) -> Array:
     """Return each pair's variance [K, N] without what its items share; their mean is the residual mean square.
 
-    Var_k = c + d_k with c the covariance between pairs of one item, which its mean over pairs tells:
+    Var_k = c + d_k with c the covariance between pairs of one item, which follows from
+    the variance of its mean over pairs:
     Var(mean over pairs) = (sum_k Var_k + K (K - 1) c) / K^2.
     """
     k = len(mean)
     items = np.maximum(block - n * np.square(mean.mean(0)), 0) / (n - 1)
     shared = (k**2 * items - variance.sum(0)) / (k * (k - 1))
     residual = np.maximum(variance.mean(0) - shared, 0)
-    own = np.maximum(variance - shared, 0)
-    total = own.mean(0)
-    return np.asarray(own * np.divide(residual, total, out=np.zeros_like(total), where=total > 0))
+    unshared = np.maximum(variance - shared, 0)
+    total = unshared.mean(0)
+    return np.asarray(unshared * np.divide(residual, total, out=np.zeros_like(total), where=total > 0))
 
 
 def _blocked(averaging: Array, mean: Array, variance: Array, n: float) -> Array:
@@ -195,7 +197,7 @@ def _welch(means: Array, noise: Array, freedom: Array) -> Array:
     from scipy.special import fdtrc
 
     s = len(means)
-    # A side that never scatters (silent in every sample) weighs very much, but not infinitely.
+    # A side without scatter (zero in every sample) gets a very large weight, but not an infinite one.
     weight = 1 / np.maximum(noise, 1e-12 * noise.max(0))
     share = weight / weight.sum(0)
     centre = (share * means).sum(0)
@@ -206,13 +208,13 @@ def _welch(means: Array, noise: Array, freedom: Array) -> Array:
 
 
 def _lower(
-    apart: Array, noise: Array, between: Array, bias: Array, freedom: float, grand: Array, wobble: Array
+    apart: Array, noise: Array, between: Array, bias: Array, freedom: float, grand: Array, grand_variance: Array
 ) -> Array:
     """Return the lower confidence bound [N] of the true sum of squares between sides.
 
-    It is the tau at which the sum of squares seen is the 95 % quantile of a_tau chi^2(b_tau), with mean tau + bias and
-    variance 4 tau w + 2 tr(CVCV): w the noise in the direction of the differences, V that of all sides, C centring.
-    Tau stands for a coefficient of variation and is as uncertain as the grand mean that it is measured by (delta
+    It is the tau at which the observed sum of squares is the 95 % quantile of a_tau chi^2(b_tau), of mean tau + bias
+    and variance 4 tau w + 2 tr(CVCV): w the noise in the direction of the differences, V that of all sides, C
+    centring. Tau stands for a coefficient of variation, so the uncertainty of the grand mean counts too (delta
     method): w is that of the differences less tau times the relative error of the grand mean.
 
     Args:
@@ -222,7 +224,7 @@ def _lower(
         bias: [N], what noise adds to it.
         freedom: of the variances.
         grand: [N], the grand mean.
-        wobble: [N], its variance. What all pairs of an item share is in it and in no difference between them.
+        grand_variance: [N], its variance. Unlike the differences, it includes what all pairs of an item share.
     """
     from scipy.special import stdtrit
 
@@ -235,19 +237,19 @@ def _lower(
     def fits(tau: Array, at: Any) -> Any:
         mean = tau + bias[at]
         size = np.sqrt(tau) / grand[at]
-        w = np.maximum(along[at] - 2 * size * joint[at] + size**2 * wobble[at], 0)
+        w = np.maximum(along[at] - 2 * size * joint[at] + size**2 * grand_variance[at], 0)
         h = (4 * tau * w + null[at]) / (9 * np.square(mean))  # 2 / (9 b)
         return mean * (1 - h + z * np.sqrt(h)) ** 3 <= between[at]
 
-    result = np.zeros_like(between)
-    some = np.flatnonzero(fits(result, slice(None)))  # the others are zero
+    lower = np.zeros_like(between)
+    some = np.flatnonzero(fits(lower, slice(None)))  # the others are zero
     low, high = np.zeros(len(some)), between[some]
     for _ in range(STEPS):
         tau = (low + high) / 2
         right = fits(tau, some)
         low, high = np.where(right, tau, low), np.where(right, high, tau)
-    result[some] = low
-    return result
+    lower[some] = low
+    return lower
 
 
 def significant(tests: Mapping[str, Specificity], rate: float, effect: float) -> dict[str, Any]:
