@@ -526,7 +526,7 @@ class Profile:
         return self.classes.index(token_class)
 
     def save(self, path: Path | str) -> None:
-        """Write a safetensors file that `load` reads; see `Stored` for how float64 sums are stored."""
+        """Write a file for `load`; sums are stored as `neuroglot.neurons.profiling.profile.Stored` has them."""
         tensors = {"counts": self.counts}
         for layer in self.layers:
             name = layer.name
