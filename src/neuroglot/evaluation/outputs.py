@@ -7,7 +7,6 @@ separator in it stays one segment, as for sacreBLEU.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +109,10 @@ def _whole(value: Any) -> Any:
     return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else value
 
 
+LARGEST = 1e30
+"""Nats of a text at most: sums and squares of larger numbers would overflow."""
+
+
 def _wrong_numbers(row: dict[str, Any]) -> str:
     """Return what is wrong with an object's nats and counts of tokens; nothing if they can be scored."""
     nats, counts = (row.get(name) or [] for name in LISTS)
@@ -127,7 +130,7 @@ def _wrong_numbers(row: dict[str, Any]) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def _is_count(value: Any) -> bool:
