@@ -264,7 +264,7 @@ def _others(
         raise UserError(f"{path} has {len(systems)} systems: {', '.join(systems)}; choose one with --system")
     target = Path(options.against)
     if target.is_file():
-        rows, own = _read(target), next(iter(groups.values()))
+        rows, own = _read(target), next(iter(groups.values()), [])
         if not references and len(groups) == 1 and len(rows) == len(own) and not any(map(_is_scored, rows)):
             rows = [
                 {**b, "nll": None, "system": None, "hypothesis": a["hypothesis"]}
